@@ -1,0 +1,31 @@
+# make demo: install, run the bundled example, show the results.   make test: all tests for one machine.
+# Settings for pip pass through, from the environment or as PIP_ARGS="--extra-index-url ...".
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= 2
+BIN := $(VENV)/bin
+
+.PHONY: install demo test lint clean
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[test,lint]'
+	touch $@
+
+demo: install
+	$(BIN)/snakemake --cores $(CORES)
+	@echo; echo "Results are in results/example/:"; ls results/example
+	@for table in contigs chunks predictions; do echo; echo "$$table.tsv"; head -n 6 results/example/$$table.tsv; done
+
+test: install
+	$(BIN)/python -m pytest -n 2 tests
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+
+clean:
+	rm -rf $(VENV) results .snakemake

@@ -1,0 +1,5 @@
+"""``python -m virnucpro``."""
+
+from virnucpro.cli import main
+
+main()

@@ -1,0 +1,232 @@
+"""Labelled frames for training: which genome each belongs to, which part that falls in, and streaming batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from virnucpro.embeddings.store import ROWS_PER_CHUNK, MergedEmbeddings
+from virnucpro.errors import InputError, ModelError
+
+PARTS = ("train", "validation", "test")
+POOL_BYTES = 256 << 20
+"""Features in memory at a time, whatever the data's size."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The frames of one labelled FASTA file."""
+
+    name: str
+    embeddings: Path
+    viral: bool
+    group: str | None = None  # all its records are one genome
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some frames: features (n, width) float32, viral (n,) bool, stratum (n,) int64,
+    an index into ``Dataset.strata``."""
+
+    features: np.ndarray
+    viral: np.ndarray
+    stratum: np.ndarray
+
+
+def split_genomes(genomes: Mapping[str, tuple[bool, str]], validation: float, test: float, seed: int) -> dict[str, str]:
+    """Assign every genome to a part, apart for each (viral, category).
+
+    The order within a stratum is a hash of seed and name, so it depends neither on the order of the files nor
+    on what other strata hold. Every stratum has a genome to train on; one of three genomes or more has at least
+    one in each part that is wanted.
+
+    Args:
+        genomes: genome → (viral, category).
+        validation, test: shares of each stratum.
+        seed: any number.
+    """
+    if validation < 0 or test < 0 or validation + test >= 1:
+        raise InputError(f"Shares of validation ({validation}) and test ({test}) must leave something to train on.")
+    strata: dict[tuple[bool, str], list[str]] = {}
+    for genome, stratum in genomes.items():
+        strata.setdefault(stratum, []).append(genome)
+    parts = {}
+    for members in strata.values():
+        members.sort(key=lambda genome: hashlib.sha256(f"{seed}\t{genome}".encode()).digest())
+        count, several = len(members), len(members) >= 3
+        first = max(round(count * validation), several and validation > 0)
+        first = min(first, count - 1 - (several and test > 0))
+        second = min(max(round(count * test), several and test > 0), count - 1 - first)
+        for rank, genome in enumerate(members):
+            parts[genome] = "validation" if rank < first else "test" if rank < first + second else "train"
+    return parts
+
+
+class Dataset:
+    """Frames of several samples. Holds one byte per frame, the names of the genomes, and no features.
+
+    Args:
+        samples: labelled embeddings; all from the same encoders and chunk length.
+        groups: record → genome, where the samples' own ``group`` isn't given; else a record is a genome.
+        validation, test, seed: see ``split_genomes``.
+
+    Raises:
+        InputError: a class is missing from the training or the validation part.
+        ModelError: samples were embedded by different encoders, or in chunks of different lengths.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        groups: Mapping[str, str] | None = None,
+        validation: float = 0.1,
+        test: float = 0.1,
+        seed: int = 0,
+    ):
+        if not samples:
+            raise InputError("There is nothing to train on: the table names no samples.")
+        if len({sample.name for sample in samples}) < len(samples):
+            raise InputError("Two samples of the training table have the same name.")
+        self.samples = list(samples)
+        self.strata = sorted({(sample.viral, sample.category) for sample in samples})
+        files = [MergedEmbeddings(sample.embeddings) for sample in samples]
+        self.provenance = files[0].provenance
+        self.dna_width, self.protein_width = files[0].dna_width, files[0].protein_width
+        for file in files[1:]:
+            for key in ("dna_encoder", "protein_encoder", "chunk_length"):
+                if file.provenance[key] != self.provenance[key]:
+                    raise ModelError(f"{file.path}: has another {key} than {files[0].path}. Embed all samples alike.")
+        self.rows: list[dict[str, Any]] = []  # one per record: sample, record, genome, frames
+        digest = hashlib.sha256()
+        genomes: dict[str, tuple[bool, str]] = {}
+        row_of_frame = []
+        for sample, file in zip(samples, files, strict=True):
+            digest.update(json.dumps([sample.viral, sample.category, self._contents(file)]).encode())
+            row_of_frame.append(self._index(sample, file, groups or {}, genomes, digest))
+        self.digest = digest.hexdigest()
+        self.parts = split_genomes(genomes, validation, test, seed)
+        part_of_row = np.array([PARTS.index(self.parts[row["genome"]]) for row in self.rows], np.uint8)
+        self._part = [np.repeat(part_of_row[first : first + len(n)], n) for first, n in row_of_frame]
+        self.counts = {
+            part: [
+                sum(int((mask == number).sum()) for mask, s in self._with_samples() if (s.viral, s.category) == stratum)
+                for stratum in self.strata
+            ]
+            for number, part in enumerate(PARTS)
+        }
+        for part in ("train", "validation") if validation else ("train",):
+            for viral in (True, False):
+                if not self.frames(part, viral):
+                    raise InputError(
+                        f"No {'viral' if viral else 'non-viral'} genome with an open frame falls in the {part} part. "
+                        "Add genomes of that class, or change the shares."
+                    )
+
+    @property
+    def width(self) -> int:
+        """Columns of the features."""
+        return self.dna_width + self.protein_width
+
+    def frames(self, part: str, viral: bool | None = None) -> int:
+        """Frames in a part, of one class or of both."""
+        counted = zip(self.strata, self.counts[part], strict=True)
+        return sum(count for stratum, count in counted if viral is None or stratum[0] == viral)
+
+    def blocks(self, part: str, order: np.random.Generator | None = None) -> Iterator[Batch]:
+        """Every frame of a part once, a file's block at a time; blocks in random order if ``order`` is given."""
+        number = PARTS.index(part)
+        starts = [(i, at) for i, mask in enumerate(self._part) for at in range(0, len(mask), ROWS_PER_CHUNK)]
+        if order is not None:
+            order.shuffle(starts)
+        for index, start in starts:
+            wanted = self._part[index][start : start + ROWS_PER_CHUNK] == number
+            if not wanted.any():
+                continue
+            sample = self.samples[index]
+            window = slice(start, start + len(wanted))
+            with h5py.File(sample.embeddings, "r") as file:
+                features = np.concatenate([file[name][window] for name in ("dna", "protein")], axis=1)[wanted]
+            stratum = self.strata.index((sample.viral, sample.category))
+            yield Batch(features, np.full(len(features), sample.viral), np.full(len(features), stratum))
+
+    def shuffled(
+        self, part: str, size: int, order: np.random.Generator, keep: Sequence[float] | None = None
+    ) -> Iterator[Batch]:
+        """Batches in random order: random blocks fill a pool of ``POOL_BYTES``, which is shuffled and dealt out.
+
+        Args:
+            part: which frames.
+            size: rows per batch; what is left at the end is dealt too, if more than one row (BatchNorm needs two).
+            order: source of the order.
+            keep: probability to keep a row, by stratum; rows are drawn anew each time.
+        """
+        room = max(size, POOL_BYTES // (4 * self.width))
+        pool: list[Batch] = []
+        held = 0
+        for block in self.blocks(part, order):
+            if keep is not None:
+                block = _rows(block, order.random(len(block.viral)) < np.asarray(keep)[block.stratum])
+            pool.append(block)
+            held += len(block.viral)
+            if held >= room:
+                pool = yield from _deal(pool, held, size, order)
+                held = len(pool[0].viral)
+        if held:
+            (rest,) = yield from _deal(pool, held, size, order)
+            if len(rest.viral) > 1:
+                yield rest
+
+    def _with_samples(self) -> Iterator[tuple[np.ndarray, Sample]]:
+        return zip(self._part, self.samples, strict=True)
+
+    def _index(
+        self,
+        sample: Sample,
+        file: MergedEmbeddings,
+        groups: Mapping[str, str],
+        genomes: dict[str, tuple[bool, str]],
+        digest: hashlib._Hash,
+    ) -> tuple[int, list[int]]:
+        """Note the records of a sample: index of its first row, and frames per record."""
+        first, last = len(self.rows), None
+        with h5py.File(file.path, "r") as handle:
+            for start in range(0, file.count, 8 * ROWS_PER_CHUNK):
+                for frame in handle["ids"].asstr()[start : start + 8 * ROWS_PER_CHUNK]:
+                    digest.update(f"{frame}\n".encode())
+                    record = frame[:-2].rpartition("_chunk_")[0]
+                    if record != last:
+                        genome = sample.group or groups.get(record, record)
+                        # A genome in several samples has one part: that of the stratum it is first met in.
+                        genomes.setdefault(genome, (sample.viral, sample.category))
+                        self.rows.append({"sample": sample.name, "record": record, "genome": genome, "frames": 0})
+                        last = record
+                    self.rows[-1]["frames"] += 1
+        return first, [row["frames"] for row in self.rows[first:]]
+
+    @staticmethod
+    def _contents(file: MergedEmbeddings) -> list[str]:
+        """The content names of the shards that a file was made from: a digest of its sequences."""
+        return sorted({shard["shard"] for shard in file.provenance.get("shards", [])})
+
+
+def _rows(batch: Batch, which: slice | np.ndarray) -> Batch:
+    return Batch(batch.features[which], batch.viral[which], batch.stratum[which])
+
+
+def _deal(pool: list[Batch], held: int, size: int, order: np.random.Generator) -> Generator[Batch, None, list[Batch]]:
+    """Empty the pool in random order, batch by batch; the rows that fill no batch are returned."""
+    whole = Batch(*(np.concatenate([getattr(b, key) for b in pool]) for key in ("features", "viral", "stratum")))
+    pool.clear()  # rows are picked from the joined copy, so that no more than two copies ever exist
+    shuffle = order.permutation(held)
+    full = held - held % size
+    for at in range(0, full, size):
+        yield _rows(whole, shuffle[at : at + size])
+    return [_rows(whole, shuffle[full:])]

@@ -1,0 +1,158 @@
+"""Embeddings → scores → every result of a sample."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from virnucpro import __version__
+from virnucpro.classifier.model import load_classifier
+from virnucpro.classifier.spec import check_fit
+from virnucpro.classifier.tables import VIRAL, TablePaths, Tables
+from virnucpro.embeddings.store import MergedEmbeddings
+from virnucpro.errors import StorageError
+from virnucpro.files import atomic_file
+from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.split import iter_records, read_manifest
+
+logger = logging.getLogger(__name__)
+
+AGAIN = "Delete it and run again."
+LINE = 80  # columns of the viral FASTA
+
+
+@dataclass(frozen=True)
+class Outputs(TablePaths):
+    """All results of one sample."""
+
+    viral: Path  # viral.fasta.gz
+    summary: Path  # summary.json, written last
+
+    @classmethod
+    def in_folder(cls, folder: str | Path) -> Outputs:
+        """The usual names in one folder."""
+        names = {
+            "predictions": "predictions.tsv",
+            "chunks": "chunks.tsv",
+            "contigs": "contigs.tsv",
+            "results": "prediction_results.txt",
+            "highest": "prediction_results_highestscore.csv",
+            "viral": "viral.fasta.gz",
+            "summary": "summary.json",
+        }
+        return cls(**{key: Path(folder) / name for key, name in names.items()})
+
+
+def predict(
+    merged: str | Path,
+    classifier: str | Path,
+    shards: str | Path,
+    fastas: Sequence[str | Path],
+    outputs: Outputs,
+    threshold: float = 0.5,
+    chunk_length: int = 500,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Score every frame of a sample and write all results.
+
+    Args:
+        merged: ``embeddings.h5``.
+        classifier: canonical classifier file.
+        shards: the shard folder (``manifest.json``, ``records.tsv``).
+        fastas: the sample's input files, in the order of ``records.tsv``.
+        outputs: the files to make; ``summary`` appears after all others.
+        threshold: see ``tables.Tables``.
+        chunk_length: bases per chunk of this run.
+        device, threads: where the classifier runs, in fp32.
+
+    Returns:
+        The summary: counts, threshold, identities of classifier and encoders.
+
+    Raises:
+        ModelError: the classifier isn't for these embeddings.
+        StorageError: the inputs disagree with one another, or a value isn't finite.
+    """
+    merged, shards = Path(merged), Path(shards)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    embeddings, manifest = MergedEmbeddings(merged), read_manifest(shards)
+    model, spec = load_classifier(classifier, device)
+    for where, made in ((merged, embeddings.provenance.get("chunk_length")), (shards, manifest["chunk_length"])):
+        if made != chunk_length:
+            raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {AGAIN}")
+    check_fit(spec, _encoder(embeddings, "dna"), _encoder(embeddings, "protein"), chunk_length, classifier)
+    if embeddings.count != manifest["frames"]:
+        raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {AGAIN}")
+    outputs.summary.unlink(missing_ok=True)  # until all is written, nothing says that it is
+    table_paths = TablePaths(**{field.name: getattr(outputs, field.name) for field in fields(TablePaths)})
+    records = ((record, length) for record, length, _ in iter_records(shards))
+    with Tables(table_paths, records, chunk_length, threshold) as tables:
+        for ids, features in embeddings.batches():
+            if not np.isfinite(features).all():
+                raise StorageError(f"{merged}: holds values that are not finite near {ids[0]}. {AGAIN}")
+            scores = model.scores(torch.from_numpy(features).to(device))
+            tables.add(ids, scores.cpu().numpy())
+        counts = tables.finish()
+        for what in ("records", "chunks", "frames"):
+            written, said = getattr(counts, what), manifest[what]
+            if written != said:
+                raise StorageError(f"{shards}: its manifest says {said} {what}, but there are {written}. {AGAIN}")
+    _write_viral(outputs.viral, outputs.contigs, fastas)
+    summary = {
+        **asdict(counts),
+        "skipped_records": manifest.get("skipped_records", 0),
+        "threshold": threshold,
+        "chunk_length": chunk_length,
+        "classifier": {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256},
+        "dna_encoder": embeddings.provenance.get("dna_encoder"),
+        "protein_encoder": embeddings.provenance.get("protein_encoder"),
+        "virnucpro_version": __version__,
+    }
+    with atomic_file(outputs.summary) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    logger.info("scored %d frames of %d records, %d viral", counts.frames, counts.records, counts.viral_records)
+    return summary
+
+
+def _encoder(embeddings: MergedEmbeddings, role: str) -> SimpleNamespace:
+    """An encoder as the embeddings remember it; widths are those of the matrices."""
+    recorded = embeddings.provenance[f"{role}_encoder"]
+    width = embeddings.dna_width if role == "dna" else embeddings.protein_width
+    return SimpleNamespace(name=recorded["name"], width=width, weights_sha256=recorded["weights_sha256"])
+
+
+def _write_viral(output: Path, contigs: Path, fastas: Sequence[str | Path]) -> None:
+    """Copy the records called viral from the input, which is read beside ``contigs.tsv``, record for record.
+
+    Whole headers, and letters as in the input, 80 to a line. Equal content gives equal bytes.
+    """
+    with (
+        atomic_file(output) as temporary,
+        open(contigs, encoding="utf-8", newline="\n") as calls,
+        open(temporary, "wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file,
+    ):
+        rows = (line.rstrip("\n").split("\t") for line in calls)
+        next(rows)
+        for record in (record for fasta in fastas for record in read_fasta(fasta, "keep")):
+            if not record.sequence:
+                continue  # refused, or left out and counted, when the input was split
+            identifier, length, *_, call = next(rows, ("", "0", ""))
+            if (record.id, len(record.sequence)) != (identifier, int(length)):
+                raise StorageError(f"{record.file}: {record.id} isn't what was scored; the input changed. Run again.")
+            if call == VIRAL:
+                file.write(f">{record.header}\n".encode())
+                for at in range(0, len(record.sequence), LINE):
+                    file.write(record.sequence[at : at + LINE] + b"\n")
+        if next(rows, None) is not None:
+            raise StorageError(f"{output}: the input holds fewer records than were scored; it changed. Run again.")

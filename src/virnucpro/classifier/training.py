@@ -1,0 +1,257 @@
+"""Train a classifier from labelled embeddings, split by genome."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from virnucpro.classifier.dataset import PARTS, Dataset, Sample
+from virnucpro.classifier.metrics import binary_metrics
+from virnucpro.classifier.model import Classifier, write_classifier
+from virnucpro.classifier.spec import ClassifierSpec
+from virnucpro.errors import ConfigError, ModelError
+from virnucpro.files import atomic_file
+
+logger = logging.getLogger(__name__)
+
+BALANCE = ("sampling", "weights", "categories", "none")
+SPLIT = ("sample", "record", "genome", "part", "viral", "category", "frames")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train. The defaults are those of the original's ``train.py``, class balance apart (it had none)."""
+
+    hidden: int = 512
+    dropout: float = 0.5
+    optimiser: str = "sgd"  # momentum 0.9; or "adam", for which learning_rate 1e-3 and batch_size 512 do well
+    learning_rate: float = 2e-4  # × 0.85 every 10 epochs
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    epochs: int = 200
+    patience: int = 5  # epochs without a better validation loss
+    balance: str = "weights"
+    """``sampling`` draws equally many frames of both classes each epoch; ``weights`` gives both classes equal
+    weight in the loss; ``categories`` also each category within its class; ``none`` takes frames as they come."""
+    standardise: bool = False  # columns to mean 0, deviation 1 over the training part; kept in the file
+    validation: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+    device: str = "cpu"
+    half: bool = False  # store matrices as float16
+
+    def __post_init__(self) -> None:
+        for name, known in (("balance", BALANCE), ("optimiser", ("sgd", "adam"))):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} can't be {getattr(self, name)!r}; choose one of {', '.join(known)}.")
+        if self.batch_size < 2:
+            raise ConfigError("batch_size must be at least 2, since BatchNorm compares the rows of a batch.")
+
+
+def train(
+    samples: Sequence[Sample],
+    output: str | Path,
+    options: TrainOptions,
+    *,
+    groups: Mapping[str, str] | None = None,
+    name: str | None = None,
+    report: str | Path | None = None,
+    split: str | Path | None = None,
+    threads: int | None = None,
+) -> ClassifierSpec:
+    """Train, choose the epoch with the lowest validation loss, measure on the test part, and write.
+
+    Equal data, options and thread count give equal bytes on a CPU. Memory holds one pool of features
+    (``dataset.POOL_BYTES``), and a byte per frame.
+
+    Args:
+        samples: labelled embeddings.
+        output: canonical classifier file.
+        options: how.
+        groups: record → genome; see ``Dataset``.
+        name: the classifier's name; the output's stem otherwise.
+        report: JSON with options, counts, history and metrics; ``training.json`` beside the output otherwise.
+        split: table of each record's genome and part; ``split.tsv`` beside the output otherwise. Records
+            without an open frame have no embeddings and aren't in it.
+        threads: CPU threads.
+
+    Returns:
+        The specification as written.
+    """
+    output = Path(output)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    data = Dataset(samples, groups, options.validation, options.test, options.seed)
+    device = torch.device(options.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(options.seed)
+        model = Classifier(data.width, options.hidden, options.dropout, standardise=options.standardise)
+        nn.init.xavier_uniform_(model.hidden_layer.weight)
+        nn.init.xavier_uniform_(model.output_layer.weight)
+        if options.standardise:
+            _measure(model, data)
+        history = _fit(model.to(device), data, options)
+    part = "test" if data.frames("test") else "validation" if data.frames("validation") else "train"
+    metrics = {"part": part, **_score(model, data, part, _watched(data, options)[1])[1]}
+    training = {
+        "options": asdict(options),
+        "data_sha256": data.digest,
+        "genomes": {part: sum(found == part for found in data.parts.values()) for part in PARTS},
+        "frames": {part: {"viral": data.frames(part, True), "non-viral": data.frames(part, False)} for part in PARTS},
+        "best_epoch": min(history, key=lambda row: row["validation_loss"])["epoch"],
+    }
+    dna, protein = (data.provenance[f"{role}_encoder"] for role in ("dna", "protein"))
+    spec = ClassifierSpec(
+        name=name or output.stem,
+        width=data.width,
+        hidden=options.hidden,
+        dna_width=data.dna_width,
+        protein_width=data.protein_width,
+        chunk_length=data.provenance["chunk_length"],
+        dna_encoder={key: dna[key] for key in ("name", "weights_sha256")},
+        protein_encoder={key: protein[key] for key in ("name", "weights_sha256")},
+        pooling={role: encoder.get("pooling", "") for role, encoder in (("dna", dna), ("protein", protein))},
+        training=training,
+        metrics=metrics,
+    )
+    spec = write_classifier(output, model, spec, half=options.half)
+    _write_split(Path(split or output.with_name("split.tsv")), data)
+    with atomic_file(report or output.with_name("training.json")) as temporary:
+        whole = {"name": spec.name, "weights_sha256": spec.weights_sha256, **training, "metrics": metrics}
+        temporary.write_text(json.dumps(whole | {"history": history}, indent=2) + "\n")
+    logger.info("trained %s: %s", spec.name, metrics)
+    return spec
+
+
+def _fit(model: Classifier, data: Dataset, options: TrainOptions) -> list[dict[str, Any]]:
+    """Train in place, ending with the weights of the best epoch; one row per epoch."""
+    device = model.output_layer.weight.device
+    optimiser: torch.optim.Optimizer
+    if options.optimiser == "sgd":
+        optimiser = torch.optim.SGD(
+            model.parameters(), lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay
+        )
+    else:
+        optimiser = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_size=10, gamma=0.85)
+    order = np.random.default_rng(options.seed)
+    weights = _weights(data, options.balance).to(device)
+    keep = _keep(data) if options.balance == "sampling" else None
+    watched, fair = _watched(data, options)
+    history: list[dict[str, Any]] = []
+    best, best_loss, waited = copy.deepcopy(model.state_dict()), float("inf"), 0
+    for epoch in range(1, options.epochs + 1):
+        model.train()
+        total = weight_sum = 0.0
+        for batch in data.shuffled("train", options.batch_size, order, keep):
+            weight = weights[torch.from_numpy(batch.stratum).to(device)]
+            loss = _loss(model(torch.from_numpy(batch.features).to(device)), batch.viral, weight)
+            optimiser.zero_grad()
+            (loss / weight.sum()).backward()
+            optimiser.step()
+            total += float(loss.detach())
+            weight_sum += float(weight.sum())
+        schedule.step()
+        loss_now, found = _score(model, data, watched, fair)
+        row = {"epoch": epoch, "train_loss": total / max(weight_sum, 1e-12), "validation_loss": loss_now}
+        history.append(row | {"validation_auroc": found["auroc"]})
+        logger.info("epoch %(epoch)d: training %(train_loss).4f, validation %(validation_loss).4f", row)
+        if loss_now < best_loss:
+            best, best_loss, waited = copy.deepcopy(model.state_dict()), loss_now, 0
+        else:
+            waited += 1
+            if waited >= options.patience:
+                break
+    model.load_state_dict(best)
+    model.eval()
+    return history
+
+
+def _watched(data: Dataset, options: TrainOptions) -> tuple[str, Tensor]:
+    """The part whose loss decides when to stop, and the weights of its frames; drawn classes count equally there."""
+    part = "validation" if data.frames("validation") else "train"
+    return part, _weights(data, "weights" if options.balance == "sampling" else options.balance)
+
+
+def _loss(logits: Tensor, viral: np.ndarray, weight: Tensor) -> Tensor:
+    """Weighted sum of cross entropies."""
+    truth = torch.from_numpy(viral).long().to(logits.device)
+    return (nn.functional.cross_entropy(logits, truth, reduction="none") * weight).sum()
+
+
+@torch.inference_mode()
+def _score(model: Classifier, data: Dataset, part: str, weights: Tensor) -> tuple[float, dict[str, Any]]:
+    """Weighted mean loss and per-frame metrics of a part; keeps a score and a label per frame."""
+    model.eval()
+    device = model.output_layer.weight.device
+    weights = weights.to(device)
+    total = weight_sum = 0.0
+    scores, truth = [], []
+    for batch in data.blocks(part):
+        logits = model(torch.from_numpy(batch.features).to(device))
+        weight = weights[torch.from_numpy(batch.stratum).to(device)]
+        total += float(_loss(logits, batch.viral, weight))
+        weight_sum += float(weight.sum())
+        scores.append(torch.softmax(logits, 1)[:, 1].cpu().numpy())
+        truth.append(batch.viral)
+    joined = np.concatenate(scores)
+    if not (np.isfinite(total) and np.isfinite(joined).all()):
+        raise ModelError("Training diverged: the loss isn't finite. Lower learning_rate, or set standardise.")
+    return total / weight_sum, binary_metrics(np.concatenate(truth), joined, joined > 0.5)
+
+
+def _weights(data: Dataset, balance: str) -> Tensor:
+    """Loss weight of a frame, by stratum; the mean over training frames is 1."""
+    counts = np.array(data.counts["train"], np.float64)
+    classes = np.array([viral for viral, _ in data.strata])
+    if balance == "weights":
+        shares = np.array([0.5 / counts[classes == viral].sum() for viral in classes])
+    elif balance == "categories":
+        present = counts > 0
+        shares = np.array([0.5 / max(present[classes == viral].sum(), 1) for viral in classes]) / np.maximum(counts, 1)
+    else:
+        shares = np.full(len(counts), 1 / counts.sum())
+    return torch.from_numpy(shares * counts.sum()).float()
+
+
+def _keep(data: Dataset) -> list[float]:
+    """Probability to draw a training frame, by stratum, such that both classes give as many as the smaller has."""
+    smaller = min(data.frames("train", True), data.frames("train", False))
+    return [smaller / data.frames("train", viral) for viral, _ in data.strata]
+
+
+def _measure(model: Classifier, data: Dataset) -> None:
+    """Set the model's standardisation to mean and deviation of the training part's columns, in one pass."""
+    total, squares, rows = np.zeros(data.width), np.zeros(data.width), 0
+    for batch in data.blocks("train"):
+        values = batch.features.astype(np.float64)
+        total += values.sum(0)
+        squares += (values**2).sum(0)
+        rows += len(values)
+    mean = total / rows
+    deviation = np.sqrt(np.maximum(squares / rows - mean**2, 0))
+    deviation[deviation < 1e-6] = 1  # a constant column stays constant
+    assert model.input_mean is not None and model.input_scale is not None
+    model.input_mean.copy_(torch.from_numpy(mean))
+    model.input_scale.copy_(torch.from_numpy(deviation))
+
+
+def _write_split(path: Path, data: Dataset) -> None:
+    samples = {sample.name: sample for sample in data.samples}
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, SPLIT, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        for row in data.rows:
+            sample = samples[row["sample"]]
+            about = {"part": data.parts[row["genome"]], "viral": int(sample.viral), "category": sample.category}
+            writer.writerow(row | about)

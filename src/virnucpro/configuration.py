@@ -1,0 +1,191 @@
+"""The configuration: one schema with defaults, strict validation, presets, the sample sheet."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from virnucpro import installation
+from virnucpro.errors import ConfigError, InputError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    f"{name}-{length}": {
+        "chunk_length": length,
+        "dnabert_model": dnabert,
+        "esm_model": esm,
+        "classifier": f"{name}-{length}",
+    }
+    for name, dnabert, esm in (("mini", "mini-dnabert-s", "mini-esm2"), ("virnucpro", "DNABERT-S", "3B"))
+    for length in (500, 300)
+}
+"""What a preset puts in place of null."""
+
+RESERVED = ("benchmarks", "logs", "models")
+"""Folders of ``output_dir`` that no sample may be called after."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A validated configuration; the fields are the schema's keys."""
+
+    preset: str
+    chunk_length: int
+    dnabert_model: str
+    esm_model: str
+    classifier: str
+    samples: str
+    output_dir: str
+    cache_dir: str | None
+    models_dir: str
+    precision: str
+    compile: bool
+    attention: str
+    tokens_per_batch: int | str
+    shard_frames: int
+    threshold: float
+    empty_records: str
+    device: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain mapping, for YAML and JSON."""
+        return asdict(self)
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the whole configuration."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON schema; its ``default`` entries are the only defaults there are."""
+    path = installation.root() / "workflow" / "schemas" / "config.schema.yaml"
+    return yaml.safe_load(path.read_text())
+
+
+def defaults() -> dict[str, Any]:
+    """Every key with its default."""
+    return {key: entry["default"] for key, entry in schema()["properties"].items()}
+
+
+def resolve(given: Mapping[str, Any]) -> Settings:
+    """Validate what the user gave, and fill in defaults and the preset.
+
+    Raises:
+        ConfigError: names the key, the value, and the nearest valid name.
+    """
+    properties = schema()["properties"]
+    for key in given:
+        if key not in properties:
+            raise ConfigError(f"Unknown configuration key '{key}'{nearest(key, properties)}.")
+    values = defaults() | {key: _coerce(value, properties[key]) for key, value in given.items()}
+    for error in Draft202012Validator(schema()).iter_errors(values):
+        key = str(error.path[0])
+        raise ConfigError(_explain(key, values[key], properties[key]))
+    for key, value in PRESETS[values["preset"]].items():
+        if values[key] is None:
+            values[key] = value
+    if values["samples"] is None:
+        values["samples"] = str(installation.root() / "config" / "samples.tsv")
+    if values["models_dir"] is None:
+        values["models_dir"] = str(Path.home() / ".cache" / "virnucpro" / "models")
+    for key in ("cache_dir", "models_dir"):
+        if values[key] is not None:
+            values[key] = str(Path(values[key]).expanduser())
+    return Settings(**values)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' for an unknown word, or what there is to choose from."""
+    known = list(known)
+    close = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}" if known else ""
+
+
+def _coerce(value: Any, entry: Mapping[str, Any]) -> Any:
+    """Undo what the command line's parser can't know: every value there starts as text."""
+    kinds = entry.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if isinstance(value, str):
+        if "boolean" in kinds and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if "null" in kinds and value.lower() in ("", "null", "none"):
+            return None
+    if "string" in kinds and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if value is None and "null" not in kinds:
+        return entry["default"]
+    return value
+
+
+def _explain(key: str, value: Any, entry: Mapping[str, Any]) -> str:
+    if "enum" in entry:
+        choices = [str(choice) for choice in entry["enum"]]
+        return f"Configuration key '{key}' can't be {value!r}{nearest(str(value), choices)}."
+    kinds = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
+    wanted = []
+    for option in entry.get("anyOf", [entry]):
+        if "const" in option:
+            wanted.append(repr(option["const"]))
+            continue
+        names = option["type"] if isinstance(option["type"], list) else [option["type"]]
+        text = " or ".join(kinds.get(name, "null") for name in names)
+        bounds = [f"{word} {option[bound]}" for bound, word in (("minimum", "at least"), ("maximum", "at most")) if bound in option]
+        wanted.append(" ".join([text, *bounds]))
+    return f"Configuration key '{key}' can't be {value!r}: it must be {', or '.join(wanted)}."
+
+
+def read_samples(path: str | Path) -> dict[str, list[Path]]:
+    """Read the sample sheet.
+
+    Returns:
+        Sample name → its FASTA files, both in the sheet's order; relative paths start at its folder.
+
+    Raises:
+        InputError: no such file, missing or unknown columns, a bad sample name, a file given twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such sample sheet. Give a tab-separated file with the columns sample and fasta as 'samples'.")
+    with open(path, newline="", encoding="utf-8-sig") as handle:
+        lines = [line for line in handle if line.strip() and not line.startswith("#")]
+    table = csv.DictReader(lines, delimiter="\t")
+    columns = [name.strip() for name in table.fieldnames or []]
+    table.fieldnames = columns
+    for name in ("sample", "fasta"):
+        if name not in columns:
+            raise InputError(f"{path}: has no column '{name}'; its columns are {', '.join(columns) or 'none'}. The file must be tab-separated.")
+    samples: dict[str, list[Path]] = {}
+    for number, row in enumerate(table, start=1):
+        sample, fasta = ((row[name] or "").strip() for name in ("sample", "fasta"))
+        where = f"{path}, row {number}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", sample):
+            raise InputError(f"{where}: sample name {sample!r} must consist of letters, digits, '.', '_' and '-' and start with a letter or digit.")
+        if sample in RESERVED:
+            raise InputError(f"{where}: sample name '{sample}' is reserved for a folder of the results. Choose another.")
+        if not fasta:
+            raise InputError(f"{where}: sample '{sample}' has no FASTA path.")
+        file = path.parent / Path(fasta).expanduser()
+        if file in samples.setdefault(sample, []):
+            raise InputError(f"{where}: {file} is listed twice for sample '{sample}'.")
+        samples[sample].append(file)
+    if not samples:
+        raise InputError(f"{path}: lists no samples.")
+    return samples
+
+
+def missing_fasta(path: Path, sheet: str | Path) -> InputError:
+    """The error for a listed FASTA file that neither exists nor is made by a rule."""
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = nearest(path.name, siblings) if difflib.get_close_matches(path.name, siblings, cutoff=0.5) else ""
+    return InputError(f"{path}: no such file{hint}. It is listed in the sample sheet {sheet}.")

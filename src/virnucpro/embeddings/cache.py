@@ -1,0 +1,127 @@
+"""A folder of finished shard embeddings, shared by runs, samples and users.
+
+Entries are content-named, appear by rename and never change. Who computes one holds a lock on it, so
+that a second run waits and takes the result; the kernel frees the lock of a killed process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from virnucpro.embeddings.store import open_shard
+from virnucpro.errors import StorageError
+from virnucpro.files import atomic_file
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One shard's place in the cache."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, cache_dir: str | Path, family: str, key: str, shard: str) -> CacheEntry:
+        """The entry for a shard's vectors of one encoder."""
+        return cls(Path(cache_dir) / "embeddings" / family / key / f"{shard}.h5")
+
+    def fetch(self, output: Path) -> bool:
+        """Place the entry at ``output`` if it is there and sound; a damaged one is removed."""
+        if not self.path.exists():
+            return False
+        try:
+            with open_shard(self.path):
+                pass
+        except StorageError as error:
+            logger.warning("removed a damaged cache entry: %s", error)
+            self.path.unlink(missing_ok=True)
+            return False
+        _place(self.path, output)
+        self._lock.touch()  # the time of last use; the entry's own would pass on to every link of it
+        return True
+
+    def keep(self, output: Path) -> None:
+        """Put a finished file into the cache."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _place(output, self.path)
+
+    @property
+    def _lock(self) -> Path:
+        return self.path.with_suffix(".lock")
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the sole right to compute this entry, waiting for who holds it now."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("waiting for another job that computes %s", self.path.name)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class CacheGroup:
+    """What the cache holds for one encoder."""
+
+    family: str
+    key: str
+    shards: int
+    bytes: int
+    last_used: float
+
+
+def list_cache(cache_dir: str | Path) -> list[CacheGroup]:
+    """Contents per encoder, largest first."""
+    groups = []
+    for folder in sorted((Path(cache_dir) / "embeddings").glob("*/*")):
+        files = list(folder.glob("*.h5"))
+        if files:
+            size = sum(file.stat().st_size for file in files)
+            groups.append(CacheGroup(folder.parent.name, folder.name, len(files), size, max(map(_last_use, files))))
+    return sorted(groups, key=lambda group: -group.bytes)
+
+
+def prune_cache(cache_dir: str | Path, unused_days: float) -> tuple[int, int]:
+    """Remove entries not used for so many days; returns (entries, bytes) removed."""
+    limit = time.time() - unused_days * 86400
+    count = freed = 0
+    for file in (Path(cache_dir) / "embeddings").glob("*/*/*.h5"):
+        if _last_use(file) < limit:
+            count, freed = count + 1, freed + file.stat().st_size
+            file.unlink(missing_ok=True)
+    return count, freed
+
+
+def _last_use(entry: Path) -> float:
+    lock = entry.with_suffix(".lock")
+    return max(file.stat().st_mtime for file in (entry, lock) if file.exists())
+
+
+def _place(source: Path, destination: Path) -> None:
+    """Hard-link, or copy across file systems; ``destination`` appears whole either way."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    temporary = destination.parent / f".{destination.name}.{secrets.token_hex(6)}.tmp"
+    try:
+        os.link(source, temporary)
+        os.replace(temporary, destination)
+        temporary.unlink(missing_ok=True)  # rename does nothing where both are links to one file
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        with atomic_file(destination) as copy:
+            shutil.copyfile(source, copy)

@@ -1,0 +1,20 @@
+"""The name under which a shard's vectors are kept: everything that changes their numbers, nothing else."""
+
+from __future__ import annotations
+
+import re
+
+from virnucpro.encoders.canonical import EncoderSpec
+from virnucpro.encoders.embed import EMBEDDING_VERSION
+
+
+def embedding_key(spec: EncoderSpec, precision: str) -> str:
+    """Folder name for vectors of one encoder.
+
+    Args:
+        spec: the prepared encoder.
+        precision: the precision as configured; ``auto`` is a class of its own, since what it ran as
+            depends on the machine (the file's attributes say).
+    """
+    pooling = re.sub(r"[^A-Za-z0-9]+", "-", spec.pooling)
+    return f"{spec.config['layers']}x{spec.width}-{spec.weights_sha256[:12]}-{pooling}-{precision}-v{EMBEDDING_VERSION}"

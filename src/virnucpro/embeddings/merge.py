@@ -1,0 +1,104 @@
+"""Shards of both encoders → one ``embeddings.h5`` per sample, everything checked on the way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from virnucpro import __version__
+from virnucpro.embeddings.store import ROWS_PER_CHUNK, create_merged, open_shard
+from virnucpro.encoders.canonical import EncoderSpec, read_spec
+from virnucpro.errors import StorageError
+from virnucpro.sequences.split import read_manifest
+
+logger = logging.getLogger(__name__)
+
+_STATISTICS = ("device", "precision", "backend", "compile", "tokens", "seconds", "tokens_per_second", "fill")
+
+
+def merge(
+    shards: Path, dna: Sequence[Path], protein: Sequence[Path], dna_model: Path, protein_model: Path, output: Path
+) -> int:
+    """Join the vectors of all shards of a sample.
+
+    Args:
+        shards: the shard folder; its manifest gives order and counts.
+        dna: a DNABERT-S file per shard.
+        protein: an ESM-2 file per shard.
+        dna_model, protein_model: the canonical encoders that made them.
+        output: ``embeddings.h5``.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        StorageError: a shard is missing, incomplete, from other weights, or has other ids or counts.
+    """
+    manifest = read_manifest(shards)
+    specs = {"dna": read_spec(dna_model), "protein": read_spec(protein_model)}
+    files = {name: {Path(path).stem: Path(path) for path in paths} for name, paths in (("dna", dna), ("protein", protein))}
+    provenance: dict[str, Any] = {
+        "virnucpro_version": __version__,
+        "chunk_length": manifest["chunk_length"],
+        "dna_encoder": describe(specs["dna"]),
+        "protein_encoder": describe(specs["protein"]),
+        "shards": [],
+    }
+    row = 0
+    with create_merged(output, manifest["frames"], specs["dna"].width, specs["protein"].width, provenance) as merged:
+        for shard in manifest["shards"]:
+            sha, count = shard["sha"], shard["frames"]
+            for name, spec in specs.items():
+                if sha not in files[name]:
+                    raise StorageError(f"{output}: shard {sha} has no {name} embeddings. Run the workflow again.")
+                provenance["shards"].append(_append(merged, name, files[name][sha], spec, row, count))
+            row += count
+        if row != manifest["frames"]:
+            raise StorageError(f"{shards}: the shards hold {row} frames, the manifest says {manifest['frames']}.")
+    logger.info("merged %d frames from %d shards", row, len(manifest["shards"]))
+    return row
+
+
+def describe(spec: EncoderSpec) -> dict[str, Any]:
+    """An encoder's identity, as recorded with results."""
+    return {
+        "name": spec.name,
+        "family": spec.family,
+        "weights_sha256": spec.weights_sha256,
+        "layers": spec.config["layers"],
+        "width": spec.width,
+        "pooling": spec.pooling,
+    }
+
+
+def _append(merged: h5py.File, name: str, path: Path, spec: EncoderSpec, row: int, count: int) -> dict[str, Any]:
+    """Copy one shard's vectors to rows ``row`` …; the DNA file gives the ids, the protein file must agree."""
+    with open_shard(path) as file:
+        attributes = dict(file.attrs)
+        if attributes["weights_sha256"] != spec.weights_sha256:
+            raise StorageError(f"{path}: was made with other weights than {spec.name} has. Delete it and run again.")
+        shape = file["embeddings"].shape
+        if shape != (count, spec.width):
+            raise StorageError(f"{path}: holds {shape}, expected {(count, spec.width)}. Delete it and run again.")
+        for start in range(0, count, ROWS_PER_CHUNK):
+            stop = min(start + ROWS_PER_CHUNK, count)
+            here, there = slice(start, stop), slice(row + start, row + stop)
+            ids, vectors = file["ids"][here], file["embeddings"][here]
+            if not np.isfinite(vectors).all():
+                raise StorageError(f"{path}: holds values that are not finite. Delete it and run again.")
+            if name == "dna":
+                merged["ids"][there] = ids
+            elif not np.array_equal(merged["ids"][there], ids):
+                raise StorageError(f"{path}: its frame ids differ from those of the DNA embeddings. Delete both and run again.")
+            merged[name][there] = vectors
+    statistics = {key: _plain(attributes[key]) for key in _STATISTICS if key in attributes}
+    return {"shard": path.stem, "encoder": name, "frames": count, **statistics}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,117 @@
+"""One shard job: take the vectors from the cache, or compute, write and cache them."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from virnucpro import __version__
+from virnucpro.embeddings.cache import CacheEntry
+from virnucpro.embeddings.key import embedding_key
+from virnucpro.embeddings.store import write_shard
+from virnucpro.encoders.canonical import read_spec
+from virnucpro.encoders.embed import EMBEDDING_VERSION
+from virnucpro.errors import ConfigError
+from virnucpro.sequences.split import check_protein, read_shard
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How to compute; of these only ``precision`` changes the numbers, and so the key."""
+
+    precision: str = "auto"
+    attention: str = "auto"
+    tokens_per_batch: int | str = "auto"
+    compile: bool = False
+    device: str = "auto"
+    cache_dir: str | None = None
+
+
+def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> bool:
+    """Make ``output`` (HDF5) from a shard's FASTA.
+
+    Args:
+        sequences: ``<sha>.fna`` for DNABERT-S, ``<sha>.faa`` for ESM-2.
+        model: canonical encoder file.
+        output: HDF5 file; see ``embeddings.store``.
+        options: how to compute, and the cache.
+        threads: CPU threads to use.
+
+    Returns:
+        Whether the encoder ran (False: the vectors came from the cache).
+    """
+    sequences, output = Path(sequences), Path(output)
+    spec = read_spec(model)
+    if options.cache_dir is None:
+        _compute(sequences, model, output, options, threads)
+        return True
+    key = embedding_key(spec, options.precision)
+    entry = CacheEntry.of(options.cache_dir, spec.family, key, sequences.stem)
+    for guard in (nullcontext(), entry.claimed()):  # look before waiting for whoever computes it
+        with guard:
+            if entry.fetch(output):
+                logger.info("cache hit: %s", entry.path)
+                return False
+            if not isinstance(guard, nullcontext):
+                _compute(sequences, model, output, options, threads)
+                entry.keep(output)
+    return True
+
+
+def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> None:
+    ids, letters = read_shard(sequences)
+    spec = read_spec(model)
+    if spec.family == "esm2":
+        check_protein(sequences, letters)
+    # PyTorch is imported only now: a cache hit or a bad file needs none of it.
+    import torch
+
+    from virnucpro.encoders.canonical import load_encoder
+    from virnucpro.encoders.embed import embed
+
+    torch.set_num_threads(threads)
+    device = resolve_device(options.device)
+    logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
+    result = embed(
+        load_encoder(model),
+        ids,
+        letters,
+        tokens_per_batch=options.tokens_per_batch,
+        attention=options.attention,
+        precision=options.precision,
+        device=device,
+        compile=options.compile,
+    )
+    attributes = {
+        "family": spec.family,
+        "model": spec.name,
+        "weights_sha256": spec.weights_sha256,
+        "layer": spec.config["layers"],
+        "pooling": spec.pooling,
+        "precision_configured": options.precision,
+        "compile": options.compile,
+        "device": device,
+        "shard": sequences.stem,
+        "virnucpro_version": __version__,
+        "embedding_version": EMBEDDING_VERSION,
+        **result.statistics,
+    }
+    write_shard(output, ids, result.vectors, attributes)
+    logger.info("computed %d embeddings of %s: %s", len(ids), spec.family, result.statistics)
+
+
+def resolve_device(name: str) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes a GPU where PyTorch sees one."""
+    import torch
+
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ConfigError(
+            "device: cuda was asked for, but PyTorch sees no GPU here. Use device 'auto' or 'cpu', or install "
+            f"a CUDA build of PyTorch (this is {torch.__version__})."
+        )
+    return "cuda" if name != "cpu" and found else "cpu"

@@ -1,0 +1,117 @@
+"""Layout of the HDF5 files: one per shard and model, and the merged one per sample.
+
+Both carry ``complete`` as their last-written attribute and appear by rename, so a reader can tell a
+finished file from anything else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from virnucpro.errors import StorageError
+from virnucpro.files import atomic_file
+
+ROWS_PER_CHUNK = 1024
+"""Rows in one HDF5 chunk; about 2 GB/s at this size, and small enough to stream."""
+
+_STRING = h5py.string_dtype("utf-8")
+
+
+def write_shard(path: str | Path, ids: Sequence[str], embeddings: np.ndarray, attributes: dict[str, Any]) -> None:
+    """Write one shard's vectors.
+
+    Args:
+        path: the file to make; it appears whole or not at all.
+        ids: n frame ids, in shard order.
+        embeddings: (n, d) float32.
+        attributes: provenance; values that HDF5 can't hold are stored as JSON.
+    """
+    if embeddings.dtype != np.float32 or embeddings.ndim != 2 or len(ids) != len(embeddings):
+        raise ValueError(f"expected {len(ids)} float32 rows, got {embeddings.dtype} {embeddings.shape}")
+    with atomic_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+        file.create_dataset("ids", data=np.array(ids, dtype=object), dtype=_STRING)
+        file.create_dataset("embeddings", data=embeddings, chunks=_chunks(*embeddings.shape))
+        for key, value in attributes.items():
+            file.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
+        file.attrs["count"] = len(ids)
+        file.attrs["complete"] = True
+
+
+@contextmanager
+def open_shard(path: str | Path) -> Iterator[h5py.File]:
+    """Open a shard's file for reading, refusing one that was not finished."""
+    with _open_complete(path, ("ids", "embeddings")) as file:
+        if not len(file["ids"]) == len(file["embeddings"]) == file.attrs["count"]:
+            raise StorageError(f"{path}: holds fewer rows than it says. Delete it and run again.")
+        yield file
+
+
+@contextmanager
+def create_merged(
+    path: str | Path, count: int, dna_width: int, protein_width: int, provenance: dict[str, Any]
+) -> Iterator[h5py.File]:
+    """Create ``embeddings.h5`` for ``count`` frames; the caller fills ``ids``, ``dna``, ``protein`` and ``provenance``."""
+    with atomic_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+        file.create_dataset("ids", shape=(count,), dtype=_STRING, chunks=_chunks(count))
+        for name, width in (("dna", dna_width), ("protein", protein_width)):
+            file.create_dataset(name, shape=(count, width), dtype="f4", chunks=_chunks(count, width))
+        file.attrs["count"] = count
+        yield file
+        # Written last, so that the caller can add to it; a dataset, since an attribute ends at 64 kB.
+        file.create_dataset("provenance", data=json.dumps(provenance), dtype=_STRING)
+        file.attrs["complete"] = True
+
+
+class MergedEmbeddings:
+    """Streaming reader of ``embeddings.h5``."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        with _open_complete(self.path, ("ids", "dna", "protein", "provenance")) as file:
+            self.count = int(file.attrs["count"])
+            self.dna_width = int(file["dna"].shape[1])
+            self.protein_width = int(file["protein"].shape[1])
+            self.provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
+
+    @property
+    def width(self) -> int:
+        """Columns of the joined features: DNA, then protein."""
+        return self.dna_width + self.protein_width
+
+    def batches(self, rows: int = 8 * ROWS_PER_CHUNK) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield (ids, features) in file order; features are (<= rows, dna + protein) float32."""
+        with h5py.File(self.path, "r") as file:
+            for start in range(0, self.count, rows):
+                window = slice(start, min(start + rows, self.count))
+                features = np.empty((window.stop - start, self.width), np.float32)
+                features[:, : self.dna_width] = file["dna"][window]
+                features[:, self.dna_width :] = file["protein"][window]
+                yield file["ids"].asstr()[window].tolist(), features
+
+
+@contextmanager
+def _open_complete(path: str | Path, datasets: tuple[str, ...]) -> Iterator[h5py.File]:
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise StorageError(f"{path}: not a readable HDF5 file ({error}). Delete it and run again.") from None
+    with file:
+        if not file.attrs.get("complete", False) or any(name not in file for name in datasets):
+            raise StorageError(f"{path}: was not written to its end. Delete it and run again.")
+        yield file
+
+
+def _chunks(count: int, width: int | None = None) -> tuple[int, ...] | None:
+    if count == 0:
+        return None
+    rows = min(count, ROWS_PER_CHUNK)
+    return (rows,) if width is None else (rows, width)

@@ -1,0 +1,126 @@
+"""Attention over packed tokens: one small interface, and the backends behind it.
+
+A backend is prepared once per pack and then called once per layer with q, k and v as (T, heads,
+head_dim), views of the fused projection included, and returns (T, heads, head_dim): softmax(q·k /
+√head_dim + bias)·v within each sequence. With ``slopes`` the bias is the symmetric ALiBi
+−slope·|i − j| (Press et al. 2022, as in MosaicBERT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from virnucpro.encoders.packing import Pack
+from virnucpro.errors import ConfigError
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Tables = tuple[torch.Tensor, torch.Tensor]
+
+BACKENDS = ("auto", "sdpa", "triton", "flash-attn", "varlen")
+DENSE_BIAS = 16 * 2**20  # elements of a (heads, L, L) bias that is kept; longer sequences go in blocks
+
+
+class Backend(Protocol):
+    name: str
+    fuses_rotary: bool  # the backend rotates q and k itself, from the tables given to prepare
+
+    def prepare(self, pack: Pack, slopes: torch.Tensor | None = None, rotary: Tables | None = None) -> Attend:
+        """Whatever all layers share for this pack. slopes: (heads,) fp32; rotary: cos, sin (T, head_dim/2)."""
+
+
+def choose_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> Backend:
+    """The backend of that name, or the best one that supports the rest for ``auto``.
+
+    Raises ConfigError if the named one can't run with this device, dtype, head size and bias.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f"attention: {name!r} is not one of {', '.join(BACKENDS)}")
+    if name in ("auto", "sdpa"):
+        return Sdpa()
+    raise ConfigError(
+        f"attention: {name!r} is not available in this installation for {device.type} with {dtype}, "
+        f"head size {head_dim}{' and ALiBi' if alibi else ''}; use 'auto' or 'sdpa'"
+    )
+
+
+class Sdpa:
+    """Dense scaled_dot_product_attention on each run of equal lengths; any device and dtype."""
+
+    name = "sdpa"
+    fuses_rotary = False
+
+    def __init__(self) -> None:
+        self._bias: torch.Tensor | None = None  # grows; shorter sequences use its upper left corner
+
+    def prepare(self, pack: Pack, slopes: torch.Tensor | None = None, rotary: Tables | None = None) -> Attend:
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self._run(run, q, k, v, slopes) for run in pack.runs])
+
+        return attend
+
+    def _run(
+        self,
+        run: tuple[int, int, int],
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        slopes: torch.Tensor | None,
+    ) -> torch.Tensor:
+        start, sequences, length = run
+        heads, head_dim = q.shape[1:]
+
+        def dense(x: torch.Tensor) -> torch.Tensor:  # (n·L, H, D) -> (n, H, L, D), no copy
+            return x[start : start + sequences * length].unflatten(0, (sequences, length)).transpose(1, 2)
+
+        q, k, v = dense(q), dense(k), dense(v)
+        if slopes is None:
+            out = F.scaled_dot_product_attention(q, k, v)
+        elif heads * length * length <= DENSE_BIAS:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._dense_bias(length, slopes, q.dtype))
+        else:
+            step = max(1, DENSE_BIAS // (heads * length))
+            out = torch.cat(
+                [
+                    F.scaled_dot_product_attention(
+                        rows,
+                        k,
+                        v,
+                        attn_mask=alibi_bias(slopes, block * step, rows.shape[2], length).to(q.dtype),
+                    )
+                    for block, rows in enumerate(q.split(step, dim=2))
+                ],
+                dim=2,
+            )
+        return out.transpose(1, 2).reshape(sequences * length, heads, head_dim)
+
+    def _dense_bias(self, length: int, slopes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """(1, heads, length, length), a view of the longest one so far."""
+        bias = self._bias
+        same = bias is not None and (bias.shape[1], bias.dtype, bias.device) == (
+            len(slopes),
+            dtype,
+            slopes.device,
+        )
+        if bias is None or not same or bias.shape[2] < length:
+            size = -(-length // 16) * 16  # aligned rows, which CUDA's fused kernels want
+            bias = self._bias = alibi_bias(slopes, 0, size, size).to(dtype)
+        return bias[:, :, :length, :length]
+
+
+def alibi_bias(slopes: torch.Tensor, first: int, rows: int, columns: int) -> torch.Tensor:
+    """(1, heads, rows, columns) fp32: −slope·|i − j| for queries i from ``first`` and keys j from 0."""
+    queries = torch.arange(first, first + rows, device=slopes.device, dtype=torch.float32)
+    keys = torch.arange(columns, device=slopes.device, dtype=torch.float32)
+    return (-(queries[:, None] - keys).abs() * slopes[:, None, None]).unsqueeze(0)
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """One slope a head: powers of 2^(−8/n), with every other one of 2n inserted if n is no power of two."""
+    closest = 1 << (heads.bit_length() - 1)
+    slopes = [2.0 ** (-8.0 * (h + 1) / closest) for h in range(closest)]
+    between = [2.0 ** (-4.0 * (h + 1) / closest) for h in range(0, 2 * closest, 2)]
+    return slopes + between[: heads - closest]

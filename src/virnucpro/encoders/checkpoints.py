@@ -1,0 +1,344 @@
+"""Users' checkpoints read safely and written once in canonical form.
+
+Understood are fair-esm's ``.pt`` files, Hugging Face folders of ESM-2, folders of DNABERT-S and
+canonical files. Pickles are read with PyTorch's restricted unpickler only, and none of the code that
+may lie in a model folder is run. Layers, width and heads come from the checkpoint's own configuration
+and have to agree with its tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from virnucpro.encoders.canonical import (
+    FAMILIES,
+    EncoderSpec,
+    build_encoder,
+    load_encoder,
+    read_header,
+    verify_canonical,
+    write_canonical,
+)
+from virnucpro.errors import ModelError
+from virnucpro.files import atomic_file, sha256_file
+
+State = dict[str, torch.Tensor]
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a format keeps our modules; several names are stacked in that order."""
+
+    layer: str
+    top: dict[str, str]
+    block: dict[str, tuple[str, ...]]
+    ignored: str  # pattern of what pooling the last layer doesn't need
+
+
+FAIR_ESM = Layout(
+    layer="layers.",
+    top={"embed_tokens": "embed_tokens", "final_norm": "emb_layer_norm_after"},
+    block={
+        "attention_norm": ("self_attn_layer_norm",),
+        "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "out": ("self_attn.out_proj",),
+        "ffn_norm": ("final_layer_norm",),
+        "fc1": ("fc1",),
+        "fc2": ("fc2",),
+    },
+    ignored=r"lm_head\.|contact_head\.|.*\.inv_freq$",
+)
+HF_ESM = Layout(
+    layer="encoder.layer.",
+    top={"embed_tokens": "embeddings.word_embeddings", "final_norm": "encoder.emb_layer_norm_after"},
+    block={
+        "attention_norm": ("attention.LayerNorm",),
+        "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+        "out": ("attention.output.dense",),
+        "ffn_norm": ("LayerNorm",),
+        "fc1": ("intermediate.dense",),
+        "fc2": ("output.dense",),
+    },
+    # some published rotary checkpoints carry a position table that the model never reads
+    ignored=r"lm_head\.|contact_head\.|pooler\.|embeddings\.position_|.*\.inv_freq$",
+)
+MOSAIC_BERT = Layout(
+    layer="encoder.layer.",
+    top={"embed_tokens": "embeddings.word_embeddings", "embed_norm": "embeddings.LayerNorm"},
+    block={
+        "qkv": ("attention.self.Wqkv",),
+        "out": ("attention.output.dense",),
+        "attention_norm": ("attention.output.LayerNorm",),
+        "gated": ("mlp.gated_layers",),
+        "down": ("mlp.wo",),
+        "ffn_norm": ("mlp.layernorm",),
+    },
+    ignored=r"pooler\.|cls\.|embeddings\.position_ids|embeddings\.token_type_embeddings\.weight",
+)
+
+
+def prepare_encoder(source: Path, family: str, output: Path, dtype: torch.dtype | None = None) -> EncoderSpec:
+    """Write ``source`` to ``output`` as a canonical file, in its own dtype unless one is given.
+
+    family: ``esm2`` or ``dnabert_s``. Raises ModelError, naming file and remedy, for whatever is
+    missing, unsafe, inconsistent or of another architecture.
+    """
+    source, output = Path(source), Path(output)
+    if family not in FAMILIES:
+        raise ModelError(f"{family!r} is not an encoder family; use {' or '.join(FAMILIES)}")
+    if not source.exists():
+        raise ModelError(f"{source} does not exist; correct the path or download the model")
+    if source.is_file() and _is_canonical(source):
+        return _from_canonical(source, family, output, dtype)
+    if family == "esm2":
+        config, state, files = _esm2_folder(source) if source.is_dir() else _fair_esm(source)
+        tokenizer = None
+    else:
+        config, state, files, tokenizer = _dnabert_folder(source)
+    stored = dtype or _common_dtype(state)
+    for key in state:
+        state[key] = state[key].to(stored)
+        if not state[key].isfinite().all():
+            raise ModelError(f"{source}: {key} is not finite in {stored}; fetch it again or choose a wider dtype")
+    encoder = build_encoder(family, config, state, tokenizer, str(source))
+    resolved = source.resolve()
+    return write_canonical(
+        encoder,
+        output,
+        name=resolved.stem if source.is_file() else resolved.name,
+        source={"name": resolved.name, "files": {path.name: sha256_file(path) for path in files}},
+    )
+
+
+def _is_canonical(path: Path) -> bool:
+    try:
+        return "virnucpro" in read_header(path)[0]
+    except ModelError:
+        return False
+
+
+def _from_canonical(source: Path, family: str, output: Path, dtype: torch.dtype | None) -> EncoderSpec:
+    spec = verify_canonical(source)
+    if spec.family != family:
+        raise ModelError(f"{source} holds a {spec.family} encoder where {family} is asked for; swap the paths")
+    encoder = load_encoder(source)
+    if dtype is not None and next(encoder.parameters()).dtype != dtype:
+        return write_canonical(encoder.to(dtype), output, name=spec.name, source=spec.source)
+    if not (output.exists() and output.samefile(source)):
+        with atomic_file(output) as temporary:
+            shutil.copyfile(source, temporary)
+    return spec
+
+
+def _fair_esm(path: Path) -> tuple[dict[str, Any], State, list[Path]]:
+    content = _unpickle(path)
+    try:
+        settings = vars(content["cfg"]["model"])
+        tensors = content["model"]
+        keys = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads")
+        layers, width, heads = (int(settings[key]) for key in keys)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{path} is not a fair-esm ESM-2 checkpoint ({error}); give esm2_*.pt or a Hugging Face folder"
+        ) from error
+    tensors = _tensors(tensors, path)
+    for prefix in ("encoder.sentence_encoder.", "encoder."):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    if any("embed_positions" in key or "emb_layer_norm_before" in key for key in tensors):
+        raise ModelError(f"{path} has learned positions: it is an older ESM model; only ESM-2 (rotary) is supported")
+    _check_sizes(path, tensors, FAIR_ESM, layers, width, heads)
+    config = {"layers": layers, "width": width, "heads": heads, "ffn": 4 * width}
+    config["token_dropout"] = bool(settings.get("token_dropout", True))
+    return config, _translate(path, tensors, FAIR_ESM, layers), [path]
+
+
+def _esm2_folder(folder: Path) -> tuple[dict[str, Any], State, list[Path]]:
+    settings = _read_config(folder, {"model_type": "esm"})
+    where = folder / "config.json"
+    required = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "layer_norm_eps": 1e-5}
+    optional = {"rope_theta": 10000.0, "hidden_act": "gelu"}
+    _require(where, settings, required)
+    _require(where, {**optional, **settings}, optional)
+    config: dict[str, Any] = _sizes(where, settings)
+    layers, width, heads = config["layers"], config["width"], config["heads"]
+    tensors, files = _folder_weights(folder)
+    tensors = _encoder_only(tensors, "esm.")
+    # the oldest and the newest transformers name the LayerNorm tensors gamma and beta
+    tensors = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", k)): v for k, v in tensors.items()}
+    _check_sizes(files[0], tensors, HF_ESM, layers, width, heads)
+    config["token_dropout"] = bool(settings.get("token_dropout", False))
+    return config, _translate(files[0], tensors, HF_ESM, layers), [*files, where]
+
+
+def _dnabert_folder(folder: Path) -> tuple[dict[str, Any], State, list[Path], str]:
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is a file; DNABERT-S is a folder with config.json, tokenizer.json and weights")
+    settings = _read_config(folder, {"model_type": "bert"})
+    where, tokenizer = folder / "config.json", folder / "tokenizer.json"
+    expected = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
+    _require(where, {**expected, **settings}, expected)
+    config = _sizes(where, settings, vocabulary="vocab_size")
+    if not tokenizer.is_file():
+        raise ModelError(f"{tokenizer} is missing; copy it from the model's repository, DNABERT-S needs its own tokens")
+    tensors, files = _folder_weights(folder)
+    tensors = _encoder_only(tensors, "bert.")
+    if not any(key.endswith("attention.self.Wqkv.weight") for key in tensors):
+        raise ModelError(f"{files[0]} has no fused Wqkv tensors: it is not DNABERT-S but another BERT")
+    _check_sizes(files[0], tensors, MOSAIC_BERT, config["layers"], config["width"], config["heads"])
+    state = _translate(files[0], tensors, MOSAIC_BERT, config["layers"])
+    if (segment := tensors.get("embeddings.token_type_embeddings.weight")) is not None:
+        state["token_type"] = segment[0].clone()
+    return config, state, [*files, where, tokenizer], tokenizer.read_text(encoding="utf-8")
+
+
+def _translate(path: Path, tensors: State, layout: Layout, layers: int) -> State:
+    """Our names for the format's tensors; ModelError for one that belongs to neither."""
+    names: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in layout.top.items()}
+    for index in range(layers):
+        for ours, block in layout.block.items():
+            names[f"layers.{index}.{ours}"] = tuple(f"{layout.layer}{index}.{theirs}" for theirs in block)
+    state, used = {}, set()
+    for ours, parts in names.items():
+        for kind in ("weight", "bias"):
+            keys = [f"{part}.{kind}" for part in parts]
+            found = [tensors[key] for key in keys if key in tensors]
+            if len(found) == len(keys):
+                state[f"{ours}.{kind}"] = found[0] if len(found) == 1 else torch.cat(found)
+                used.update(keys)
+            elif found:
+                missing = next(key for key in keys if key not in tensors)
+                raise ModelError(f"{path} has no {missing}; the checkpoint is incomplete, fetch it again")
+    unknown = sorted(key for key in tensors if key not in used and not re.match(layout.ignored, key))
+    if unknown:
+        raise ModelError(f"{path} holds {unknown[0]}, which this architecture doesn't have; is it the right model?")
+    return state
+
+
+def _check_sizes(path: Path, tensors: State, layout: Layout, layers: int, width: int, heads: int) -> None:
+    """Compare what the configuration says with what the tensors show."""
+    found = {int(m[1]) for key in tensors if (m := re.match(re.escape(layout.layer) + r"(\d+)\.", key))}
+    if found != set(range(layers)):
+        raise ModelError(f"{path} has {len(found)} layers but its configuration says {layers}; fetch both again")
+    if heads < 1 or width % heads or width // heads % 2:
+        raise ModelError(f"{path}: {heads} heads don't divide a width of {width}; fetch the configuration again")
+    for key, tensor in tensors.items():
+        if key.endswith("inv_freq") and tensor.numel() * 2 != width // heads:
+            raise ModelError(
+                f"{path} has heads of {tensor.numel() * 2}, but its configuration says {heads} heads "
+                f"of {width // heads}; fetch both again"
+            )
+
+
+def _encoder_only(tensors: State, prefix: str) -> State:
+    """Without the prefix that models with a head put before the encoder, and without that head."""
+    if any(key.startswith(prefix) for key in tensors):
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return tensors
+
+
+def _read_config(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; copy it from the model's repository") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} can't be read as JSON ({error}); fetch it again") from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{path} is not a JSON object; fetch it again")
+    _require(path, settings, expected)
+    return settings
+
+
+def _require(path: Path, settings: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for key, value in expected.items():
+        if (found := settings.get(key)) != value:
+            raise ModelError(f"{path}: {key} is {found!r}, but this encoder needs {value!r}; is it the right model?")
+
+
+def _sizes(path: Path, settings: Mapping[str, Any], **more: str) -> dict[str, int]:
+    """Our configuration from Hugging Face's keys."""
+    keys = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
+    sizes: dict[str, Any] = {}
+    for ours, theirs in {**keys, "ffn": "intermediate_size", **more}.items():
+        sizes[ours] = settings.get(theirs)
+        if not isinstance(sizes[ours], int) or sizes[ours] < 1:
+            raise ModelError(f"{path}: {theirs} should be a positive integer, not {sizes[ours]!r}; fetch it again")
+    return sizes
+
+
+def _folder_weights(folder: Path) -> tuple[State, list[Path]]:
+    """All tensors of a model folder and the files that they came from; safetensors are preferred."""
+    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if path is None:
+        raise ModelError(f"{folder} has no weights; it needs one of {', '.join(WEIGHTS)}")
+    if path.suffix != ".json":
+        return _weights(path), [path]
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path} can't be read as an index of weights ({error}); fetch it again") from error
+    tensors: State = {}
+    for name in names:
+        part = folder / Path(name).name
+        if not part.is_file():
+            raise ModelError(f"{part} is missing, though {path.name} lists it; fetch it")
+        tensors.update(_weights(part))
+    return tensors, [folder / Path(name).name for name in names]
+
+
+def _weights(path: Path) -> State:
+    if path.suffix != ".safetensors":
+        return _tensors(_unpickle(path), path)
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} can't be read as a safetensors file ({error}); fetch it again") from error
+
+
+def _tensors(content: Any, path: Path) -> State:
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ModelError(f"{path} doesn't hold a plain table of tensors; give the published checkpoint")
+    return dict(content)
+
+
+def _unpickle(path: Path) -> Any:
+    """torch.load that builds tensors and argparse.Namespace (fair-esm's settings), nothing else."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if wanted := re.search(r"GLOBAL\s+(\S+)", str(error)):
+            raise ModelError(
+                f"{path} is refused: its pickle wants to run {wanted[1]}, which weights don't need; "
+                "take the checkpoint from its publisher, or a safetensors version of it"
+            ) from error
+        raise ModelError(f"{path} can't be read as a PyTorch checkpoint; fetch it again") from error
+    except Exception as error:  # damaged bytes end in errors of any type
+        raise ModelError(f"{path} can't be read as a PyTorch checkpoint ({error}); fetch it again") from error
+
+
+def _common_dtype(state: State) -> torch.dtype:
+    dtype = next(iter(state.values())).dtype
+    for tensor in state.values():
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype

@@ -1,0 +1,152 @@
+"""DNABERT-S on packed tokens: the DNA encoder.
+
+Zhou et al. 2024 (https://arxiv.org/abs/2402.08777): the MosaicBERT architecture (post-norm blocks, gated
+MLP, symmetric ALiBi instead of position embeddings) over byte-pair tokens of about five bases.
+Shapes: T tokens, n sequences, d width, H heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from virnucpro.encoders.attention import Backend, alibi_slopes, choose_backend
+from virnucpro.encoders.packing import Pack
+from virnucpro.errors import InputError, ModelError
+
+
+@dataclass(frozen=True)
+class DNABERTConfig:
+    layers: int
+    width: int
+    heads: int
+    ffn: int
+    vocabulary: int = 4096
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class DNABERTBlock(nn.Module):
+    """One post-norm block in two parts, around the attention that a backend computes."""
+
+    def __init__(self, config: DNABERTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.attention_norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.gated = nn.Linear(config.width, 2 * config.ffn, bias=False)
+        self.down = nn.Linear(config.ffn, config.width)
+        self.ffn_norm = nn.LayerNorm(config.width, eps=1e-12)
+
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (T, d) -> q, k, v (T, H, D), views of one tensor."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        return q, k, v
+
+    def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """x (T, d), attended (T, H, D) -> (T, d): all that follows the attention."""
+        x = self.attention_norm(x + self.out(attended.flatten(1)))
+        gate, value = self.gated(x).chunk(2, dim=-1)  # (T, ffn) each
+        return self.ffn_norm(x + self.down(F.gelu(gate) * value))
+
+
+class DNABERT(nn.Module):
+    family = "dnabert_s"
+    pooling = "mean of all tokens"
+
+    def __init__(self, config: DNABERTConfig, tokenizer_json: str | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer_json = tokenizer_json
+        self._tokenizer = Tokenizer(tokenizer_json, config.vocabulary) if tokenizer_json is not None else None
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
+        self.token_type = nn.Parameter(torch.zeros(config.width))  # of segment 0, the only one there is
+        self.embed_norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.layers = nn.ModuleList(DNABERTBlock(config) for _ in range(config.layers))
+        self.compile_blocks(False)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def compile_blocks(self, enabled: bool = True) -> None:
+        """Compile both parts of a block, once for all blocks and pack sizes, or go back to eager ones."""
+        stages = (DNABERTBlock.project, DNABERTBlock.finish)
+        self.stages: tuple[Any, ...] = (
+            tuple(torch.compile(stage, dynamic=True) for stage in stages) if enabled else stages
+        )
+
+    def backend(self, name: str = "auto") -> Backend:
+        weight = self.embed_tokens.weight
+        return choose_backend(name, weight.device, weight.dtype, self.config.head_dim, alibi=True)
+
+    def forward(self, tokens: torch.Tensor, pack: Pack, backend: Backend | None = None) -> torch.Tensor:
+        """tokens (T,) integer -> hidden states (T, d) after the last block."""
+        backend = backend or self.backend()
+        project, finish = self.stages
+        slopes = torch.tensor(alibi_slopes(self.config.heads), device=pack.positions.device)
+        attend = backend.prepare(pack, slopes=slopes)
+        x = self.embed_norm(self.embed_tokens(tokens) + self.token_type)
+        for layer in self.layers:
+            q, k, v = project(layer, x)
+            x = finish(layer, x, attend(q, k, v))
+        return x
+
+    def pool(self, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
+        """(T, d) -> (n, d) fp32: mean over all tokens, [CLS] and [SEP] included."""
+        return pack.segment_sum(hidden.float()) / pack.lengths[:, None]
+
+    def tokenize(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Flat tokens (T,) int32 and token counts (n,) int64, specials included."""
+        if self._tokenizer is None:
+            raise ModelError("this DNABERT-S encoder was made without its tokenizer; prepare it again from its folder")
+        return self._tokenizer(sequences, ids)
+
+
+class Tokenizer:
+    """The checkpoint's own byte-pair tokenizer, without the truncation and padding its file asks for."""
+
+    def __init__(self, text: str, vocabulary: int) -> None:
+        import tokenizers
+
+        try:
+            self.bpe = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises plain Exception
+            raise ModelError(f"tokenizer.json can't be read ({error}); fetch the model folder again") from error
+        self.bpe.no_truncation()
+        self.bpe.no_padding()
+        cls, sep = self.bpe.token_to_id("[CLS]"), self.bpe.token_to_id("[SEP]")
+        if cls is None or sep is None:
+            raise ModelError("tokenizer.json has no [CLS] and [SEP]; it is not DNABERT-S's tokenizer")
+        if self.bpe.get_vocab_size() > vocabulary:
+            raise ModelError(
+                f"tokenizer.json has {self.bpe.get_vocab_size()} entries but the model embeds only {vocabulary}; "
+                "take both from the same model folder"
+            )
+        self.cls, self.sep = cls, sep
+
+    def __call__(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """[CLS] tokens [SEP] for each sequence, one after the other. Letters outside ACGT become [UNK]."""
+        for index, sequence in enumerate(sequences):
+            if not sequence or not sequence.isascii():
+                name = ids[index] if ids is not None else f"number {index + 1}"
+                raise InputError(f"DNA sequence {name} is {'not ASCII' if sequence else 'empty'}; correct the input")
+        encodings = self.bpe.encode_batch_fast([s.decode("ascii") for s in sequences], add_special_tokens=False)
+        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)) + 2
+        ends = np.cumsum(lengths)
+        tokens = np.full(int(lengths.sum()), self.cls, dtype=np.int32)
+        inside = np.ones(len(tokens), dtype=bool)
+        inside[ends - lengths] = inside[ends - 1] = False
+        tokens[inside] = np.fromiter((i for e in encodings for i in e.ids), dtype=np.int32, count=int(inside.sum()))
+        tokens[ends - 1] = self.sep
+        return tokens, lengths

@@ -1,0 +1,115 @@
+"""Which sequences share a forward pass, and the index tensors of such a pack.
+
+A pack is a flat stream of tokens, one sequence after the other, without padding. Planning needs
+NumPy only; PyTorch is imported when the first pack is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def plan_packs(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
+    """Divide sequences over packs of at most ``tokens_per_batch`` tokens.
+
+    lengths: (n,) token counts, specials included. Returns arrays of sequence indices, each index in
+    exactly one of them: longest first (memory runs out at once or never), equal lengths side by
+    side. A sequence longer than the budget has a pack of its own.
+    """
+    if tokens_per_batch < 1:
+        raise ValueError(f"tokens_per_batch must be positive, not {tokens_per_batch}")
+    lengths = np.asarray(lengths, dtype=np.int64)
+    if lengths.size == 0:
+        return []
+    order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
+    packs = []
+    start, used = 0, 0
+    while start < len(order):
+        stop = max(int(ends.searchsorted(used + tokens_per_batch, side="right")), start + 1)
+        packs.append(order[start:stop])
+        start, used = stop, int(ends[stop - 1])
+    return packs
+
+
+def gather_sequences(tokens: np.ndarray, lengths: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """The tokens of sequences ``indices`` one after the other, from the flat stream of all.
+
+    tokens: (sum of lengths,); lengths: (n,); indices: (m,). Returns (sum of lengths[indices],).
+    """
+    chosen = lengths[indices]
+    shift = (np.cumsum(lengths) - lengths)[indices] - (np.cumsum(chosen) - chosen)
+    return tokens[np.repeat(shift, chosen) + np.arange(int(chosen.sum()))]
+
+
+class Run(NamedTuple):
+    """Neighbouring sequences of equal length: a dense (sequences, length) block of the stream."""
+
+    start: int  # first token
+    sequences: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The shape of a flat token stream; n sequences, T tokens."""
+
+    runs: tuple[Run, ...]
+    total: int  # T
+    max_length: int
+    lengths: torch.Tensor  # (n,) int32
+    cu_seqlens: torch.Tensor  # (n + 1,) int32: first token of each sequence, then T
+    positions: torch.Tensor  # (T,) int32: 0 for the first token of each sequence
+    tokens: torch.Tensor | None = None  # (T,) int32, if they travelled along
+
+    @classmethod
+    def build(
+        cls,
+        lengths: np.ndarray,
+        device: str | torch.device = "cpu",
+        tokens: np.ndarray | None = None,
+    ) -> Pack:
+        """Make the index tensors, and send them (with the tokens, if given) in one transfer."""
+        import torch
+
+        lengths = np.asarray(lengths, dtype=np.int64)
+        if lengths.size == 0 or lengths.min() < 1:
+            raise ValueError("a pack needs at least one sequence, and no sequence without tokens")
+        total = int(lengths.sum())
+        ends = np.cumsum(lengths)
+        parts = [lengths, [0], ends, np.arange(total) - np.repeat(ends - lengths, lengths)]
+        if tokens is not None:
+            if len(tokens) != total:
+                raise ValueError(f"{len(tokens)} tokens for lengths that add up to {total}")
+            parts.append(tokens)
+        buffer = torch.from_numpy(np.concatenate(parts).astype(np.int32))
+        if torch.device(device).type == "cuda":
+            buffer = buffer.pin_memory()
+        buffer = buffer.to(device, non_blocking=True)
+        n = len(lengths)
+        sizes = [n, n + 1, total] + ([total] if tokens is not None else [])
+        tensors = buffer.split(sizes)
+        return cls(_runs(lengths), total, int(lengths.max()), *tensors)
+
+    def per_token(self, values: torch.Tensor) -> torch.Tensor:
+        """(n,) one value a sequence -> (T,) the same value at each of its tokens."""
+        return values.repeat_interleave(self.lengths, output_size=self.total)
+
+    def segment_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """(T, ...) floating -> (n, ...): the sum over each sequence, accumulated in that dtype."""
+        import torch
+
+        return torch.segment_reduce(values, "sum", lengths=self.lengths, axis=0, unsafe=True)
+
+
+def _runs(lengths: np.ndarray) -> tuple[Run, ...]:
+    first = np.flatnonzero(np.diff(lengths, prepend=-1))
+    counts = np.diff(first, append=len(lengths))
+    starts = (np.cumsum(lengths) - lengths)[first]
+    return tuple(Run(*run) for run in zip(starts.tolist(), counts.tolist(), lengths[first].tolist(), strict=True))

@@ -1,0 +1,50 @@
+"""The log of one job: a file per attempt, and user errors as one message without a traceback."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from virnucpro import __version__
+from virnucpro.errors import VirNucProError
+
+logger = logging.getLogger("virnucpro")
+
+
+@contextmanager
+def job(log: str | Path) -> Iterator[None]:
+    """Run a job's one library call with ``log`` as its log file.
+
+    An earlier attempt's log is kept as ``<name>.1.log``, ``<name>.2.log``, … A VirNucProError ends
+    the process with status 1 and its message; anything else keeps its traceback.
+    """
+    log = Path(log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists():
+        number = 1
+        while (kept := log.with_suffix(f".{number}{log.suffix}")).exists():
+            number += 1
+        log.rename(kept)
+    handlers = (logging.FileHandler(log), logging.StreamHandler(sys.stderr))
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.info("virnucpro %s", __version__)
+    try:
+        yield
+        logger.info("done")
+    except VirNucProError as error:
+        logger.error("%s", error)
+        sys.exit(1)
+    except BaseException:
+        logger.exception("stopped")
+        raise
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,1 @@
+"""FASTA records → chunks → open reading frames → content-named shards."""

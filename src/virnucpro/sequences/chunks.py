@@ -1,0 +1,55 @@
+"""The windows ("chunks") a record is cut into, exactly as the original VirNucPro cuts them.
+
+A record of L bases becomes n = ceil(L / C) chunks of at most C bases that overlap a little, so that the
+surplus n * C - L is spread over them. The original divides the surplus by n, not by n - 1, so the last
+chunk is usually shorter than C; every other chunk has exactly C bases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ChunkTable:
+    """All chunks of several records, in order; every field is (n,) int64."""
+
+    record: np.ndarray
+    """Index of the record."""
+    index: np.ndarray
+    """0-based index of the chunk in its record."""
+    start: np.ndarray
+    """0-based start in its record."""
+    length: np.ndarray
+    """Bases; at most the chunk length."""
+
+
+def chunk_counts(lengths: np.ndarray, chunk_length: int) -> np.ndarray:
+    """Number of chunks of records of these lengths (int64, same shape); 0 for an empty record."""
+    if chunk_length < 1:
+        raise ValueError(f"chunk_length must be at least 1, not {chunk_length}")
+    return -(-lengths // chunk_length)
+
+
+def chunk_table(lengths: np.ndarray, chunk_length: int) -> ChunkTable:
+    """Chunks of records whose lengths are ``lengths`` ((r,) int64)."""
+    counts = chunk_counts(lengths, chunk_length)
+    record = np.repeat(np.arange(len(lengths), dtype=np.int64), counts)
+    index = np.arange(len(record), dtype=np.int64) - (np.cumsum(counts) - counts)[record]
+    surplus = counts * chunk_length - lengths
+    low = surplus // np.maximum(counts, 1)
+    higher = surplus - low * (counts - 1)  # this many shifts are low + 1
+    start = index * (chunk_length - low[record]) - np.minimum(index, higher[record])
+    return ChunkTable(record, index, start, np.minimum(chunk_length, lengths[record] - start))
+
+
+def chunk_starts(length: int, chunk_length: int) -> np.ndarray:
+    """0-based starts ((n,) int64) of the chunks of a record; chunk i is [start, start + C) clipped at its end."""
+    return chunk_table(np.array([length], dtype=np.int64), chunk_length).start
+
+
+def chunk_id(record: str, index: int) -> str:
+    """Name of a record's chunk; ``index`` is 0-based, the name counts from 1."""
+    return f"{record}_chunk_{index + 1}"

@@ -1,0 +1,289 @@
+"""Six-frame translation of chunks, keeping the frames without a stop ("open" frames).
+
+Works on blocks of chunks with NumPy: every position of a block gets the code of the codon that starts
+there; one byte per position then says "stop on this strand" (bit 0) and "stop on the other" (bit 1).
+Or-ing that array with itself at distances of 3, 6, 12 ... positions leaves at each position what its
+next 2, 4, 8 ... codons hold, so that two look-ups tell whether a frame is open. Only open frames are
+translated. Semantics are those of the original VirNucPro: a codon with a
+letter other than A, C, G, T contributes no residue, and the nucleotide text of a frame with P residues
+has 3 P + 1 bases, clipped at the chunk's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from virnucpro.sequences.chunks import chunk_table
+from virnucpro.sequences.genetic_code import (
+    COMPLEMENT,
+    RESIDUES,
+    REVERSE,
+    REVERSE_STOPS,
+    SKIPPED,
+    SKIPPED_RESIDUE,
+    STOPS,
+)
+
+FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
+
+BLOCK_BASES = 1 << 19
+"""Bases handled at a time: small enough for the second-level cache, large enough to hide NumPy's calls."""
+
+_BYTES = 0x0101010101010101  # times b: the byte b in every byte of a word
+_OFFSETS = np.array([0, 1, 2, 0, 1, 2])  # of a frame's first codon, on its own strand
+_IS_REVERSE = np.arange(6) >= 3
+_STOP_BITS = np.array([1, 1, 1, 2, 2, 2], dtype=np.uint8)
+
+
+class FrameBatch(NamedTuple):
+    """Open frames of consecutive chunks, chunks ascending and frames F1..R3 within a chunk."""
+
+    first_chunk: int
+    """Index of the batch's first chunk in its record."""
+    chunks: int
+    """Chunks in the batch, with or without open frames."""
+    first_record: int
+    """Index of that record among the sequences given."""
+    record: np.ndarray
+    """(k,) int64, index of each frame's record among the sequences given."""
+    chunk: np.ndarray
+    """(k,) int64, 0-based index of each frame's chunk in its record."""
+    frame: np.ndarray
+    """(k,) int64, 0..5, an index into ``FRAME_NAMES``."""
+    nucleotides: list[bytes]
+    """Upper-case text of each frame, on its own strand."""
+    proteins: list[bytes]
+    """Residues of each frame; never empty, never with ``*``."""
+
+
+def frame_span(start: int, length: int, frame: int) -> tuple[int, int]:
+    """Bases of a record that a frame's whole codons cover.
+
+    Args:
+        start, length: the chunk, in record coordinates.
+        frame: 0..5, an index into ``FRAME_NAMES``.
+
+    Returns:
+        Half-open 0-based interval in forward coordinates, for both strands.
+    """
+    offset = min(frame % 3, length)
+    bases = (length - offset) // 3 * 3
+    if frame < 3:
+        return start + offset, start + offset + bases
+    return start + length - offset - bases, start + length - offset
+
+
+class _Workspace:
+    """Arrays that every block uses again: fresh ones would cost more in page faults than the work itself."""
+
+    def __init__(self) -> None:
+        self.allocate(0)
+
+    def allocate(self, size: int) -> None:
+        """Room for ``size`` bases, a multiple of 8."""
+        self.size = size
+        self.letters, self.codons = np.zeros((2, 2 * size), dtype=np.uint8)  # both strands, one after the other
+        self.bases, self.stops, self.other = np.zeros((3, size), dtype=np.uint8)
+
+
+def open_frames(sequence: bytes, chunk_length: int) -> Iterator[FrameBatch]:
+    """Open frames of one record, in batches of bounded size that cover its chunks in order."""
+    return open_frames_of([sequence], chunk_length)
+
+
+def open_frames_of(sequences: Iterable[bytes], chunk_length: int) -> Iterator[FrameBatch]:
+    """Open frames of many records, in batches of bounded size that cover all chunks in order.
+
+    Short records share a batch, which is what makes reads and small contigs fast.
+    """
+    work = _Workspace()
+    group: list[bytes] = []
+    bases = first = 0
+    for sequence in sequences:
+        if group and bases + len(sequence) > BLOCK_BASES:
+            yield from _group_frames(group, first, chunk_length, work)
+            first += len(group)
+            group, bases = [], 0
+        group.append(sequence)
+        bases += len(sequence)
+    if group:
+        yield from _group_frames(group, first, chunk_length, work)
+
+
+def _group_frames(group: list[bytes], first: int, chunk_length: int, work: _Workspace) -> Iterator[FrameBatch]:
+    """Batches for the records of ``group``; ``first`` is the index of its first record."""
+    lengths = np.fromiter(map(len, group), dtype=np.int64, count=len(group))
+    table = chunk_table(lengths, chunk_length)
+    letters = np.frombuffer(b"".join(group), dtype=np.uint8)  # of one record: no copy
+    starts = table.start + (np.cumsum(lengths) - lengths)[table.record]
+    step = max(1, BLOCK_BASES // chunk_length)
+    for begin in range(0, len(starts), step):
+        start, length = starts[begin : begin + step], table.length[begin : begin + step]
+        low, high = int(start[0]), int(start[-1] + length[-1])
+        row, frame, nucleotides, proteins = _block_frames(letters[low:high], start - low, length, work)
+        row += begin
+        record, chunk = table.record[row] + first, table.index[row]
+        first_chunk, first_record = int(table.index[begin]), int(table.record[begin]) + first
+        yield FrameBatch(first_chunk, len(start), first_record, record, chunk, frame, nucleotides, proteins)
+
+
+def _block_frames(
+    text: np.ndarray, start: np.ndarray, length: np.ndarray, work: _Workspace
+) -> tuple[np.ndarray, np.ndarray, list[bytes], list[bytes]]:
+    """Open frames of the chunks ``text[start : start + length]`` of letters ((b,) uint8).
+
+    Returns:
+        Row of the chunk (k,) and frame (k,), int64, ordered; nucleotide texts; proteins.
+    """
+    margin = -(-(int(length.max()) + 3) // 8) * 8  # either side, so that whole rows can be read anywhere
+    size = -(-(len(text) + 2 * margin) // 8) * 8
+    if work.size < size:
+        work.allocate(size)
+    letters, stops, other = work.letters[:size], work.stops[:size], work.other[:size]
+    inside = slice(margin, margin + len(text))
+    letters[:margin] = letters[inside.stop :] = 0
+    letters[inside] = text
+    words = letters.view(np.uint64)
+    words &= np.uint64(0xDF * _BYTES)  # upper case, if all are letters
+    valid, same = stops.view(bool), other.view(bool)
+    np.equal(letters, ord("A"), out=valid)
+    for base in b"CGT":
+        valid |= np.equal(letters, base, out=same)
+    skipped = None
+    if not valid[inside].all():
+        skipped = ~valid
+        skipped[:-2] |= skipped[1:-1] | skipped[2:]
+        letters[inside] = np.frombuffer(text.tobytes().upper(), dtype=np.uint8)
+
+    bases = work.bases[:size].view(np.uint64)
+    np.right_shift(words, np.uint64(1), out=bases)
+    bases &= np.uint64(3 * _BYTES)
+    codons = work.codons[:size]
+    _code_codons(bases, codons)
+    if skipped is not None:
+        codons[skipped] = SKIPPED
+    _find_stops(codons, stops, other)
+    row, frame, residues = _open(stops, other, start + margin, length)
+
+    opposite = work.letters[size : 2 * size]
+    if skipped is None:
+        _complement(words, bases, other.view(np.uint64))
+        _reverse(other.view(np.uint64), opposite)
+    else:
+        opposite[:] = np.frombuffer(letters.tobytes().translate(COMPLEMENT), dtype=np.uint8)[::-1]
+    np.bitwise_or(codons.view(np.uint64), np.uint64(REVERSE * _BYTES), out=bases)
+    _reverse(bases, work.codons[size : 2 * size])
+
+    start, length, offset, reverse = start[row], length[row], _OFFSETS[frame], frame >= 3
+    first = np.where(reverse, 2 * size - margin - start - length, margin + start) + offset
+    # On the other strand a codon's code stands where its last base is.
+    proteins = _texts(work.codons, first + 2 * reverse, residues, 3, RESIDUES)
+    if skipped is not None:
+        proteins = [protein.replace(SKIPPED_RESIDUE, b"") for protein in proteins]
+        residues = np.fromiter(map(len, proteins), dtype=np.int64, count=len(proteins))
+        kept = residues > 0
+        proteins = [protein for protein in proteins if protein]
+        row, frame, residues = row[kept], frame[kept], residues[kept]
+        first, limit = first[kept], (length - offset)[kept]
+    else:
+        limit = length - offset
+    return row, frame, _texts(work.letters, first, np.minimum(3 * residues + 1, limit), 1), proteins
+
+
+def _code_codons(bases: np.ndarray, codons: np.ndarray) -> None:
+    """Code of the codon that starts at each position, (8 w,) uint8, of base codes packed in (w,) uint64."""
+    single, words = bases.view(np.uint8), codons.view(np.uint64)
+    np.left_shift(bases, np.uint64(2), out=words)
+    codons[:-1] |= single[1:]
+    words <<= np.uint64(2)
+    codons[:-2] |= single[2:]
+
+
+def _find_stops(codons: np.ndarray, stops: np.ndarray, scratch: np.ndarray) -> None:
+    """Fill ``stops`` (uint8): bit 0, a stop starts here; bit 1, a stop of the other strand ends here."""
+    words, more, same = stops.view(np.uint64), scratch.view(np.uint64), scratch.view(bool)
+    np.equal(codons, REVERSE_STOPS[0], out=stops.view(bool))
+    for code in REVERSE_STOPS[1:]:
+        np.equal(codons, code, out=same)
+        words |= more
+    words <<= np.uint64(1)
+    for code in STOPS:
+        np.equal(codons, code, out=same)
+        words |= more
+
+
+def _open(
+    stops: np.ndarray, other: np.ndarray, start: np.ndarray, length: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, frames and numbers of codons, (k,) int64 each, of the frames without a stop.
+
+    Args:
+        stops: what ``_find_stops`` gives, overwritten.
+        other: scratch space of the same shape.
+        start, length: (n,) int64, the chunks.
+    """
+    bases = length[:, None] - _OFFSETS
+    codons = np.maximum(bases, 0) // 3
+    first = (start[:, None] + np.where(_IS_REVERSE, bases - 3 * codons, _OFFSETS)).ravel()
+    counts = codons.ravel()
+    # Two spans of 2**level codons, one from either end, cover a frame.
+    level = np.frexp(counts.astype(np.float64))[1] - 1
+    found = np.full(len(counts), 3, dtype=np.uint8)  # as if it had stops: what a frame without a codon keeps
+    top = int(level.max())
+    for power in range(top + 1):
+        at = np.flatnonzero(level == power)
+        if len(at):
+            low = first[at]
+            high = low + 3 * (counts[at] - (1 << power))
+            found[at] = stops.take(low) | stops.take(high)
+        if power < top:
+            _or_shifted(stops, 3 << power, other)
+            stops, other = other, stops
+    row, frame = np.nonzero((found.reshape(-1, 6) & _STOP_BITS) == 0)
+    return row, frame, codons[row, frame]
+
+
+def _or_shifted(source: np.ndarray, distance: int, out: np.ndarray) -> None:
+    """``out[i] = source[i] | source[i + distance]``, up to where that ends; words where that is possible."""
+    if distance % 8 == 0:
+        source, out, distance = source.view(np.uint64), out.view(np.uint64), distance // 8
+    np.bitwise_or(source[:-distance], source[distance:], out=out[:-distance])
+
+
+def _complement(words: np.ndarray, bases: np.ndarray, out: np.ndarray) -> None:
+    """Complement of upper-case A, C, G, T; all three are (w,) uint64 with a letter or code per byte.
+
+    ``bases`` is overwritten.
+    """
+    # A ^ T is 0x15 and C ^ G is 0x04. Bit 0 of a base's code is set for C and G, and 0x15 ^ 0x11 is 0x04.
+    bases &= np.uint64(_BYTES)
+    np.left_shift(bases, np.uint64(4), out=out)
+    out |= bases
+    out ^= words
+    out ^= np.uint64(0x15 * _BYTES)
+
+
+def _reverse(words: np.ndarray, out: np.ndarray) -> None:
+    """Fill ``out`` ((8 w,) uint8) with the bytes of ``words`` ((w,) uint64) from the last to the first."""
+    out.view(words.dtype.newbyteorder())[:] = words[::-1]
+
+
+def _texts(
+    source: np.ndarray, first: np.ndarray, length: np.ndarray, step: int, table: bytes | None = None
+) -> list[bytes]:
+    """``source[first :: step]``, ``length`` bytes of it, for each row of ``first``, by ``table`` if there is one."""
+    if not len(first):
+        return []
+    columns = int(length.max())
+    rows = as_strided(source, (len(source), columns), (1, step))[first]  # a copy
+    if table is not None:
+        rows = np.frombuffer(bytearray(rows).translate(table), dtype=np.uint8).reshape(rows.shape)
+    short = np.flatnonzero(length < columns)
+    if len(short):
+        mask = np.repeat(np.array([0xFF, 0], dtype=np.uint8), columns)
+        rows[short] &= as_strided(mask, (columns + 1, columns), (1, 1))[columns - length[short]]
+    return rows.view(f"S{columns}").ravel().tolist()  # trailing zeros are no part of such a string

@@ -1,0 +1,254 @@
+"""Splitting a sample's FASTA files into content-named shards of open frames, and reading them back.
+
+The folder's layout is in docs/architecture.md. Shards close where the content says so, so that a record
+inserted, removed or appended changes only the shards next to it and the others keep their names, and
+with them their embeddings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virnucpro.errors import InputError, StorageError
+from virnucpro.files import atomic_directory
+from virnucpro.sequences.chunks import chunk_id
+from virnucpro.sequences.duplicates import DuplicateCheck
+from virnucpro.sequences.fasta import EmptyRecords, read_fasta
+from virnucpro.sequences.frames import FRAME_NAMES, FrameBatch, open_frames_of
+from virnucpro.sequences.shards import ShardWriter
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the shard folder's layout."""
+
+_AGAIN = "Delete the shard folder and run again."
+_HEADER = "record\tlength\tfile\n"
+_KEYS = ("chunk_length", "shard_frames", "records", "bases", "chunks", "frames", "skipped_records", "files", "shards")
+_NAMES = tuple(name.encode() for name in FRAME_NAMES)
+_JUDGED_RESIDUES = 1000
+
+
+def split_fasta(
+    fastas: Sequence[Path],
+    output: Path,
+    chunk_length: int,
+    shard_frames: int,
+    empty_records: str = "error",
+) -> dict[str, Any]:
+    """Write a sample's shard folder.
+
+    Args:
+        fastas: FASTA files, in order; see ``fasta.read_fasta``.
+        output: the folder to make; it appears whole or not at all, and replaces an older one.
+        chunk_length: bases in a chunk, 300 or 500 for the published classifiers.
+        shard_frames: most frames in a shard (a chunk's frames stay together, whatever this is).
+        empty_records: "error", or "skip" to leave them out and count them.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: what ``read_fasta`` refuses; a record id that occurs twice in the sample.
+    """
+    if empty_records not in ("error", "skip"):
+        raise ValueError(f"empty_records must be 'error' or 'skip', not {empty_records!r}")
+    if chunk_length < 1 or shard_frames < 1:
+        raise ValueError(f"chunk_length ({chunk_length}) and shard_frames ({shard_frames}) must be at least 1")
+    with atomic_directory(output) as folder:
+        writer = ShardWriter(folder, shard_frames)
+        with _Records(folder, fastas, "error" if empty_records == "error" else "keep") as records:
+            chunks = frames = 0
+            for batch in open_frames_of(records.sequences(), chunk_length):
+                chunks += batch.chunks
+                frames += len(batch.frame)
+                _write_batch(batch, records, writer)
+            writer.finish()
+            records.finish()
+        manifest = {
+            "format": FORMAT,
+            "chunk_length": chunk_length,
+            "shard_frames": shard_frames,
+            "records": records.count,
+            "bases": records.bases,
+            "chunks": chunks,
+            "frames": frames,
+            "skipped_records": records.skipped,
+            "files": [str(path) for path in fastas],
+            "shards": writer.shards,
+        }
+        expected = sum(-(-length // chunk_length) for _, length, _ in _read_records(folder))
+        if chunks != expected or frames != sum(shard["frames"] for shard in writer.shards):
+            raise AssertionError(f"{output}: {chunks} chunks, not {expected}, or {frames} frames not all in shards")
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    if records.skipped:
+        logger.warning("left out %d records without a sequence", records.skipped)
+    logger.info("%d records, %d chunks, %d frames, %d shards", records.count, chunks, frames, len(writer.shards))
+    return manifest
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a shard folder; StorageError if it is missing, damaged or of another format."""
+    path = Path(folder) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: can't be read ({error}). {_AGAIN}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise StorageError(f"{path}: not a manifest of format {FORMAT}, which this version reads. {_AGAIN}")
+    missing = [key for key in _KEYS if key not in manifest]
+    if missing:
+        raise StorageError(f"{path}: lacks {', '.join(missing)}. {_AGAIN}")
+    return manifest
+
+
+def read_shard(path: str | Path) -> tuple[list[str], list[bytes]]:
+    """Frame ids and sequences of ``<sha>.fna`` or ``<sha>.faa``.
+
+    Raises:
+        StorageError: the file isn't what the manifest beside it says, byte for byte.
+    """
+    path = Path(path)
+    manifest = read_manifest(path.parent)
+    entry = next((shard for shard in manifest["shards"] if shard["sha"] == path.stem), None)
+    if entry is None or path.suffix not in (".fna", ".faa"):
+        raise StorageError(f"{path}: not a shard of the manifest beside it. {_AGAIN}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: can't be read ({error}). {_AGAIN}") from error
+    if hashlib.sha256(content).hexdigest() != entry[f"{path.suffix[1:]}_sha256"]:
+        raise StorageError(f"{path}: cut short or changed since it was written. {_AGAIN}")
+    lines = content.split(b"\n")
+    ids = [line[1:].decode("utf-8") for line in lines[0:-1:2]]
+    sequences = lines[1::2]
+    if len(ids) != entry["frames"] or len(sequences) != len(ids):
+        raise StorageError(f"{path}: holds {len(ids)} frames, the manifest says {entry['frames']}. {_AGAIN}")
+    return ids, sequences
+
+
+def iter_records(folder: str | Path) -> Iterator[tuple[str, int, str]]:
+    """(record, length, file) of each record of a sample, in input order; StorageError if rows are missing."""
+    expected, count = read_manifest(folder)["records"], 0
+    for count, row in enumerate(_read_records(Path(folder)), start=1):  # noqa: B007
+        yield row
+    if count != expected:
+        raise StorageError(f"{Path(folder) / 'records.tsv'}: {count} rows, the manifest says {expected}. {_AGAIN}")
+
+
+def check_protein(path: str | Path, sequences: Sequence[bytes]) -> None:
+    """Refuse a file whose residues are all A, C, G, T or N: DNA given where proteins are expected.
+
+    Judged over the whole file and only from 1,001 residues on, since short peptides may look like DNA.
+    """
+    residues = 0
+    for sequence in sequences:
+        if sequence.translate(None, b"ACGTNacgtn"):
+            return
+        residues += len(sequence)
+    if residues > _JUDGED_RESIDUES:
+        raise InputError(
+            f"{path}: all {residues} residues are A, C, G, T or N: DNA where proteins are expected. Give the .faa file."
+        )
+
+
+def _read_records(folder: Path) -> Iterator[tuple[str, int, str]]:
+    path = folder / "records.tsv"
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            if next(file, "") != _HEADER:
+                raise StorageError(f"{path}: not a table of records. {_AGAIN}")
+            for line in file:
+                record, length, source = line.removesuffix("\n").split("\t")
+                yield record, int(length), source
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: can't be read ({error}). {_AGAIN}") from error
+
+
+class _Records:
+    """Reads the records, lists them in ``records.tsv`` and checks that no id occurs twice."""
+
+    def __init__(self, folder: Path, fastas: Sequence[Path], empty: EmptyRecords) -> None:
+        for path in fastas:
+            if any(space in str(path) for space in "\t\r\n"):
+                raise InputError(f"{str(path)!r}: a tab or line break in a file's name. Rename it.")
+        self._folder, self._fastas, self._empty = folder, fastas, empty
+        self._table = open(folder / "records.tsv", "w", encoding="utf-8", newline="\n")  # noqa: SIM115
+        self._table.write(_HEADER)
+        self._ids: deque[str] = deque()  # of the records that are being translated
+        self._first = 0  # index of the first of them
+        self._duplicates = DuplicateCheck(folder)
+        self.count = self.bases = self.skipped = 0
+
+    def __enter__(self) -> _Records:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._table.close()
+        self._duplicates.close()
+
+    def sequences(self) -> Iterator[bytes]:
+        """The sequences of all records with one, noting what else is needed of them."""
+        for path in self._fastas:
+            for record in read_fasta(path, self._empty):
+                if not record.sequence:
+                    self.skipped += 1
+                    continue
+                self._table.write(f"{record.id}\t{len(record.sequence)}\t{path}\n")
+                self._duplicates.add(record.id)
+                self._ids.append(record.id)
+                self.count += 1
+                self.bases += len(record.sequence)
+                yield record.sequence
+
+    def forget_before(self, index: int) -> None:
+        """Names of records before this one aren't needed any more."""
+        for _ in range(index - self._first):
+            self._ids.popleft()
+        self._first = index
+
+    def name(self, index: int) -> str:
+        """Id of a record that isn't forgotten yet."""
+        return self._ids[index - self._first]
+
+    def finish(self) -> None:
+        """Refuse an id that occurs twice."""
+        self._table.flush()
+        found = self._duplicates.first((record, file) for record, _, file in _read_records(self._folder))
+        if found:
+            record, one, other = found
+            where = f"twice in {one}" if one == other else f"in {one} and in {other}"
+            raise InputError(f"record '{record}' occurs {where}. Ids must be unique in a sample: rename one.")
+
+
+def _write_batch(batch: FrameBatch, records: _Records, writer: ShardWriter) -> None:
+    """Hand the frames of a batch to the writer, chunk by chunk."""
+    records.forget_before(batch.first_record)
+    new = (np.diff(batch.record, prepend=-1) != 0) | (np.diff(batch.chunk, prepend=-1) != 0)
+    begins = np.flatnonzero(new)
+    rows = zip(
+        begins.tolist(),
+        [*begins[1:].tolist(), len(new)],
+        batch.record[begins].tolist(),
+        batch.chunk[begins].tolist(),
+        strict=True,
+    )
+    frames, nucleotides, proteins = batch.frame.tolist(), batch.nucleotides, batch.proteins
+    for begin, end, record, chunk in rows:
+        name = b">" + chunk_id(records.name(record), chunk).encode()
+        dna: list[bytes] = []
+        protein: list[bytes] = []
+        for row in range(begin, end):
+            title = name + _NAMES[frames[row]]
+            dna += (title, nucleotides[row])
+            protein += (title, proteins[row])
+        bases, residues = sum(map(len, dna[1::2])), sum(map(len, protein[1::2]))
+        writer.add((b"\n".join(dna) + b"\n", b"\n".join(protein) + b"\n"), (end - begin, bases, residues))

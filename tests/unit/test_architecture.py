@@ -1,0 +1,67 @@
+"""The folder tree is the architecture: imports go one way, files stay small, jobs stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from virnucpro import installation
+
+ROOT = installation.root()
+PACKAGE = ROOT / "src" / "virnucpro"
+LAYERS = ["errors", "files", "sequences", "encoders", "embeddings", "classifier", "report", "configuration", "models", "cli"]
+BESIDE = {"__init__", "__main__", "installation", "joblog"}
+
+
+def imports(file: Path) -> set[str]:
+    """First-level modules of the package that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found |= {name.split(".")[1] for name in names if name.startswith("virnucpro.")}
+    return found
+
+
+def test_imports_go_one_way():
+    for file in PACKAGE.rglob("*.py"):
+        layer = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if layer in BESIDE:
+            continue
+        assert layer in LAYERS, f"{file}: give the new module its place in LAYERS"
+        allowed = set(LAYERS[: LAYERS.index(layer) + 1]) | BESIDE
+        assert imports(file) <= allowed, f"{file} imports {imports(file) - allowed}"
+
+
+def test_nothing_below_the_workflow_knows_snakemake():
+    for file in PACKAGE.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        names = {getattr(node, "module", None) or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert not any(name.partition(".")[0] in ("snakemake", "transformers", "esm") for name in names), file
+
+
+def test_size():
+    code = [*PACKAGE.rglob("*.py"), *(ROOT / "workflow").rglob("*.py"), *(ROOT / "workflow").rglob("*.smk")]
+    lines = {file: len(file.read_text().splitlines()) for file in [*code, ROOT / "workflow" / "Snakefile"]}
+    assert max(lines.values()) <= 400, max(lines, key=lines.get)
+    assert sum(lines.values()) <= 5000
+
+
+def test_parsing_the_workflow_needs_no_torch():
+    code = (
+        "import sys; import virnucpro.configuration, virnucpro.models, virnucpro.embeddings.key, virnucpro.embeddings.shard;"
+        "import virnucpro.encoders.canonical, virnucpro.sequences.split;"
+        "sys.exit(str([m for m in ('torch', 'transformers', 'esm', 'Bio.SeqIO') if m in sys.modules]) if 'torch' in sys.modules else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_shard_job_imports_neither_reference():
+    code = (
+        "import sys; import virnucpro.encoders.embed, virnucpro.encoders.esm2, virnucpro.encoders.dnabert;"
+        "assert not {'transformers', 'esm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

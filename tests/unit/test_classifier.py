@@ -1,0 +1,364 @@
+"""The classifier's file, its fit to encoders, and the import of the original's pickle."""
+
+import collections
+import functools
+import io
+import os
+import pickle
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from virnucpro.classifier.importer import import_original, prepare_classifier
+from virnucpro.classifier.model import Classifier, load_classifier, write_classifier
+from virnucpro.classifier.spec import ClassifierSpec, read_classifier_spec
+from virnucpro.errors import ModelError
+
+PARITY = Path(__file__).parents[1] / "data" / "parity"
+ORIGINAL = PARITY / "tiny_model.pth"
+DNA = SimpleNamespace(name="dnabert-tiny", width=96, weights_sha256="d" * 64)
+PROTEIN = SimpleNamespace(name="esm2-tiny", width=32, weights_sha256="e" * 64)
+
+
+def make(width=12, hidden=7, seed=0, standardise=False):
+    torch.manual_seed(seed)
+    model = Classifier(width, hidden, standardise=standardise).eval()
+    torch.nn.init.normal_(model.bn1.running_mean)
+    if standardise:
+        torch.nn.init.normal_(model.input_mean)
+        torch.nn.init.uniform_(model.input_scale, 0.5, 2)
+    return model
+
+
+def trained_spec(**changes):
+    spec = ClassifierSpec(
+        name="own",
+        width=12,
+        hidden=7,
+        dna_width=8,
+        protein_width=4,
+        chunk_length=500,
+        dna_encoder={"name": "A", "weights_sha256": "a" * 64},
+        protein_encoder={"name": "B", "weights_sha256": "b" * 64},
+    )
+    return replace(spec, **changes)
+
+
+def encoder(name, width, letter):
+    return SimpleNamespace(name=name, width=width, weights_sha256=letter * 64)
+
+
+def prepare(source, output, dna=None, protein=None, chunk_length=500):
+    warnings = []
+    spec = prepare_classifier(
+        source,
+        output,
+        dna_spec=dna or encoder("A", 8, "a"),
+        protein_spec=protein or encoder("B", 4, "b"),
+        chunk_length=chunk_length,
+        warn=warnings.append,
+    )
+    return spec, warnings
+
+
+# The file
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_file_round_trip(tmp_path, standardise, half):
+    model = make(standardise=standardise)
+    written = write_classifier(tmp_path / "c", model, trained_spec(), half=half)
+    again, spec = load_classifier(tmp_path / "c")
+    assert spec == written == read_classifier_spec(tmp_path / "c")
+    assert all(value.dtype == torch.float32 for name, value in again.state_dict().items() if "batches" not in name)
+    features = torch.randn(50, 12)
+    assert torch.allclose(model.scores(features), again.scores(features), atol=2e-3 if half else 0)
+    assert not again.training
+
+
+def test_equal_content_gives_equal_bytes(tmp_path):
+    for name in "ab":
+        write_classifier(tmp_path / name, make(), trained_spec())
+    write_classifier(tmp_path / "c", make(seed=1), trained_spec())
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b != c
+    assert read_classifier_spec(tmp_path / "a").weights_sha256 != read_classifier_spec(tmp_path / "c").weights_sha256
+
+
+def test_standardisation_is_part_of_the_model():
+    model, plain = make(standardise=True), make()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    features = torch.randn(9, 12)
+    assert torch.equal(model.scores(features), plain.scores((features - model.input_mean) / model.input_scale))
+
+
+def test_scores_need_eval_mode():
+    with pytest.raises(RuntimeError, match="eval"):
+        make().train().scores(torch.zeros(2, 12))
+
+
+def test_damage_is_found(tmp_path):
+    path = tmp_path / "c"
+    write_classifier(path, make(), trained_spec())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    with pytest.raises(ModelError, match="digest"):
+        load_classifier(path)
+    path.write_bytes(whole[:-3])
+    with pytest.raises(ModelError, match="bytes long"):
+        load_classifier(path)
+    with pytest.raises(ModelError, match="does not exist"):
+        load_classifier(tmp_path / "absent")
+
+
+def test_values_that_no_classifier_has_are_refused(tmp_path):
+    model = make()
+    with torch.no_grad():
+        model.output_layer.bias[0] = float("nan")
+    write_classifier(tmp_path / "c", model, trained_spec())
+    with pytest.raises(ModelError, match=r"output_layer\.bias"):
+        load_classifier(tmp_path / "c")
+
+
+def test_other_safetensors_files_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    tensors = {"x": torch.zeros(2)}
+    save_file(tensors, tmp_path / "plain")
+    with pytest.raises(ModelError, match="not a VirNucPro classifier"):
+        read_classifier_spec(tmp_path / "plain")
+    save_file(tensors, tmp_path / "encoder", metadata={"virnucpro": '{"format": 1, "family": "esm2"}'})
+    with pytest.raises(ModelError, match="encoder, not a classifier"):
+        read_classifier_spec(tmp_path / "encoder")
+    save_file(tensors, tmp_path / "newer", metadata={"virnucpro": '{"format": 99, "kind": "classifier"}'})
+    with pytest.raises(ModelError, match="another version"):
+        read_classifier_spec(tmp_path / "newer")
+    save_file(tensors, tmp_path / "no weights", metadata={"virnucpro": trained_spec().to_json()})
+    with pytest.raises(ModelError, match="digest"):
+        load_classifier(tmp_path / "no weights")
+
+
+# Does it fit?
+
+
+def test_prepared_copy_is_the_same_file(tmp_path):
+    written = write_classifier(tmp_path / "c", make(), trained_spec(), half=True)
+    spec, warnings = prepare(tmp_path / "c", tmp_path / "out" / "c")
+    assert (spec, warnings) == (written, [])
+    assert (tmp_path / "out" / "c").read_bytes() == (tmp_path / "c").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("run", "parts"),
+    [
+        ({"protein": encoder("650M", 1280, "b")}, ["12", "8 DNA", "4 protein", "650M gives 1,280", "1,288", "train"]),
+        ({"dna": encoder("A", 4, "a"), "protein": encoder("B", 8, "b")}, ["A gives 4", "B gives 8", "8 DNA"]),
+        ({"chunk_length": 300}, ["500", "300", "Set chunk_length to 500"]),
+        ({"dna": encoder("other", 8, "c")}, ["DNA encoder A", "a" * 12, "c" * 12, "virnucpro train"]),
+        ({"protein": encoder("other", 4, "c")}, ["protein encoder B", "b" * 12, "c" * 12, "virnucpro train"]),
+    ],
+)
+def test_misfit_is_refused_and_says_what_to_do(tmp_path, run, parts):
+    write_classifier(tmp_path / "c", make(), trained_spec())
+    with pytest.raises(ModelError) as caught:
+        prepare(tmp_path / "c", tmp_path / "out", **run)
+    for part in parts:
+        assert part in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_original_is_checked_by_width_and_warned_about(tmp_path):
+    spec, warnings = prepare(ORIGINAL, tmp_path / "c", DNA, PROTEIN)
+    assert (spec.width, spec.hidden, spec.chunk_length) == (128, 512, None)
+    assert len(warnings) == 1
+    for part in ("DNA encoder, protein encoder, chunk length", "128 = 96 + 32"):
+        assert part in warnings[0]
+    assert load_classifier(tmp_path / "c")[1] == spec
+    with pytest.raises(ModelError, match=r"takes 128 inputs, but dnabert-tiny gives 96 and 650M gives 1,280"):
+        prepare(ORIGINAL, tmp_path / "d", DNA, encoder("650M", 1280, "f"))
+
+
+# The original's pickle
+
+
+def test_import_reproduces_the_original_scores():
+    model, spec = import_original(ORIGINAL)
+    expected = np.load(PARITY / "expected" / "merged.npz")
+    features = np.concatenate([expected[key] for key in expected.files if expected[key].ndim == 2], axis=1)
+    scores = model.scores(torch.from_numpy(features.astype(np.float32))).numpy()
+    lines = (PARITY / "expected" / "prediction_results.txt").read_text().splitlines()[1:]
+    assert np.abs(scores - [[float(x) for x in line.split("\t")[2:]] for line in lines]).max() < 1e-4
+    assert spec.source_sha256 and spec.name == "tiny_model"
+
+
+def archive(path, program, **entries):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("model/data.pkl", program)
+        for name, data in entries.items():
+            file.writestr(f"model/{name.replace('_', '/')}", data)
+    return path
+
+
+class Calls:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("payload", "named"),
+    [
+        (Calls(os.system, "touch ran"), "posix.system"),
+        (Calls(eval, "open('ran', 'w')"), "builtins.eval"),
+        (Calls(functools.partial, print), "functools.partial"),
+        (Calls(getattr, "x", "join"), "builtins.getattr"),
+        (Calls(torch.load, "x"), "torch.serialization.load"),
+        (Calls(torch.nn.Sequential), "torch.nn.modules.container.Sequential"),
+        (Calls(collections.defaultdict, list), "collections.defaultdict"),
+        (torch._utils._rebuild_tensor, "torch._utils._rebuild_tensor"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickle_that_asks_for_more_is_refused_by_name(tmp_path, monkeypatch, payload, named, protocol):
+    monkeypatch.chdir(tmp_path)
+    path = archive(tmp_path / "evil.pth", pickle.dumps({"model": payload}, protocol))
+    with pytest.raises(ModelError) as caught:
+        import_original(path)
+    asked = str(caught.value).replace("__builtin__", "builtins")
+    assert f"asks for {named}," in asked and "trust" in asked
+    assert sorted(os.listdir(tmp_path)) == ["evil.pth"]
+
+
+MODULE = b"c__main__\nMLPClassifier\n"
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
+SET = b"c__builtin__\nset\n"
+FLOAT = b"ctorch\nFloatStorage\n"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        MODULE + b".",  # the class itself
+        MODULE + b"}b.",  # state for the class
+        MODULE + b")\x81(lb.",  # state that is no dictionary
+        MODULE + b")\x81}}\x86b.",  # slot state
+        MODULE + b")\x81}b.",  # nothing in it
+        MODULE + b"(I1\ntR.",  # arguments
+        TENSOR + b"}U\x08__code__I1\ns}\x86b.",  # state for a function
+        TENSOR + b")R.",  # no arguments
+        SET + b"((lI1\nI2\ntR.",
+        FLOAT + b")R.",  # a storage isn't callable
+        FLOAT + b")\x81.",
+        b"(I1\nI2\nl.",
+        b"(i__main__\nMLPClassifier\n.",  # INST
+        b"\x80\x02N\x72\xff\xff\xff\x7f.",  # a memo of two billion entries
+        b"\x80\x02\x82\x01.",  # extension registry
+        b"P1\n.",  # persistent id as text
+        b"I1\nQ.",
+        b"\x80\x04\x8c\x0bbuiltins.os\x8c\x06system\x93.",
+        b"",
+        b"garbage",
+    ],
+)
+def test_odd_programs_give_one_clear_error(tmp_path, program):
+    with pytest.raises(ModelError, match=r"refused|not an original"):
+        import_original(archive(tmp_path / "odd.pth", program))
+
+
+def tensor_program(shape, stride, offset=0, count=4):
+    def tuple_of(values):
+        return b"(" + b"".join(b"I%d\n" % value for value in values) + b"t"
+
+    storage = b"(U\x07storage" + FLOAT + b"U\x010U\x03cpuI%d\ntQ" % count
+    tensor = TENSOR + b"(" + storage + b"I%d\n" % offset + tuple_of(shape) + tuple_of(stride) + b"I00\n}tR"
+    inner = b"(U\x06weight" + tensor + b"d"
+    layer = MODULE + b")\x81(U\x0b_parameters" + inner + b"U\x08_buffers}db"
+    return MODULE + b")\x81(U\x08_modules(U\x0chidden_layer" + layer + b"ddb."
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "offset"),
+    [
+        ((2, 2), (1, 2), 0),
+        ((2, 2), (0, 0), 0),
+        ((3, 2), (2, 1), 0),
+        ((2, 2), (2, 1), 1),
+        ((-1, 2), (2, 1), 0),
+        ((2,), (1, 1), 0),
+    ],
+)
+def test_tensors_beyond_their_storage_are_refused(tmp_path, shape, stride, offset):
+    path = archive(tmp_path / "t.pth", tensor_program(shape, stride, offset), data_0=b"\0" * 16)
+    with pytest.raises(ModelError, match="tensor"):
+        import_original(path)
+
+
+def test_wrong_architecture_and_short_data_are_refused(tmp_path):
+    path = archive(tmp_path / "t.pth", tensor_program((2, 2), (2, 1)), data_0=b"\0" * 16)
+    with pytest.raises(ModelError, match="not an original"):  # no bn1
+        import_original(path)
+    path = archive(tmp_path / "t.pth", tensor_program((2, 2), (2, 1)), data_0=b"\0" * 8)
+    with pytest.raises(ModelError, match="not an original"):
+        import_original(path)
+
+
+def test_compressed_and_foreign_archives_are_refused(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("model/data.pkl", b"0" * 1000)
+    with pytest.raises(ModelError, match="compress"):
+        import_original(path)
+    with pytest.raises(ModelError, match="KeyError"):
+        import_original(archive_without_program(tmp_path / "zip"))
+    with pytest.raises(ModelError, match="no such file"):
+        import_original(tmp_path / "absent.pth")
+    path.write_bytes(pickle.dumps([1]))
+    with pytest.raises(ModelError, match="safetensors"):
+        prepare(path, tmp_path / "out")
+
+
+def archive_without_program(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("readme", "x")
+    return path
+
+
+def test_import_leaves_nothing_behind_for_the_next(tmp_path):
+    """Whatever a hostile file did to its stand-ins, the next file gets new ones."""
+    for program in (TENSOR + b"}U\x01xI1\nsb.", MODULE + b"N}U\x01xI1\ns\x86b."):
+        with pytest.raises(ModelError):
+            import_original(archive(tmp_path / "odd.pth", program))
+    test_import_reproduces_the_original_scores()
+
+
+def test_a_file_saved_by_torch_today_is_read(tmp_path, monkeypatch):
+    """What ``torch.save`` of such a module writes, from any device and with any width."""
+    import __main__
+
+    class MLPClassifier(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden_layer = torch.nn.Linear(12, 7)
+            self.bn1 = torch.nn.BatchNorm1d(7, eps=1e-3)
+            self.output_layer = torch.nn.Linear(7, 2)
+            self.dropout = torch.nn.Dropout(0.5)
+
+    MLPClassifier.__module__, MLPClassifier.__qualname__ = "__main__", "MLPClassifier"
+    monkeypatch.setattr(__main__, "MLPClassifier", MLPClassifier, raising=False)
+    saved = MLPClassifier()
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    (tmp_path / "m.pth").write_bytes(buffer.getvalue())
+    model, spec = import_original(tmp_path / "m.pth")
+    assert (spec.width, spec.hidden, model.bn1.eps) == (12, 7, 1e-3)
+    assert torch.equal(model.output_layer.weight, saved.output_layer.weight)

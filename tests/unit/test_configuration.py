@@ -1,0 +1,109 @@
+"""The configuration: defaults, strictness, presets, the sample sheet."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from virnucpro import installation
+from virnucpro.configuration import PRESETS, Settings, defaults, read_samples, resolve, schema
+from virnucpro.errors import ConfigError, InputError, ModelError
+from virnucpro.models import find
+
+ROOT = installation.root()
+
+
+def test_settings_have_the_schemas_keys():
+    assert [field.name for field in dataclasses.fields(Settings)] == [
+        *("preset", "chunk_length", "dnabert_model", "esm_model", "classifier", "samples", "output_dir", "cache_dir"),
+        *("models_dir", "precision", "compile", "attention", "tokens_per_batch", "shard_frames", "threshold"),
+        *("empty_records", "device"),
+    ]
+    assert {field.name for field in dataclasses.fields(Settings)} == set(schema()["properties"])
+
+
+def test_shipped_file_states_the_defaults():
+    assert yaml.safe_load((ROOT / "config" / "config.yaml").read_text()) == defaults()
+
+
+def test_every_key_and_default_is_in_the_manual():
+    manual = (ROOT / "config" / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", manual, flags=re.M))
+    assert rows == {key: str(yaml.safe_dump(value)).split("\n")[0] for key, value in defaults().items()}
+
+
+def test_preset_fills_only_what_is_null():
+    assert resolve({}).classifier == "mini-500"
+    settings = resolve({"preset": "virnucpro-300", "esm_model": "650M"})
+    assert (settings.chunk_length, settings.dnabert_model, settings.esm_model) == (300, "DNABERT-S", "650M")
+    assert set(PRESETS) == set(schema()["properties"]["preset"]["enum"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"chunk_lenght": 500}, "'chunk_lenght'; did you mean 'chunk_length'"),
+        ({"precision": "fp61"}, "'precision' can't be 'fp61'; did you mean 'fp16'"),
+        ({"chunk_length": "long"}, "'chunk_length' can't be 'long': it must be a whole number"),
+        ({"chunk_length": 5}, "at least 30"),
+        ({"threshold": 1.5}, "at most 1"),
+        ({"compile": "perhaps"}, "'compile' can't be 'perhaps': it must be true or false"),
+        ({"tokens_per_batch": "lots"}, "'tokens_per_batch' can't be 'lots'.*'auto'"),
+        ({"preset": "mini500"}, "did you mean 'mini-500'"),
+        ({"output_dir": ""}, "'output_dir'"),
+    ],
+)
+def test_what_is_wrong_is_named(given, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(given)
+
+
+def test_command_line_text_is_understood():
+    settings = resolve({"compile": "true", "chunk_length": "null", "cache_dir": "", "samples": "none", "esm_model": 650})
+    assert settings.compile is True
+    assert settings.chunk_length == 500
+    assert settings.cache_dir is None
+    assert settings.esm_model == "650"
+
+
+def sheet(folder: Path, text: str) -> Path:
+    path = folder / "samples.tsv"
+    path.write_text(text)
+    return path
+
+
+def test_samples_keep_order_and_start_at_the_sheets_folder(tmp_path):
+    samples = read_samples(sheet(tmp_path, "fasta\tsample\nb.fa\tz\n/a.fa\ta\n\n# note\nc.fa\tz\n"))
+    assert samples == {"z": [tmp_path / "b.fa", tmp_path / "c.fa"], "a": [Path("/a.fa")]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sample,fasta\na,b\n", "no column 'sample'"),
+        ("sample\tfile\na\tb\n", "no column 'fasta'"),
+        ("sample\tfasta\n", "lists no samples"),
+        ("sample\tfasta\na b\tx.fa\n", "row 1: sample name 'a b'"),
+        ("sample\tfasta\nok\tx.fa\na/b\tx.fa\n", "row 2: sample name 'a/b'"),
+        ("sample\tfasta\nlogs\tx.fa\n", "reserved"),
+        ("sample\tfasta\na\t\n", "no FASTA path"),
+        ("sample\tfasta\na\tx.fa\na\tx.fa\n", "listed twice"),
+    ],
+)
+def test_bad_sheets_are_explained(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        read_samples(sheet(tmp_path, text))
+
+
+def test_models_are_found_by_name_and_path(tmp_path):
+    assert find("esm2", "mini-esm2", tmp_path).path.name == "mini-esm2.safetensors"
+    with pytest.raises(ModelError, match=r"esm_model.*expected .*esm2_t36_3B_UR50D.pt"):
+        find("esm2", "3B", tmp_path)
+    (tmp_path / "esm2_t36_3B_UR50D.pt").write_bytes(b"")
+    assert find("esm2", "3B", tmp_path).path == tmp_path / "esm2_t36_3B_UR50D.pt"
+    with pytest.raises(ModelError, match="did you mean 'mini-esm2'"):
+        find("esm2", "mini-esm", tmp_path)
+    with pytest.raises(ModelError, match="no such file"):
+        find("classifier", "somewhere/model.pth", tmp_path)

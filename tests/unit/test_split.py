@@ -1,0 +1,266 @@
+"""The shard folder: content, names, where shards close, and what is refused when it is read back."""
+
+import gzip
+import json
+import random
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from virnucpro.errors import InputError, StorageError
+from virnucpro.sequences import duplicates
+from virnucpro.sequences.chunks import chunk_starts
+from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.frames import FRAME_NAMES, open_frames
+from virnucpro.sequences.shards import ShardWriter
+from virnucpro.sequences.split import check_protein, iter_records, read_manifest, read_shard, split_fasta
+
+PARITY = Path(__file__).parents[1] / "data" / "parity"
+
+
+def joined(folder, suffix):
+    return b"".join((folder / f"{shard['sha']}{suffix}").read_bytes() for shard in read_manifest(folder)["shards"])
+
+
+def names(folder):
+    return [shard["sha"] for shard in read_manifest(folder)["shards"]]
+
+
+def write(path, records):
+    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records))
+    return path
+
+
+def contigs(count, seed, prefix="r"):
+    """Records of one to four chunks, most of which have an open frame."""
+    rng = random.Random(seed)
+    codons = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
+    return [(f"{prefix}{i}", "".join(rng.choices(codons, k=rng.randint(60, 600)))) for i in range(count)]
+
+
+@pytest.mark.parametrize("shard_frames", [1, 2, 7, 20, 100_000])
+def test_parity_with_the_original(tmp_path, shard_frames):
+    manifest = split_fasta([PARITY / "input.fa"], tmp_path / "shards", 500, shard_frames)
+    assert manifest == read_manifest(tmp_path / "shards")
+    expected = PARITY / "expected"
+    assert joined(tmp_path / "shards", ".fna") == (expected / "input_identified_nucleotide.fa").read_bytes()
+    assert joined(tmp_path / "shards", ".faa") == (expected / "input_identified_protein.faa").read_bytes()
+
+
+def test_manifest_and_records(tmp_path):
+    folder = tmp_path / "shards"
+    manifest = split_fasta([PARITY / "input.fa"], folder, 500, 12)
+    records = list(read_fasta(PARITY / "input.fa"))
+    assert manifest["records"] == 15
+    assert manifest["bases"] == sum(len(record.sequence) for record in records)
+    assert manifest["chunks"] == sum(len(chunk_starts(len(record.sequence), 500)) for record in records)
+    assert manifest["frames"] == 50 == sum(shard["frames"] for shard in manifest["shards"])
+    assert manifest["skipped_records"] == 0 and manifest["files"] == [str(PARITY / "input.fa")]
+    assert list(iter_records(folder)) == [(r.id, len(r.sequence), str(r.file)) for r in records]
+    stored = {path.name for path in folder.iterdir()}
+    assert stored == {"manifest.json", "records.tsv"} | {n + s for n in names(folder) for s in (".fna", ".faa")}
+    for shard in manifest["shards"]:
+        ids, dna = read_shard(folder / f"{shard['sha']}.fna")
+        same, protein = read_shard(folder / f"{shard['sha']}.faa")
+        assert ids == same and len(ids) == shard["frames"]
+        assert sum(map(len, dna)) == shard["bases"] and sum(map(len, protein)) == shard["residues"]
+
+
+@pytest.mark.parametrize("shard_frames", [1, 3, 7, 20, 50, 1000])
+def test_every_frame_once_and_in_order(tmp_path, shard_frames):
+    records = contigs(60, 1)
+    manifest = split_fasta([write(tmp_path / "x.fa", records)], tmp_path / "shards", 300, shard_frames)
+    expected = [
+        (f"{name}_chunk_{chunk + 1}{FRAME_NAMES[frame]}", protein)
+        for name, sequence in records
+        for batch in open_frames(sequence.encode(), 300)
+        for chunk, frame, protein in zip(batch.chunk, batch.frame, batch.proteins, strict=True)
+    ]
+    found, chunks = [], []
+    for shard in manifest["shards"]:
+        ids, proteins = read_shard(tmp_path / "shards" / f"{shard['sha']}.faa")
+        found += zip(ids, proteins, strict=True)
+        chunks.append({name[:-2] for name in ids})
+        assert len(ids) <= max(6, shard_frames)
+    assert found == expected
+    assert sum(map(len, chunks)) == len(set().union(*chunks)), "a chunk's frames lie in two shards"
+    assert all(shard["frames"] > shard_frames / 2 - 6 for shard in manifest["shards"][:-1])
+
+
+def test_names_follow_from_content_alone(tmp_path):
+    records = contigs(40, 2)
+    one, two, three = (tmp_path / name for name in "abc")
+    split_fasta([write(tmp_path / "x.fa", records)], one, 500, 20)
+    (tmp_path / "y.fa.gz").write_bytes(gzip.compress((tmp_path / "x.fa").read_bytes().replace(b"\n", b"\r\n")))
+    split_fasta([tmp_path / "y.fa.gz"], two, 500, 20)
+    halves = [write(tmp_path / f"{i}.fa", part) for i, part in enumerate((records[:17], records[17:]))]
+    split_fasta(halves, three, 500, 20)
+    assert names(one) == names(two) == names(three)
+    assert len(set(names(one))) == len(names(one)) > 5
+
+
+def close(chunks, limit, folder):
+    """Names of the shards of (id, frames) chunks, through the writer alone."""
+    writer = ShardWriter(folder, limit)
+    for name, frames in chunks:
+        writer.add((f">{name}\n".encode() * frames,) * 2, (frames, 1, 1))
+    writer.finish()
+    return [shard["sha"] for shard in writer.shards]
+
+
+@pytest.mark.parametrize(("limit", "mean", "often"), [(7, 2.3, 0.8), (20, 2.0, 0.88), (50, 1.8, 0.9), (400, 1.4, 0.93)])
+def test_an_edit_changes_few_shards(tmp_path, limit, mean, often):
+    rng = random.Random(limit)
+
+    def record(name):
+        return [(f"{name}_{i}", rng.choice([1, 1, 1, 2, 3])) for i in range(rng.choice([1, 1, 2, 3]))]
+
+    records = [record(f"r{i}") for i in range(max(60, 2 * limit))]
+    before = set(close(sum(records, []), limit, tmp_path))
+    changed = []
+    for trial in range(60 if limit < 400 else 25):
+        place = rng.randint(0, len(records) - 1)
+        edited = records.copy()
+        if trial % 3 == 0:
+            del edited[place]
+        else:
+            edited.insert(place if trial % 3 == 1 else len(records), record(f"new{trial}"))
+        changed.append(len(set(close(sum(edited, []), limit, tmp_path)) - before))
+    assert sum(changed) / len(changed) <= mean
+    assert sum(count <= 3 for count in changed) / len(changed) >= often
+
+
+def test_no_frame_at_all_is_no_error(tmp_path):
+    stops = "TAGCTAACTAACTGACTAGTTAGTTAG" * 30
+    manifest = split_fasta([write(tmp_path / "x.fa", [("a", stops), ("b", "AC")])], tmp_path / "shards", 500, 20)
+    assert manifest["frames"] == 0 and manifest["shards"] == [] and manifest["chunks"] == 3
+    assert [record for record, *_ in iter_records(tmp_path / "shards")] == ["a", "b"]
+    assert {path.name for path in (tmp_path / "shards").iterdir()} == {"manifest.json", "records.tsv"}
+
+
+def test_empty_records(tmp_path, caplog):
+    fasta = write(tmp_path / "x.fa", [("a", "ACGTACGT"), ("none", ""), ("b", "ACGTACGT")])
+    with pytest.raises(InputError, match="'none' has no sequence"):
+        split_fasta([fasta], tmp_path / "shards", 500, 20)
+    assert not (tmp_path / "shards").exists()
+    manifest = split_fasta([fasta], tmp_path / "shards", 500, 20, empty_records="skip")
+    assert manifest["skipped_records"] == 1 and manifest["records"] == 2
+    assert "left out 1 record" in caplog.text
+    with pytest.raises(ValueError, match="empty_records"):
+        split_fasta([fasta], tmp_path / "shards", 500, 20, empty_records="ignore")
+
+
+def test_an_error_leaves_an_older_folder_alone(tmp_path):
+    split_fasta([write(tmp_path / "x.fa", contigs(3, 3))], tmp_path / "shards", 500, 20)
+    before = names(tmp_path / "shards")
+    with pytest.raises(InputError):
+        split_fasta([write(tmp_path / "y.fa", [*contigs(3, 3), ("bad", "AC!")])], tmp_path / "shards", 500, 20)
+    assert names(tmp_path / "shards") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shards", "x.fa", "y.fa"]
+
+
+def test_an_id_twice_in_one_file_or_in_two(tmp_path):
+    once = write(tmp_path / "x.fa", contigs(30, 4))
+    twice = write(tmp_path / "y.fa", [*contigs(30, 5, "s"), ("s7", "ACGT")])
+    other = write(tmp_path / "z.fa", [*contigs(30, 6, "t"), ("r11", "ACGT")])
+    with pytest.raises(InputError, match=f"record 's7' occurs twice in {twice}.*rename"):
+        split_fasta([once, twice], tmp_path / "shards", 500, 20)
+    with pytest.raises(InputError, match=f"record 'r11' occurs in {once} and in {other}"):
+        split_fasta([once, other], tmp_path / "shards", 500, 20)
+
+
+@pytest.mark.parametrize("repeat", [None, 3, 49_999])
+def test_duplicates_are_found_in_bounded_passes(tmp_path, monkeypatch, repeat):
+    monkeypatch.setattr(duplicates, "PASS", 1000)
+    rows = [(f"id{i}", f"file{i % 2}") for i in range(50_000)]
+    if repeat is not None:
+        rows.append((f"id{repeat}", "last"))
+    check = duplicates.DuplicateCheck(tmp_path)
+    tracemalloc.start()
+    for name, _ in rows:
+        check.add(name)
+    found = check.first(iter(rows))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    check.close()
+    assert found == (None if repeat is None else (f"id{repeat}", f"file{repeat % 2}", "last"))
+    assert peak < 200_000  # 50,000 hashes alone are 400 kB
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_hashes_of_different_ids_are_no_duplicates(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "hash", lambda name: len(name), raising=False)
+    check = duplicates.DuplicateCheck(tmp_path)
+    for name in ("ab", "cd", "e"):
+        check.add(name)
+    assert check.first([("ab", "x"), ("cd", "x"), ("e", "x")]) is None
+    check.close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    split_fasta([PARITY / "input.fa"], tmp_path / "shards", 500, 12)
+    return tmp_path / "shards"
+
+
+@pytest.mark.parametrize("suffix", [".fna", ".faa"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-1],
+        lambda text: text[: len(text) // 2],
+        lambda text: b"",
+        lambda text: text.replace(b"A", b"C", 1),
+        lambda text: text + b">x\nA\n",
+        lambda text: b"".join(text.splitlines(True)[:-2]),
+    ],
+)
+def test_a_damaged_shard_is_refused(folder, suffix, damage):
+    path = folder / f"{names(folder)[1]}{suffix}"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(StorageError, match=f"{path.name}: cut short or changed.*run again"):
+        read_shard(path)
+
+
+def test_missing_pieces_are_named(folder):
+    path = folder / f"{names(folder)[0]}.fna"
+    with pytest.raises(StorageError, match="not a shard of the manifest"):
+        read_shard(folder / "other.fna")
+    path.unlink()
+    with pytest.raises(StorageError, match=f"{path.name}: can't be read"):
+        read_shard(path)
+    table = folder / "records.tsv"
+    table.write_text("".join(table.read_text().splitlines(True)[:-1]))
+    with pytest.raises(StorageError, match="14 rows, the manifest says 15"):
+        list(iter_records(folder))
+    table.write_text("nothing\n")
+    with pytest.raises(StorageError, match="not a table of records"):
+        list(iter_records(folder))
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"format": 99}', '{"format": 1}'])
+def test_a_manifest_that_cannot_be_used(folder, content):
+    path = folder / "manifest.json"
+    path.write_text(content) if content is not None else path.unlink()
+    with pytest.raises(StorageError, match=r"manifest\.json.*run again"):
+        read_manifest(folder)
+
+
+def test_manifest_is_plain_json(folder):
+    assert set(json.loads((folder / "manifest.json").read_text())["shards"][0]) == {
+        "sha",
+        "frames",
+        "bases",
+        "residues",
+        "fna_sha256",
+        "faa_sha256",
+    }
+
+
+def test_dna_in_place_of_proteins():
+    check_protein("x.faa", [b"ACGTN" * 200])  # 1,000 residues may be chance
+    check_protein("x.faa", [b"ACGTN" * 1000, b"M"])
+    check_protein("x.faa", [])
+    with pytest.raises(InputError, match=r"x\.faa: all 1001 residues.*DNA where proteins"):
+        check_protein("x.faa", [b"ACGTN" * 200, b"A"])

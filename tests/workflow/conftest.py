@@ -1,0 +1,72 @@
+"""Small random models and sequences, made once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+from virnucpro.classifier.model import Classifier, write_classifier
+from virnucpro.classifier.spec import ClassifierSpec
+from virnucpro.encoders.canonical import write_canonical
+from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
+from virnucpro.encoders.esm2 import ESM2, ESM2Config
+
+CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
+
+
+def coding(seed: int, bases: int) -> str:
+    """Random bases without a stop in the first frame."""
+    return "".join(np.random.default_rng(seed).choice(CODONS, bases // 3 + 1))[:bases]
+
+
+def fasta(records: dict[str, str]) -> str:
+    return "".join(f">{name}\n{sequence}\n" for name, sequence in records.items())
+
+
+@dataclass(frozen=True)
+class Models:
+    """Paths of tiny random models: two protein encoders, and a classifier for either."""
+
+    folder: Path
+
+    def config(self, esm: str = "esm_a", classifier: str = "classifier_a") -> dict[str, object]:
+        return {
+            "chunk_length": 300,
+            "dnabert_model": self.folder / "dnabert.safetensors",
+            "esm_model": self.folder / f"{esm}.safetensors",
+            "classifier": self.folder / f"{classifier}.safetensors",
+            "shard_frames": 24,
+        }
+
+
+def bpe(texts: list[str]) -> str:
+    """A byte-pair tokenizer in DNABERT-S's format, with its padding and truncation switched on."""
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=128, special_tokens=special, show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    tokenizer.enable_padding(length=2000, pad_id=3, pad_token="[PAD]")
+    tokenizer.enable_truncation(2000)
+    return tokenizer.to_str()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Models:
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = bpe([coding(seed, 300) for seed in range(50)])
+    vocabulary = Tokenizer.from_str(tokenizer).get_vocab_size()
+    torch.manual_seed(0)
+    dnabert = DNABERT(DNABERTConfig(layers=1, width=32, heads=2, ffn=64, vocabulary=vocabulary), tokenizer_json=tokenizer)
+    write_canonical(dnabert, folder / "dnabert.safetensors", name="tiny-dnabert")
+    for name in ("esm_a", "esm_b"):
+        write_canonical(ESM2(ESM2Config(layers=1, width=32, heads=2, ffn=64)), folder / f"{name}.safetensors", name=name)
+    for name, width in (("classifier_a", 64), ("classifier_b", 64), ("classifier_wide", 3328)):
+        model = Classifier(width, 16)
+        write_classifier(folder / f"{name}.safetensors", model.eval(), ClassifierSpec(name=name, width=width, hidden=16))
+    return Models(folder)

@@ -1,0 +1,98 @@
+"""What a user's mistake looks like through the real command: one message with file and record, status ≠ 0."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import coding, fasta
+from tests.workflow.runner import snakemake
+
+GOOD = fasta({"r1": coding(1, 700)})
+PROTEIN = ">p1\nMKVLATEFILPQEFILPQ\n"
+
+
+def nothing_done(folder: Path) -> bool:
+    results = folder / "results" / "s"
+    return not any(results.glob(name) for name in ("*.tsv", "*.txt", "*.h5", "shards", ".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", ["input.fa", "empty"]),
+        (PROTEIN.encode(), ["input.fa", "p1", "protein"]),
+        (gzip.compress(GOOD.encode())[:-20], ["input.fa", "gzip"]),
+        ((GOOD + GOOD).encode(), ["input.fa", "r1"]),
+    ],
+    ids=["empty", "protein", "truncated-gzip", "duplicate"],
+)
+def test_bad_fasta(tmp_path, tiny, content, says):
+    (tmp_path / "input.fa").write_bytes(content)
+    (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
+    run = snakemake(tmp_path, config=tiny.config() | {"samples": "samples.tsv"})
+    assert run.status != 0
+    message = next(line for line in run.text.splitlines() if " ERROR " in line)
+    assert all(word in message for word in says), message
+    assert "Traceback" not in run.text
+    assert nothing_done(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"chunk_lenght": 300}, ["chunk_lenght", "chunk_length"]),
+        ({"precision": "fp61"}, ["precision", "fp61", "fp16"]),
+        ({"samples": "absent.tsv"}, ["absent.tsv", "no such sample sheet"]),
+        ({"samples": "typo.tsv"}, ["inptu.fa", "did you mean 'input.fa'", "typo.tsv"]),
+        ({"samples": "slash.tsv"}, ["a/b"]),
+        ({"esm_model": "3B"}, ["esm_model", "3B", "expected"]),
+        ({"classifier": "absent.pth"}, ["classifier", "absent.pth"]),
+    ],
+    ids=["unknown-key", "wrong-value", "no-sheet", "no-fasta", "bad-sample", "no-weights", "no-classifier"],
+)
+def test_errors_before_any_job(tmp_path, tiny, config, says):
+    (tmp_path / "input.fa").write_text(GOOD)
+    (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
+    (tmp_path / "typo.tsv").write_text("sample\tfasta\ns\tinptu.fa\n")
+    (tmp_path / "slash.tsv").write_text("sample\tfasta\na/b\tinput.fa\n")
+    run = snakemake(tmp_path, config=tiny.config() | {"samples": "samples.tsv"} | config)
+    assert run.status != 0
+    assert all(word in run.text for word in says), run.text
+    assert "localrule" not in run.text and "rule " not in run.text.replace("in rule", "")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_classifier_that_does_not_fit_stops_before_embedding(tmp_path, tiny):
+    (tmp_path / "input.fa").write_text(GOOD)
+    (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
+    run = snakemake(tmp_path, config=tiny.config("esm_a", "classifier_wide") | {"samples": "samples.tsv"})
+    assert run.status != 0
+    assert "takes 3,328 inputs" in run.text and "together 64" in run.text
+    assert run.computed == {"embed_dnabert_s": 0, "embed_esm2": 0}
+
+
+def test_a_shard_that_was_cut_short(tmp_path, tiny):
+    (tmp_path / "input.fa").write_text(GOOD)
+    (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
+    config = tiny.config() | {"samples": "samples.tsv"}
+    snakemake(tmp_path, "--until", "split", config=config).ok()
+    shard = next((tmp_path / "results" / "s" / "shards").glob("*.faa"))
+    shard.write_bytes(shard.read_bytes()[:-10])
+    run = snakemake(tmp_path, config=config)
+    assert run.status != 0
+    assert shard.name in run.text
+    assert run.computed["embed_esm2"] == 0
+    assert not (tmp_path / "results" / "s" / "embeddings.h5").exists()
+
+
+def test_what_only_looks_wrong_is_right(tmp_path, tiny):
+    """CRLF, lower case, gzip, no final newline, and a protein of one T."""
+    odd = ("\r\n".join([">r1 note", coding(1, 700).lower(), ">r2", "ACT"])).encode()
+    (tmp_path / "input.fa").write_bytes(gzip.compress(odd))
+    (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
+    snakemake(tmp_path, config=tiny.config() | {"samples": "samples.tsv"}).ok()
+    frames = (tmp_path / "results" / "s" / "predictions.tsv").read_text().splitlines()[1:]
+    assert any(line.startswith("r2_chunk_1F1\t") for line in frames)

@@ -1,0 +1,30 @@
+"""The default run: no configuration file, no GPU, the bundled example and models."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+
+from tests.workflow.runner import ROOT, snakemake
+
+
+def test_default_run_gives_every_result(tmp_path):
+    snakemake(tmp_path).ok()
+    folder = tmp_path / "results" / "example"
+    summary = json.loads((folder / "summary.json").read_text())
+    table = {name: list(csv.DictReader(open(folder / f"{name}.tsv"), delimiter="\t")) for name in ("contigs", "chunks", "predictions")}
+    headers = [line[1:].split()[0] for line in (ROOT / "resources/example/contigs.fa").read_text().splitlines() if line[0] == ">"]
+    assert [row["record"] for row in table["contigs"]] == headers
+    assert len(table["chunks"]) == summary["chunks"] == sum(int(row["chunks"]) for row in table["contigs"])
+    assert len(table["predictions"]) == summary["frames"] == sum(int(row["open_frames"]) for row in table["chunks"])
+    viral = [row["record"] for row in table["contigs"] if row["call"] == "viral"]
+    found = [line[1:].split()[0] for line in gzip.open(folder / "viral.fasta.gz", "rt") if line[0] == ">"]
+    assert found == viral
+    assert "VirNucPro: example" in (folder / "report.html").read_text()
+    for name in ("prediction_results.txt", "prediction_results_highestscore.csv", "embeddings.h5"):
+        assert (folder / name).stat().st_size > 0
+    logs = [path.relative_to(tmp_path / "results/logs").parts[0] for path in (tmp_path / "results/logs").rglob("*.log")]
+    benchmarks = [path.relative_to(tmp_path / "results/benchmarks").parts[0] for path in (tmp_path / "results/benchmarks").rglob("*.tsv")]
+    assert sorted(logs) == sorted(benchmarks)
+    assert {"split", "embed_dnabert_s", "embed_esm2", "merge", "predict", "report"} <= set(logs)

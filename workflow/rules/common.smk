@@ -1,0 +1,127 @@
+# Configuration, paths and the functions that the rules ask. Nothing here writes or computes.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# In a clone the library lies beside the workflow; jobs find it by PYTHONPATH, whatever their environment.
+_library = Path(str(workflow.current_basedir)).parents[1] / "src"
+if _library.is_dir():
+    sys.path.insert(0, str(_library))
+    _paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(_library) not in _paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_library), *filter(None, _paths)])
+
+# A thread that waits for another must not hold the core that the other one needs: where other jobs keep the
+# cores busy, spinning makes small models ten times slower. OpenMP reads this when PyTorch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from virnucpro import models
+from virnucpro.configuration import missing_fasta, read_samples, resolve
+from virnucpro.embeddings.key import embedding_key
+from virnucpro.embeddings.shard import EmbedOptions
+from virnucpro.encoders.canonical import read_spec
+from virnucpro.errors import VirNucProError
+from virnucpro.sequences.split import read_manifest
+
+try:
+    SETTINGS = resolve(config)
+    SAMPLES = read_samples(SETTINGS.samples)
+    SOURCES = {
+        family: models.find(family, name, SETTINGS.models_dir)
+        for family, name in (
+            ("dnabert_s", SETTINGS.dnabert_model),
+            ("esm2", SETTINGS.esm_model),
+            ("classifier", SETTINGS.classifier),
+        )
+    }
+except VirNucProError as error:
+    raise WorkflowError(str(error)) from None
+
+OUT = SETTINGS.output_dir
+MODELS = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}.safetensors" for family in ("dnabert_s", "esm2")}
+CLASSIFIER = f"{OUT}/models/classifier.safetensors"
+RESULTS = {
+    "predictions": "predictions.tsv",
+    "chunks": "chunks.tsv",
+    "contigs": "contigs.tsv",
+    "results": "prediction_results.txt",
+    "highest": "prediction_results_highestscore.csv",
+    "viral": "viral.fasta.gz",
+    "summary": "summary.json",
+}
+EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
+
+# Not one of Snakemake's plain types, so that batch size, device, compile and cache, which don't change
+# what is computed, don't make anything run again; what does change it is in the file's path.
+EMBED_OPTIONS = EmbedOptions(
+    precision=SETTINGS.precision,
+    attention=SETTINGS.attention,
+    tokens_per_batch=SETTINGS.tokens_per_batch,
+    compile=SETTINGS.compile,
+    device=SETTINGS.device,
+    cache_dir=SETTINGS.cache_dir,
+)
+
+
+wildcard_constraints:
+    sample="[A-Za-z0-9][A-Za-z0-9._-]*",
+    key="[^/]+",
+    shard="[0-9a-f]+",
+
+
+def final_output():
+    """Everything that a run makes for its samples."""
+    files = (*RESULTS.values(), "embeddings.h5", "report.html")
+    return [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in files]
+
+
+def fasta_of(wildcards):
+    """The FASTA files of a sample; one that nobody makes is an error here, before any job."""
+    for path in SAMPLES[wildcards.sample]:
+        if not path.exists() and not any(rule.is_producer(str(path)) for rule in workflow.rules):
+            raise WorkflowError(str(missing_fasta(path, SETTINGS.samples)))
+    return [str(path) for path in SAMPLES[wildcards.sample]]
+
+
+def embeddings_of(family, model_checkpoint):
+    """Input function: a sample's shard embeddings of one encoder, once split and prepare are done."""
+
+    def files(wildcards):
+        spec = read_spec(model_checkpoint.get().output[0])
+        shards = read_manifest(checkpoints.split.get(sample=wildcards.sample).output[0])["shards"]
+        folder = f"{OUT}/{wildcards.sample}/embeddings/{family}/{embedding_key(spec, SETTINGS.precision)}"
+        return [f"{folder}/{shard['sha']}.h5" for shard in shards]
+
+    return files
+
+
+def gpus_per_job():
+    """GPUs that an embedding job asks for."""
+    return 0 if SETTINGS.device == "cpu" else 1
+
+
+def threads_per_embedding():
+    """Cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster."""
+    cores = workflow.resource_settings.cores
+    if not cores:
+        return 8
+    limit = workflow.global_resources.get("gpu")
+    gpus = (limit.value or 1) if limit is not None and gpus_per_job() else 1
+    return max(1, min(8, cores // gpus))
+
+
+def megabytes_of_models(*families):
+    """Size of the checkpoints, for memory requests."""
+    return sum(file.stat().st_size for family in families for file in SOURCES[family].files) // 2**20
+
+
+def embedding_memory(family, bytes_per_frame):
+    """Memory request: imports, weights twice, one shard's texts and vectors; more at each attempt."""
+
+    def mem_mb(wildcards, attempt):
+        shard = SETTINGS.shard_frames * bytes_per_frame // 2**20
+        return attempt * (3000 + 2 * megabytes_of_models(family) + shard)
+
+    return mem_mb

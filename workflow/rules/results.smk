@@ -1,0 +1,77 @@
+# Vectors of all shards → scores → tables → report.
+
+
+rule merge:
+    input:
+        shards=f"{OUT}/{{sample}}/shards",
+        dna=ancient(embeddings_of("dnabert_s", checkpoints.prepare_dnabert_s)),
+        protein=ancient(embeddings_of("esm2", checkpoints.prepare_esm2)),
+        dna_model=ancient(MODELS["dnabert_s"]),
+        protein_model=ancient(MODELS["esm2"]),
+    output:
+        f"{OUT}/{{sample}}/embeddings.h5",
+    log:
+        f"{OUT}/logs/merge/{{sample}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/merge/{{sample}}.tsv"
+    params:
+        # Known while the workflow is parsed, so that another model or precision is noticed even
+        # where the shards were deleted after a finished run.
+        models=[str(SOURCES[family].path) for family in ("dnabert_s", "esm2")],
+        precision=SETTINGS.precision,
+        chunk_length=SETTINGS.chunk_length,
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 2000,
+        runtime=lambda wildcards, attempt: attempt * 240,
+    conda:
+        "../../envs/cpu.yaml"
+    script:
+        "../scripts/merge.py"
+
+
+rule predict:
+    input:
+        embeddings=f"{OUT}/{{sample}}/embeddings.h5",
+        classifier=CLASSIFIER,
+        shards=ancient(f"{OUT}/{{sample}}/shards"),
+        fasta=fasta_of,
+    output:
+        **{name: f"{OUT}/{{sample}}/{file}" for name, file in RESULTS.items()},
+    log:
+        f"{OUT}/logs/predict/{{sample}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/predict/{{sample}}.tsv"
+    params:
+        threshold=SETTINGS.threshold,
+        chunk_length=SETTINGS.chunk_length,
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 3000,
+        runtime=lambda wildcards, attempt: attempt * 240,
+    conda:
+        "../../envs/cpu.yaml"
+    script:
+        "../scripts/predict.py"
+
+
+rule report:
+    input:
+        **{name: f"{OUT}/{{sample}}/{file}" for name, file in RESULTS.items()},
+        embeddings=f"{OUT}/{{sample}}/embeddings.h5",
+    output:
+        f"{OUT}/{{sample}}/report.html",
+    log:
+        f"{OUT}/logs/report/{{sample}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/report/{{sample}}.tsv"
+    params:
+        settings=SETTINGS.as_dict(),
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 2000,
+        runtime=60,
+    conda:
+        "../../envs/cpu.yaml"
+    script:
+        "../scripts/report.py"

@@ -1,0 +1,24 @@
+# FASTA → windows → open frames → shards named by their content.
+
+
+checkpoint split:
+    input:
+        fasta_of,
+    output:
+        directory(f"{OUT}/{{sample}}/shards"),
+    log:
+        f"{OUT}/logs/split/{{sample}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/split/{{sample}}.tsv"
+    params:
+        chunk_length=SETTINGS.chunk_length,
+        shard_frames=SETTINGS.shard_frames,
+        empty_records=SETTINGS.empty_records,
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 4000,
+        runtime=lambda wildcards, attempt: attempt * 240,
+    conda:
+        "../../envs/cpu.yaml"
+    script:
+        "../scripts/split.py"

@@ -1,0 +1,17 @@
+"""Shard embeddings of a sample → embeddings.h5."""
+
+from pathlib import Path
+
+from virnucpro.joblog import job
+
+with job(snakemake.log[0]):
+    from virnucpro.embeddings.merge import merge
+
+    merge(
+        Path(snakemake.input.shards),
+        [Path(path) for path in snakemake.input.dna],
+        [Path(path) for path in snakemake.input.protein],
+        Path(snakemake.input.dna_model),
+        Path(snakemake.input.protein_model),
+        Path(snakemake.output[0]),
+    )

@@ -1,0 +1,18 @@
+"""embeddings.h5 and classifier → tables and viral sequences."""
+
+from pathlib import Path
+
+from virnucpro.joblog import job
+
+with job(snakemake.log[0]):
+    from virnucpro.classifier.predict import Outputs, predict
+
+    predict(
+        Path(snakemake.input.embeddings),
+        Path(snakemake.input.classifier),
+        Path(snakemake.input.shards),
+        [Path(path) for path in snakemake.input.fasta],
+        Outputs(**{name: Path(path) for name, path in snakemake.output.items()}),
+        **snakemake.params,
+        threads=snakemake.threads,
+    )

@@ -1,0 +1,18 @@
+"""A user's classifier → canonical classifier file, checked against both encoders."""
+
+from pathlib import Path
+
+from virnucpro.joblog import job, logger
+
+with job(snakemake.log[0]):
+    from virnucpro.classifier.importer import prepare_classifier
+    from virnucpro.encoders.canonical import read_spec
+
+    prepare_classifier(
+        Path(snakemake.input.source),
+        Path(snakemake.output[0]),
+        dna_spec=read_spec(snakemake.input.dnabert_s),
+        protein_spec=read_spec(snakemake.input.esm2),
+        chunk_length=snakemake.params.chunk_length,
+        warn=logger.warning,
+    )

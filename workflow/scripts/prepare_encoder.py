@@ -1,0 +1,10 @@
+"""A user's checkpoint → canonical encoder file."""
+
+from pathlib import Path
+
+from virnucpro.joblog import job
+
+with job(snakemake.log[0]):
+    from virnucpro.encoders.checkpoints import prepare_encoder
+
+    prepare_encoder(Path(snakemake.params.source), snakemake.params.family, Path(snakemake.output[0]))
