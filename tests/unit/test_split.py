@@ -85,7 +85,8 @@ def test_every_frame_once_and_in_order(tmp_path, shard_frames):
         assert len(ids) <= max(6, shard_frames)
     assert found == expected
     assert sum(map(len, chunks)) == len(set().union(*chunks)), "a chunk's frames lie in two shards"
-    assert all(shard["frames"] > shard_frames / 2 - 6 for shard in manifest["shards"][:-1])
+    if len(found) > 2 * shard_frames:
+        assert len(manifest["shards"]) <= 3 * len(found) / shard_frames + 1, "shards are too small"
 
 
 def test_names_follow_from_content_alone(tmp_path):
@@ -109,24 +110,24 @@ def close(chunks, limit, folder):
     return [shard["sha"] for shard in writer.shards]
 
 
-@pytest.mark.parametrize(("limit", "mean", "often"), [(7, 2.3, 0.8), (20, 2.0, 0.88), (50, 1.8, 0.9), (400, 1.4, 0.93)])
+@pytest.mark.parametrize(("limit", "mean", "often"), [(7, 2.2, 0.95), (20, 2.0, 0.95), (50, 1.8, 1.0), (400, 1.4, 1.0)])
 def test_an_edit_changes_few_shards(tmp_path, limit, mean, often):
     rng = random.Random(limit)
 
-    def record(name):
+    def make(name):
         return [(f"{name}_{i}", rng.choice([1, 1, 1, 2, 3])) for i in range(rng.choice([1, 1, 2, 3]))]
 
-    records = [record(f"r{i}") for i in range(max(60, 2 * limit))]
-    before = set(close(sum(records, []), limit, tmp_path))
+    records = [make(f"r{i}") for i in range(max(30, 2 * limit))]
+    before = set(close([chunk for record in records for chunk in record], limit, tmp_path))
     changed = []
-    for trial in range(60 if limit < 400 else 25):
+    for trial in range(30 if limit < 400 else 15):
         place = rng.randint(0, len(records) - 1)
         edited = records.copy()
         if trial % 3 == 0:
             del edited[place]
         else:
-            edited.insert(place if trial % 3 == 1 else len(records), record(f"new{trial}"))
-        changed.append(len(set(close(sum(edited, []), limit, tmp_path)) - before))
+            edited.insert(place if trial % 3 == 1 else len(records), make(f"new{trial}"))
+        changed.append(len(set(close([chunk for record in edited for chunk in record], limit, tmp_path)) - before))
     assert sum(changed) / len(changed) <= mean
     assert sum(count <= 3 for count in changed) / len(changed) >= often
 
@@ -173,6 +174,7 @@ def test_an_id_twice_in_one_file_or_in_two(tmp_path):
 @pytest.mark.parametrize("repeat", [None, 3, 49_999])
 def test_duplicates_are_found_in_bounded_passes(tmp_path, monkeypatch, repeat):
     monkeypatch.setattr(duplicates, "PASS", 1000)
+    monkeypatch.setattr(duplicates, "BUFFER", 500)
     rows = [(f"id{i}", f"file{i % 2}") for i in range(50_000)]
     if repeat is not None:
         rows.append((f"id{repeat}", "last"))

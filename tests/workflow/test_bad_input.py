@@ -16,7 +16,7 @@ PROTEIN = ">p1\nMKVLATEFILPQEFILPQ\n"
 
 def nothing_done(folder: Path) -> bool:
     results = folder / "results" / "s"
-    return not any(results.glob(name) for name in ("*.tsv", "*.txt", "*.h5", "shards", ".*.tmp"))
+    return not any(list(results.glob(name)) for name in ("*.tsv", "*.txt", "*.h5", "shards", ".*.tmp"))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def nothing_done(folder: Path) -> bool:
 def test_bad_fasta(tmp_path, tiny, content, says):
     (tmp_path / "input.fa").write_bytes(content)
     (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
-    run = snakemake(tmp_path, config=tiny.config() | {"samples": "samples.tsv"})
+    run = snakemake(tmp_path, "--until", "split", config=tiny.config() | {"samples": "samples.tsv"})
     assert run.status != 0
     message = next(line for line in run.text.splitlines() if " ERROR " in line)
     assert all(word in message for word in says), message
@@ -61,7 +61,7 @@ def test_errors_before_any_job(tmp_path, tiny, config, says):
     run = snakemake(tmp_path, config=tiny.config() | {"samples": "samples.tsv"} | config)
     assert run.status != 0
     assert all(word in run.text for word in says), run.text
-    assert "localrule" not in run.text and "rule " not in run.text.replace("in rule", "")
+    assert "jobid:" not in run.text
     assert not (tmp_path / "results").exists()
 
 

@@ -40,7 +40,11 @@ except VirNucProError as error:
     raise WorkflowError(str(error)) from None
 
 OUT = SETTINGS.output_dir
-MODELS = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}.safetensors" for family in ("dnabert_s", "esm2")}
+# Folders, as the shards: what jobs take from them has no rule of its own, so that making a model file anew makes
+# nothing else run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
+# is `ancient`; so `ancient` is only for files without a rule.)
+PREPARED = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}" for family in ("dnabert_s", "esm2")}
+MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
 CLASSIFIER = f"{OUT}/models/classifier.safetensors"
 RESULTS = {
     "predictions": "predictions.tsv",
@@ -85,14 +89,25 @@ def fasta_of(wildcards):
     return [str(path) for path in SAMPLES[wildcards.sample]]
 
 
-def embeddings_of(family, model_checkpoint):
-    """Input function: a sample's shard embeddings of one encoder, once split and prepare are done."""
+def prepared_model(family):
+    """Input function: a prepared encoder, once all models are there and fit together."""
+
+    def file(wildcards):
+        checkpoints.prepare_dnabert_s.get()
+        checkpoints.prepare_esm2.get()
+        checkpoints.prepare_classifier.get()
+        return MODELS[family]
+
+    return file
+
+
+def embeddings_of(family):
+    """Input function: a sample's shard embeddings of one encoder, once that is so and the sample is split."""
 
     def files(wildcards):
-        spec = read_spec(model_checkpoint.get().output[0])
+        key = embedding_key(read_spec(prepared_model(family)(wildcards)), SETTINGS.precision)
         shards = read_manifest(checkpoints.split.get(sample=wildcards.sample).output[0])["shards"]
-        folder = f"{OUT}/{wildcards.sample}/embeddings/{family}/{embedding_key(spec, SETTINGS.precision)}"
-        return [f"{folder}/{shard['sha']}.h5" for shard in shards]
+        return [f"{OUT}/{wildcards.sample}/embeddings/{family}/{key}/{shard['sha']}.h5" for shard in shards]
 
     return files
 

@@ -1,12 +1,11 @@
-# One job per shard and encoder, a GPU each. Inputs are ancient: the shard's name is its content, and
-# the models' digest is in the path.
+# One job per shard and encoder, a GPU each. Inputs are ancient: the shard's name is its content, and the model's
+# digest is in the path.
 
 
 rule embed_dnabert_s:
     input:
         sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.fna"),
         model=ancient(MODELS["dnabert_s"]),
-        compatible=ancient(CLASSIFIER),
     output:
         f"{OUT}/{{sample}}/embeddings/dnabert_s/{{key}}/{{shard}}.h5",
     log:
@@ -30,7 +29,6 @@ rule embed_esm2:
     input:
         sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.faa"),
         model=ancient(MODELS["esm2"]),
-        compatible=ancient(CLASSIFIER),
     output:
         f"{OUT}/{{sample}}/embeddings/esm2/{{key}}/{{shard}}.h5",
     log:

@@ -5,7 +5,7 @@ checkpoint prepare_dnabert_s:
     input:
         SOURCES["dnabert_s"].files,
     output:
-        MODELS["dnabert_s"],
+        directory(PREPARED["dnabert_s"]),
     log:
         f"{OUT}/logs/prepare_dnabert_s/{SOURCES['dnabert_s'].identifier}.log",
     benchmark:
@@ -27,7 +27,7 @@ checkpoint prepare_esm2:
     input:
         SOURCES["esm2"].files,
     output:
-        MODELS["esm2"],
+        directory(PREPARED["esm2"]),
     log:
         f"{OUT}/logs/prepare_esm2/{SOURCES['esm2'].identifier}.log",
     benchmark:
@@ -45,11 +45,11 @@ checkpoint prepare_esm2:
         "../scripts/prepare_encoder.py"
 
 
-rule prepare_classifier:
+checkpoint prepare_classifier:
     input:
         source=str(SOURCES["classifier"].path),
-        dnabert_s=ancient(MODELS["dnabert_s"]),
-        esm2=ancient(MODELS["esm2"]),
+        dnabert_s=PREPARED["dnabert_s"],
+        esm2=PREPARED["esm2"],
     output:
         CLASSIFIER,
     log:

@@ -4,10 +4,10 @@
 rule merge:
     input:
         shards=f"{OUT}/{{sample}}/shards",
-        dna=ancient(embeddings_of("dnabert_s", checkpoints.prepare_dnabert_s)),
-        protein=ancient(embeddings_of("esm2", checkpoints.prepare_esm2)),
-        dna_model=ancient(MODELS["dnabert_s"]),
-        protein_model=ancient(MODELS["esm2"]),
+        dna=embeddings_of("dnabert_s"),
+        protein=embeddings_of("esm2"),
+        dna_model=ancient(prepared_model("dnabert_s")),
+        protein_model=ancient(prepared_model("esm2")),
     output:
         f"{OUT}/{{sample}}/embeddings.h5",
     log:
@@ -34,8 +34,10 @@ rule predict:
     input:
         embeddings=f"{OUT}/{{sample}}/embeddings.h5",
         classifier=CLASSIFIER,
-        shards=ancient(f"{OUT}/{{sample}}/shards"),
+        shards=f"{OUT}/{{sample}}/shards",
         fasta=fasta_of,
+        dna_model=ancient(prepared_model("dnabert_s")),
+        protein_model=ancient(prepared_model("esm2")),
     output:
         **{name: f"{OUT}/{{sample}}/{file}" for name, file in RESULTS.items()},
     log:

@@ -14,5 +14,6 @@ with job(snakemake.log[0]):
         [Path(path) for path in snakemake.input.fasta],
         Outputs(**{name: Path(path) for name, path in snakemake.output.items()}),
         **snakemake.params,
+        encoders=(Path(snakemake.input.dna_model), Path(snakemake.input.protein_model)),
         threads=snakemake.threads,
     )

@@ -11,8 +11,8 @@ with job(snakemake.log[0]):
     prepare_classifier(
         Path(snakemake.input.source),
         Path(snakemake.output[0]),
-        dna_spec=read_spec(snakemake.input.dnabert_s),
-        protein_spec=read_spec(snakemake.input.esm2),
+        dna_spec=read_spec(Path(snakemake.input.dnabert_s) / "model.safetensors"),
+        protein_spec=read_spec(Path(snakemake.input.esm2) / "model.safetensors"),
         chunk_length=snakemake.params.chunk_length,
         warn=logger.warning,
     )

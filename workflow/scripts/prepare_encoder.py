@@ -7,4 +7,4 @@ from virnucpro.joblog import job
 with job(snakemake.log[0]):
     from virnucpro.encoders.checkpoints import prepare_encoder
 
-    prepare_encoder(Path(snakemake.params.source), snakemake.params.family, Path(snakemake.output[0]))
+    prepare_encoder(Path(snakemake.params.source), snakemake.params.family, Path(snakemake.output[0]) / "model.safetensors")

@@ -19,6 +19,7 @@ from virnucpro.classifier.model import load_classifier
 from virnucpro.classifier.spec import check_fit
 from virnucpro.classifier.tables import VIRAL, TablePaths, Tables
 from virnucpro.embeddings.store import MergedEmbeddings
+from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import StorageError
 from virnucpro.files import atomic_file
 from virnucpro.sequences.fasta import read_fasta
@@ -60,6 +61,7 @@ def predict(
     outputs: Outputs,
     threshold: float = 0.5,
     chunk_length: int = 500,
+    encoders: tuple[Path, Path] | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def predict(
         outputs: the files to make; ``summary`` appears after all others.
         threshold: see ``tables.Tables``.
         chunk_length: bases per chunk of this run.
+        encoders: the canonical DNA and protein encoders that must have made the embeddings.
         device, threads: where the classifier runs, in fp32.
 
     Returns:
@@ -91,6 +94,9 @@ def predict(
         if made != chunk_length:
             raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {AGAIN}")
     check_fit(spec, _encoder(embeddings, "dna"), _encoder(embeddings, "protein"), chunk_length, classifier)
+    for role, path in zip(("dna", "protein"), encoders or (), strict=False):
+        if embeddings.provenance[f"{role}_encoder"]["weights_sha256"] != read_spec(path).weights_sha256:
+            raise StorageError(f"{merged}: its {role} vectors aren't from {path}. Delete it and run again.")
     if embeddings.count != manifest["frames"]:
         raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {AGAIN}")
     outputs.summary.unlink(missing_ok=True)  # until all is written, nothing says that it is

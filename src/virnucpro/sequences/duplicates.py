@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-PASS = 1 << 17
+PASS = 1 << 18
 """Hashes compared at a time, about."""
+
+BUFFER = 1 << 15
+"""Hashes written or read at a time."""
 
 
 class DuplicateCheck:
@@ -29,7 +32,7 @@ class DuplicateCheck:
         """Note one id."""
         self._buffer.append(hash(identifier))  # salted, but the same within this process
         self.count += 1
-        if len(self._buffer) >= PASS:
+        if len(self._buffer) >= BUFFER:
             self._buffer.tofile(self._file)
             del self._buffer[:]
 
@@ -66,7 +69,8 @@ class DuplicateCheck:
         """Hashes that occur twice among those of one pass."""
         chosen: list[np.ndarray] = []
         with open(self._path, "rb") as file:
-            while len(part := np.fromfile(file, dtype=np.int64, count=PASS)):
+            while len(part := np.fromfile(file, dtype=np.int64, count=BUFFER)):
                 chosen.append(part if passes == 1 else part[part.view(np.uint64) % np.uint64(passes) == turn])
-        hashes = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.int64)
+        hashes = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
+        hashes.sort()
         return np.unique(hashes[1:][hashes[1:] == hashes[:-1]]).tolist()

@@ -19,7 +19,6 @@ from numpy.lib.stride_tricks import as_strided
 
 from virnucpro.sequences.chunks import chunk_table
 from virnucpro.sequences.genetic_code import (
-    COMPLEMENT,
     RESIDUES,
     REVERSE,
     REVERSE_STOPS,
@@ -30,12 +29,11 @@ from virnucpro.sequences.genetic_code import (
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 
-BLOCK_BASES = 1 << 19
-"""Bases handled at a time: small enough for the second-level cache, large enough to hide NumPy's calls."""
+BLOCK_BASES = 3 << 18
+"""Bases handled at a time: enough to hide the cost of NumPy's calls, few enough for the processor's caches."""
 
 _BYTES = 0x0101010101010101  # times b: the byte b in every byte of a word
 _OFFSETS = np.array([0, 1, 2, 0, 1, 2])  # of a frame's first codon, on its own strand
-_IS_REVERSE = np.arange(6) >= 3
 _STOP_BITS = np.array([1, 1, 1, 2, 2, 2], dtype=np.uint8)
 
 
@@ -149,49 +147,52 @@ def _block_frames(
     letters[inside] = text
     words = letters.view(np.uint64)
     words &= np.uint64(0xDF * _BYTES)  # upper case, if all are letters
-    valid, same = stops.view(bool), other.view(bool)
-    np.equal(letters, ord("A"), out=valid)
-    for base in b"CGT":
-        valid |= np.equal(letters, base, out=same)
-    skipped = None
-    if not valid[inside].all():
-        skipped = ~valid
-        skipped[:-2] |= skipped[1:-1] | skipped[2:]
-        letters[inside] = np.frombuffer(text.tobytes().upper(), dtype=np.uint8)
+    same = other.view(bool)
+    plain = 0
+    for base in b"ACGT":
+        plain += int(np.count_nonzero(np.equal(letters, base, out=same)))
+    others = None if plain == len(text) else _other_letters(letters, stops.view(bool), same, inside)
 
     bases = work.bases[:size].view(np.uint64)
     np.right_shift(words, np.uint64(1), out=bases)
     bases &= np.uint64(3 * _BYTES)
     codons = work.codons[:size]
     _code_codons(bases, codons)
-    if skipped is not None:
-        codons[skipped] = SKIPPED
+    if others is not None:
+        for back in range(3):
+            codons[others - back] = SKIPPED
     _find_stops(codons, stops, other)
     row, frame, residues = _open(stops, other, start + margin, length)
 
-    opposite = work.letters[size : 2 * size]
-    if skipped is None:
-        _complement(words, bases, other.view(np.uint64))
-        _reverse(other.view(np.uint64), opposite)
-    else:
-        opposite[:] = np.frombuffer(letters.tobytes().translate(COMPLEMENT), dtype=np.uint8)[::-1]
-    np.bitwise_or(codons.view(np.uint64), np.uint64(REVERSE * _BYTES), out=bases)
-    _reverse(bases, work.codons[size : 2 * size])
+    # Both strands stand one after the other; on the second, a codon's code stands where its last base is.
+    np.bitwise_or(codons.view(np.uint64), np.uint64(REVERSE * _BYTES), out=other.view(np.uint64))
+    _reverse(other, work.codons[size : 2 * size])
+    _complement(words, bases, other.view(np.uint64))
+    if others is not None:
+        other[others] = letters[others]
+    _reverse(other, work.letters[size : 2 * size])
 
     start, length, offset, reverse = start[row], length[row], _OFFSETS[frame], frame >= 3
     first = np.where(reverse, 2 * size - margin - start - length, margin + start) + offset
-    # On the other strand a codon's code stands where its last base is.
     proteins = _texts(work.codons, first + 2 * reverse, residues, 3, RESIDUES)
-    if skipped is not None:
-        proteins = [protein.replace(SKIPPED_RESIDUE, b"") for protein in proteins]
-        residues = np.fromiter(map(len, proteins), dtype=np.int64, count=len(proteins))
+    if others is not None:
+        touched = np.searchsorted(others, margin + start) < np.searchsorted(others, margin + start + length)
+        for index in np.flatnonzero(touched).tolist():
+            proteins[index] = proteins[index].replace(SKIPPED_RESIDUE, b"")
+            residues[index] = len(proteins[index])
         kept = residues > 0
         proteins = [protein for protein in proteins if protein]
-        row, frame, residues = row[kept], frame[kept], residues[kept]
-        first, limit = first[kept], (length - offset)[kept]
-    else:
-        limit = length - offset
-    return row, frame, _texts(work.letters, first, np.minimum(3 * residues + 1, limit), 1), proteins
+        row, frame, residues, first, length, offset = (x[kept] for x in (row, frame, residues, first, length, offset))
+    nucleotides = _texts(work.letters, first, np.minimum(3 * residues + 1, length - offset), 1)
+    return row, frame, nucleotides, proteins
+
+
+def _other_letters(letters: np.ndarray, valid: np.ndarray, scratch: np.ndarray, inside: slice) -> np.ndarray:
+    """Positions (int64) in ``inside`` of letters other than A, C, G, T; ``valid`` and ``scratch`` are (n,) bool."""
+    np.equal(letters, ord("A"), out=valid)
+    for base in b"CGT":
+        valid |= np.equal(letters, base, out=scratch)
+    return np.flatnonzero(~valid[inside]) + inside.start
 
 
 def _code_codons(bases: np.ndarray, codons: np.ndarray) -> None:
@@ -226,25 +227,26 @@ def _open(
         other: scratch space of the same shape.
         start, length: (n,) int64, the chunks.
     """
-    bases = length[:, None] - _OFFSETS
-    codons = np.maximum(bases, 0) // 3
-    first = (start[:, None] + np.where(_IS_REVERSE, bases - 3 * codons, _OFFSETS)).ravel()
-    counts = codons.ravel()
+    # The codons of one residue class, modulo 3, are those of a frame of either strand.
+    residue = np.arange(3)[:, None]
+    codons = np.maximum(length - residue, 0) // 3
+    counts, first = codons.ravel(), (start + residue).ravel()
     # Two spans of 2**level codons, one from either end, cover a frame.
     level = np.frexp(counts.astype(np.float64))[1] - 1
+    lowest, top = int(level.min()), int(level.max())
     found = np.full(len(counts), 3, dtype=np.uint8)  # as if it had stops: what a frame without a codon keeps
-    top = int(level.max())
     for power in range(top + 1):
-        at = np.flatnonzero(level == power)
-        if len(at):
+        if power >= lowest:
+            at = np.flatnonzero(level == power) if lowest < top else slice(None)
             low = first[at]
-            high = low + 3 * (counts[at] - (1 << power))
-            found[at] = stops.take(low) | stops.take(high)
+            found[at] = stops.take(low) | stops.take(low + 3 * (counts[at] - (1 << power)))
         if power < top:
             _or_shifted(stops, 3 << power, other)
             stops, other = other, stops
-    row, frame = np.nonzero((found.reshape(-1, 6) & _STOP_BITS) == 0)
-    return row, frame, codons[row, frame]
+    forward = found.reshape(codons.shape)
+    backward = forward[(length - residue) % 3, np.arange(len(length))]
+    row, frame = np.nonzero((np.concatenate([forward, backward]).T & _STOP_BITS) == 0)
+    return row, frame, codons[frame % 3, row]
 
 
 def _or_shifted(source: np.ndarray, distance: int, out: np.ndarray) -> None:
@@ -267,9 +269,9 @@ def _complement(words: np.ndarray, bases: np.ndarray, out: np.ndarray) -> None:
     out ^= np.uint64(0x15 * _BYTES)
 
 
-def _reverse(words: np.ndarray, out: np.ndarray) -> None:
-    """Fill ``out`` ((8 w,) uint8) with the bytes of ``words`` ((w,) uint64) from the last to the first."""
-    out.view(words.dtype.newbyteorder())[:] = words[::-1]
+def _reverse(source: np.ndarray, out: np.ndarray) -> None:
+    """Fill ``out`` with the bytes of ``source`` from the last to the first; both are (8 w,) uint8."""
+    out.view(">u8")[:] = source.view("<u8")[::-1]
 
 
 def _texts(
@@ -282,7 +284,9 @@ def _texts(
     rows = as_strided(source, (len(source), columns), (1, step))[first]  # a copy
     if table is not None:
         rows = np.frombuffer(bytearray(rows).translate(table), dtype=np.uint8).reshape(rows.shape)
-    short = np.flatnonzero(length < columns)
+    for back in range(1, min(4, columns + 1)):  # few columns suffice for the frames of full chunks
+        rows[length <= columns - back, columns - back] = 0
+    short = np.flatnonzero(length < columns - 3)
     if len(short):
         mask = np.repeat(np.array([0xFF, 0], dtype=np.uint8), columns)
         rows[short] &= as_strided(mask, (columns + 1, columns), (1, 1))[columns - length[short]]

@@ -1,115 +1,142 @@
-"""Writing shards: where they close, and the names that follow from their content."""
+"""Where one shard ends and the next begins, and writing them under the names that follow from their content.
+
+A chunk ends a shard if its hash is the largest of all chunks whose ends lie within a third of ``limit`` frames on
+either side, whatever went before: so an edit moves only the boundaries near it. (Counting from the previous
+boundary, an insertion can shift all that follow. Simulated in ``benchmarks/sequences.py --locality``.)
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+import os
+from collections import deque
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NamedTuple
 
-BLOCK = 1 << 20
-
-_SUFFIXES = (".fna", ".faa")
-
-QUALIFYING = 2.0
-"""A chunk's hash qualifies with probability QUALIFYING / shard_frames, once in half a shard.
-
-By simulation (``benchmarks/sequences.py --locality``) with the forced close at the best chunk seen, this
-density leaves the fewest shards to compute again after an edit, for shards of 7 to 1,000 frames.
-"""
+from virnucpro.files import BLOCK, sha256_file
 
 
-@dataclass
-class _Content:
-    """What one shard holds up to some chunk."""
+class Chunk(NamedTuple):
+    """What is kept of a chunk's frames until it is known which shard they are in."""
 
-    digests: tuple[Any, Any] = field(default_factory=lambda: (hashlib.sha256(), hashlib.sha256()))
-    """Running SHA-256 of the two files."""
-    sizes: tuple[int, ...] = (0, 0)
-    """Bytes in them."""
-    counts: tuple[int, ...] = (0, 0, 0)
-    """Frames, bases and residues."""
+    hash: bytes
+    frames: int
+    bases: int
+    residues: int
+    sizes: tuple[int, int]
+    """Bytes in the two files."""
 
-    def snapshot(self) -> _Content:
-        return replace(self, digests=(self.digests[0].copy(), self.digests[1].copy()))
+
+class Boundaries:
+    """Groups a stream of chunks into shards of at most ``limit`` frames (or of one chunk)."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._window = max(1, limit // 3)
+        self._seen = self._decided = self._held = 0  # frames: in all, before the horizon, in the current shard
+        self._undecided: deque[Chunk] = deque()
+        self._peaks: deque[tuple[int, bytes, bool]] = deque()  # (end, hash, largest to its left), hashes falling
+        self._ends: deque[int] = deque()  # boundaries beyond what is decided
+        self._shard: list[Chunk] = []
+
+    def push(self, chunk: Chunk) -> list[list[Chunk]]:
+        """Take the next chunk; returns the shards that are complete now."""
+        self._seen += chunk.frames
+        self._undecided.append(chunk)
+        while self._peaks and self._seen - self._peaks[0][0] >= self._window:
+            end, _, is_largest = self._peaks.popleft()
+            if is_largest:
+                self._ends.append(end)
+        while self._peaks and self._peaks[-1][1] < chunk.hash:
+            self._peaks.pop()
+        self._peaks.append((self._seen, chunk.hash, not self._peaks))
+        return self._decide(self._seen - self._window)
+
+    def finish(self) -> list[list[Chunk]]:
+        """The shards that are left at the end of the stream."""
+        shards = self._decide(self._seen)
+        return [*shards, self._take()] if self._shard else shards
+
+    def _decide(self, horizon: int) -> list[list[Chunk]]:
+        """Complete shards among the chunks that end by the horizon, before which all boundaries are known."""
+        shards = []
+        while self._undecided and self._decided + self._undecided[0].frames <= horizon:
+            chunk = self._undecided.popleft()
+            self._decided += chunk.frames
+            if self._shard and self._held + chunk.frames > self._limit:
+                shards.append(self._take())
+            self._shard.append(chunk)
+            self._held += chunk.frames
+            if self._ends and self._ends[0] == self._decided:
+                self._ends.popleft()
+                shards.append(self._take())
+        return shards
+
+    def _take(self) -> list[Chunk]:
+        shard, self._shard, self._held = self._shard, [], 0
+        return shard
 
 
 class ShardWriter:
     """Writes ``<sha>.fna`` and ``<sha>.faa`` into a folder.
 
-    From half of ``limit`` frames on, a shard closes after the first chunk whose hash qualifies. If none
-    does before the limit, it closes after the chunk with the lowest hash since then: that is content too,
-    whereas closing at the limit itself would pass an edit's shift on to the next shard.
+    Texts go to disk at once, since where a shard ends is known only some chunks later.
 
     Attributes:
         shards: the manifest's entries of the shards closed so far.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.shards: list[dict[str, Any]] = []
-        self._folder, self._limit = folder, limit
-        self._threshold = QUALIFYING / limit * 2.0**64
-        self._files = [self._open(suffix) for suffix in _SUFFIXES]
-        self._content = _Content()
-        self._best: tuple[int, _Content] | None = None
-        self._last = 0  # hash of the last chunk
+        self.shards: list[dict[str, str | int]] = []
+        self._boundaries = Boundaries(limit)
+        self._pending = [_Pending(folder / f"pending.{suffix}") for suffix in ("fna", "faa")]
 
     def add(self, texts: tuple[bytes, bytes], counts: tuple[int, int, int]) -> None:
-        """Append a chunk: its frames as they stand in the two files; frames, bases and residues."""
-        held = self._content.counts[0]
-        if held and held + counts[0] > self._limit:
-            self._close(self._best[1] if self._best else self._content)
-            self._judge()  # what is left over may already be half a shard
-        self._append(texts, counts)
-        if 2 * self._content.counts[0] >= self._limit:
-            self._last = int.from_bytes(hashlib.blake2b(b"".join(texts), digest_size=8).digest(), "big")
-            self._judge()
+        """Append the frames of one chunk: their text in the two files; frames, bases and residues."""
+        for pending, text in zip(self._pending, texts, strict=True):
+            pending.file.write(text)
+        digest = hashlib.blake2b(b"".join(texts), digest_size=8).digest()
+        for shard in self._boundaries.push(Chunk(digest, *counts, (len(texts[0]), len(texts[1])))):
+            self._write(shard)
 
     def finish(self) -> None:
         """Close the last shard."""
-        if self._content.counts[0]:
-            self._close(self._content)
-        for file in self._files:
-            file.close()
-            Path(file.name).unlink()
+        for shard in self._boundaries.finish():
+            self._write(shard)
+        for pending in self._pending:
+            pending.close()
 
-    def _open(self, suffix: str) -> BinaryIO:
-        return open(self._folder / f"part{len(self.shards)}{suffix}", "wb+")
+    def _write(self, shard: list[Chunk]) -> None:
+        digests = [pending.cut(sum(chunk.sizes[i] for chunk in shard)) for i, pending in enumerate(self._pending)]
+        sha = hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
+        for pending in self._pending:
+            os.rename(pending.front, pending.front.with_name(f"{sha}{pending.path.suffix}"))
+        counts = {name: sum(getattr(chunk, name) for chunk in shard) for name in ("frames", "bases", "residues")}
+        self.shards.append({"sha": sha, **counts, "fna_sha256": digests[0], "faa_sha256": digests[1]})
 
-    def _judge(self) -> None:
-        """Close the shard after its last chunk, or note that as a place to do so later."""
-        if 2 * self._content.counts[0] < self._limit:
-            return
-        if self._last < self._threshold:
-            self._close(self._content)
-        elif self._best is None or self._last < self._best[0]:
-            self._best = self._last, self._content.snapshot()
 
-    def _append(self, texts: tuple[bytes, bytes], counts: tuple[int, ...]) -> None:
-        content = self._content
-        for file, digest, text in zip(self._files, content.digests, texts, strict=True):
-            file.write(text)
-            digest.update(text)
-        content.sizes = tuple(size + len(text) for size, text in zip(content.sizes, texts, strict=True))
-        content.counts = tuple(map(sum, zip(content.counts, counts, strict=True)))
+class _Pending:
+    """A growing file whose front is cut off as a shard, again and again."""
 
-    def _close(self, content: _Content) -> None:
-        """Close the shard after ``content``; what was written since then begins the next one."""
-        digests = [digest.digest() for digest in content.digests]
-        entry: dict[str, Any] = {"sha": hashlib.sha256(b"".join(digests)).hexdigest()[:32]}
-        entry |= zip(("frames", "bases", "residues"), content.counts, strict=True)
-        entry |= {f"{suffix[1:]}_sha256": digest.hex() for suffix, digest in zip(_SUFFIXES, digests, strict=True)}
-        self.shards.append(entry)
+    def __init__(self, path: Path) -> None:
+        self.path, self.front = path, path.with_stem("front")
+        self.file: BinaryIO = open(path, "w+b", buffering=BLOCK)  # noqa: SIM115
 
-        rest = tuple(whole - part for whole, part in zip(self._content.counts, content.counts, strict=True))
-        done, self._files = self._files, [self._open(suffix) for suffix in _SUFFIXES]
-        sizes, self._content, self._best = content.sizes, _Content(counts=rest), None
-        for index, file in enumerate(done):
-            file.seek(sizes[index])
+    def cut(self, size: int) -> str:
+        """Make the first ``size`` bytes the file ``front``; returns its SHA-256."""
+        os.rename(self.path, self.front)
+        with self.file as file:
+            file.seek(size)
+            self.file = open(self.path, "w+b", buffering=BLOCK)  # noqa: SIM115
             while block := file.read(BLOCK):
-                self._files[index].write(block)
-                self._content.digests[index].update(block)
-            file.truncate(sizes[index])
-            file.close()
-            Path(file.name).rename(self._folder / f"{entry['sha']}{_SUFFIXES[index]}")
-        self._content.sizes = tuple(file.tell() for file in self._files)
+                self.file.write(block)
+            file.truncate(size)
+        return sha256_file(self.front)
+
+    def close(self) -> None:
+        """Remove the file, which must be used up."""
+        left = self.file.seek(0, os.SEEK_END)
+        self.file.close()
+        self.path.unlink()
+        if left:
+            raise AssertionError(f"{self.path}: {left} bytes belong to no shard")

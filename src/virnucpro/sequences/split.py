@@ -232,15 +232,13 @@ class _Records:
 def _write_batch(batch: FrameBatch, records: _Records, writer: ShardWriter) -> None:
     """Hand the frames of a batch to the writer, chunk by chunk."""
     records.forget_before(batch.first_record)
+    if not len(batch.frame):
+        return
     new = (np.diff(batch.record, prepend=-1) != 0) | (np.diff(batch.chunk, prepend=-1) != 0)
     begins = np.flatnonzero(new)
-    rows = zip(
-        begins.tolist(),
-        [*begins[1:].tolist(), len(new)],
-        batch.record[begins].tolist(),
-        batch.chunk[begins].tolist(),
-        strict=True,
-    )
+    ends = np.append(begins[1:], len(new))
+    columns = (begins, ends, batch.record[begins], batch.chunk[begins])
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     frames, nucleotides, proteins = batch.frame.tolist(), batch.nucleotides, batch.proteins
     for begin, end, record, chunk in rows:
         name = b">" + chunk_id(records.name(record), chunk).encode()
