@@ -8,13 +8,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
 from virnucpro import installation
 from virnucpro.errors import ConfigError, InputError
@@ -31,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What a preset puts in place of null."""
 
-RESERVED = ("benchmarks", "logs", "models")
+RESERVED = ("benchmarks", "evaluation", "logs", "models", "training")
 """Folders of ``output_dir`` that no sample may be called after."""
 
 
@@ -56,6 +57,11 @@ class Settings:
     threshold: float
     empty_records: str
     device: str
+    training_data: str | None
+    training: dict[str, Any]
+    labels: str | None
+    evaluate_split: str | None
+    contrasts: dict[str, list[str]]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain mapping, for YAML and JSON."""
@@ -90,8 +96,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
             raise ConfigError(f"Unknown configuration key '{key}'{nearest(key, properties)}.")
     values = defaults() | {key: _coerce(value, properties[key]) for key, value in given.items()}
     for error in Draft202012Validator(schema()).iter_errors(values):
-        key = str(error.path[0])
-        raise ConfigError(_explain(key, values[key], properties[key]))
+        raise _explain(error, values, properties)
     for key, value in PRESETS[values["preset"]].items():
         if values[key] is None:
             values[key] = value
@@ -116,6 +121,13 @@ def _coerce(value: Any, entry: Mapping[str, Any]) -> Any:
     """Undo what the command line's parser can't know: every value there starts as text."""
     kinds = entry.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
+    if isinstance(value, Mapping):
+        inside = entry.get("properties", {})
+        return {key: _coerce(item, inside.get(key, {})) for key, item in value.items()}
+    for kind, convert in (("integer", int), ("number", float)):
+        if kind in kinds and isinstance(value, str):
+            with suppress(ValueError):
+                return convert(value)
     if isinstance(value, str):
         if "boolean" in kinds and value.lower() in ("true", "false"):
             return value.lower() == "true"
@@ -128,21 +140,27 @@ def _coerce(value: Any, entry: Mapping[str, Any]) -> Any:
     return value
 
 
-def _explain(key: str, value: Any, entry: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError, values: Mapping[str, Any], properties: Mapping[str, Any]) -> ConfigError:
+    path = [str(step) for step in error.path]
+    if error.validator == "additionalProperties":
+        known = properties[path[0]]["properties"]
+        unknown = next(key for key in values[path[0]] if key not in known)
+        return ConfigError(f"Unknown configuration key '{path[0]}: {unknown}'{nearest(unknown, known)}.")
+    about = f"Configuration key '{': '.join(path)}' can't be {error.instance!r}"
+    entry = error.schema
     if "enum" in entry:
-        choices = [str(choice) for choice in entry["enum"]]
-        return f"Configuration key '{key}' can't be {value!r}{nearest(str(value), choices)}."
-    kinds = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
+        return ConfigError(f"{about}{nearest(str(error.instance), [str(choice) for choice in entry['enum']])}.")
+    words = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
     wanted = []
     for option in entry.get("anyOf", [entry]):
-        if "const" in option:
-            wanted.append(repr(option["const"]))
-            continue
-        names = option["type"] if isinstance(option["type"], list) else [option["type"]]
-        text = " or ".join(kinds.get(name, "null") for name in names)
-        bounds = [f"{word} {option[bound]}" for bound, word in (("minimum", "at least"), ("maximum", "at most")) if bound in option]
-        wanted.append(" ".join([text, *bounds]))
-    return f"Configuration key '{key}' can't be {value!r}: it must be {', or '.join(wanted)}."
+        kinds = option.get("type", [])
+        text = " or ".join(words.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+        limits = [f"{word} {option[name]}" for name, word in _LIMITS.items() if name in option]
+        wanted.append(repr(option["const"]) if "const" in option else " ".join([text, *limits]))
+    return ConfigError(f"{about}: it must be {', or '.join(wanted)}.")
+
+
+_LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
 
 
 def read_samples(path: str | Path) -> dict[str, list[Path]]:
@@ -156,7 +174,9 @@ def read_samples(path: str | Path) -> dict[str, list[Path]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such sample sheet. Give a tab-separated file with the columns sample and fasta as 'samples'.")
+        raise InputError(
+            f"{path}: no such sample sheet. Give a tab-separated file with the columns sample and fasta as 'samples'."
+        )
     with open(path, newline="", encoding="utf-8-sig") as handle:
         lines = [line for line in handle if line.strip() and not line.startswith("#")]
     table = csv.DictReader(lines, delimiter="\t")
@@ -164,15 +184,21 @@ def read_samples(path: str | Path) -> dict[str, list[Path]]:
     table.fieldnames = columns
     for name in ("sample", "fasta"):
         if name not in columns:
-            raise InputError(f"{path}: has no column '{name}'; its columns are {', '.join(columns) or 'none'}. The file must be tab-separated.")
+            raise InputError(
+                f"{path}: has no column '{name}'; its columns are {', '.join(columns) or 'none'}. The file must be tab-separated."
+            )
     samples: dict[str, list[Path]] = {}
     for number, row in enumerate(table, start=1):
         sample, fasta = ((row[name] or "").strip() for name in ("sample", "fasta"))
         where = f"{path}, row {number}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", sample):
-            raise InputError(f"{where}: sample name {sample!r} must consist of letters, digits, '.', '_' and '-' and start with a letter or digit.")
+            raise InputError(
+                f"{where}: sample name {sample!r} must consist of letters, digits, '.', '_' and '-' and start with a letter or digit."
+            )
         if sample in RESERVED:
-            raise InputError(f"{where}: sample name '{sample}' is reserved for a folder of the results. Choose another.")
+            raise InputError(
+                f"{where}: sample name '{sample}' is reserved for a folder of the results. Choose another."
+            )
         if not fasta:
             raise InputError(f"{where}: sample '{sample}' has no FASTA path.")
         file = path.parent / Path(fasta).expanduser()
@@ -184,8 +210,27 @@ def read_samples(path: str | Path) -> dict[str, list[Path]]:
     return samples
 
 
+def name_samples(fastas: Iterable[Path]) -> dict[str, list[Path]]:
+    """Samples named after their files, one each.
+
+    Raises:
+        InputError: two files would give the same name.
+    """
+    samples: dict[str, list[Path]] = {}
+    for path in fastas:
+        stem = re.sub(r"\.(fa|fna|fasta|fas|ffn)$", "", re.sub(r"\.b?gz$", "", path.name), flags=re.IGNORECASE)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip("._-") or "sample"
+        name = f"{name}_sample" if name in RESERVED else name
+        if name in samples:
+            raise InputError(
+                f"{path} and {samples[name][0]} would both be sample '{name}'. Rename one, or run them apart."
+            )
+        samples[name] = [path]
+    return samples
+
+
 def missing_fasta(path: Path, sheet: str | Path) -> InputError:
     """The error for a listed FASTA file that neither exists nor is made by a rule."""
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = nearest(path.name, siblings) if difflib.get_close_matches(path.name, siblings, cutoff=0.5) else ""
-    return InputError(f"{path}: no such file{hint}. It is listed in the sample sheet {sheet}.")
+    return InputError(f"{path}: no such file{hint}. It is listed in {sheet}.")

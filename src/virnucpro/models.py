@@ -15,11 +15,7 @@ _ESM2_LAYERS = {"8M": 6, "35M": 12, "150M": 30, "650M": 33, "3B": 36, "15B": 48}
 _ESM2 = {size: f"esm2_t{layers}_{size}_UR50D" for size, layers in _ESM2_LAYERS.items()}
 
 PUBLISHED: dict[str, dict[str, tuple[str, ...]]] = {
-    "esm2": {
-        alias: (f"{name}.pt", name)
-        for size, name in _ESM2.items()
-        for alias in (size, name, f"facebook/{name}")
-    },
+    "esm2": {alias: (f"{name}.pt", name) for size, name in _ESM2.items() for alias in (size, name, f"facebook/{name}")},
     "dnabert_s": {alias: ("DNABERT-S",) for alias in ("DNABERT-S", "zhihan1996/DNABERT-S")},
     "classifier": {f"virnucpro-{length}": (f"{length}_model.pth",) for length in (500, 300)},
 }

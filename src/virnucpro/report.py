@@ -41,7 +41,11 @@ def write_report(folder: Path, sample: str, settings: dict[str, Any], output: Pa
         if len(contigs) >= 2 * LISTED_CONTIGS:
             contigs = best(contigs)
     environment = Environment(
-        loader=PackageLoader("virnucpro"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("virnucpro"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(
         sample=sample,

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from virnucpro import installation
+from virnucpro.classifier.training import TrainOptions
 from virnucpro.configuration import PRESETS, Settings, defaults, read_samples, resolve, schema
 from virnucpro.errors import ConfigError, InputError, ModelError
 from virnucpro.models import find
@@ -16,12 +17,12 @@ ROOT = installation.root()
 
 
 def test_settings_have_the_schemas_keys():
-    assert [field.name for field in dataclasses.fields(Settings)] == [
-        *("preset", "chunk_length", "dnabert_model", "esm_model", "classifier", "samples", "output_dir", "cache_dir"),
-        *("models_dir", "precision", "compile", "attention", "tokens_per_batch", "shard_frames", "threshold"),
-        *("empty_records", "device"),
-    ]
     assert {field.name for field in dataclasses.fields(Settings)} == set(schema()["properties"])
+
+
+def test_training_keys_are_the_librarys_options():
+    options = {field.name for field in dataclasses.fields(TrainOptions)} - {"device"}
+    assert set(schema()["properties"]["training"]["properties"]) == options
 
 
 def test_shipped_file_states_the_defaults():
@@ -53,6 +54,9 @@ def test_preset_fills_only_what_is_null():
         ({"tokens_per_batch": "lots"}, "'tokens_per_batch' can't be 'lots'.*'auto'"),
         ({"preset": "mini500"}, "did you mean 'mini-500'"),
         ({"output_dir": ""}, "'output_dir'"),
+        ({"training": {"epoch": 5}}, "'training: epoch'; did you mean 'epochs'"),
+        ({"training": {"epochs": "many"}}, "'training: epochs' can't be 'many': it must be a whole number"),
+        ({"training": {"balance": "wieghts"}}, "did you mean 'weights'"),
     ],
 )
 def test_what_is_wrong_is_named(given, message):
@@ -66,6 +70,8 @@ def test_command_line_text_is_understood():
     assert settings.chunk_length == 500
     assert settings.cache_dir is None
     assert settings.esm_model == "650"
+    options = {"epochs": "5", "dropout": "0.1", "standardise": "true"}  # as --config training='{epochs: 5, ...}' gives them
+    assert resolve({"training": options}).training == {"epochs": 5, "dropout": 0.1, "standardise": True}
 
 
 def sheet(folder: Path, text: str) -> Path:

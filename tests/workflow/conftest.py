@@ -49,8 +49,12 @@ def bpe(texts: list[str]) -> str:
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=128, special_tokens=special, show_progress=False))
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=128, special_tokens=special, show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
     tokenizer.enable_padding(length=2000, pad_id=3, pad_token="[PAD]")
     tokenizer.enable_truncation(2000)
     return tokenizer.to_str()
@@ -62,11 +66,17 @@ def tiny(tmp_path_factory) -> Models:
     tokenizer = bpe([coding(seed, 300) for seed in range(50)])
     vocabulary = Tokenizer.from_str(tokenizer).get_vocab_size()
     torch.manual_seed(0)
-    dnabert = DNABERT(DNABERTConfig(layers=1, width=32, heads=2, ffn=64, vocabulary=vocabulary), tokenizer_json=tokenizer)
+    dnabert = DNABERT(
+        DNABERTConfig(layers=1, width=32, heads=2, ffn=64, vocabulary=vocabulary), tokenizer_json=tokenizer
+    )
     write_canonical(dnabert, folder / "dnabert.safetensors", name="tiny-dnabert")
     for name in ("esm_a", "esm_b"):
-        write_canonical(ESM2(ESM2Config(layers=1, width=32, heads=2, ffn=64)), folder / f"{name}.safetensors", name=name)
+        write_canonical(
+            ESM2(ESM2Config(layers=1, width=32, heads=2, ffn=64)), folder / f"{name}.safetensors", name=name
+        )
     for name, width in (("classifier_a", 64), ("classifier_b", 64), ("classifier_wide", 3328)):
         model = Classifier(width, 16)
-        write_classifier(folder / f"{name}.safetensors", model.eval(), ClassifierSpec(name=name, width=width, hidden=16))
+        write_classifier(
+            folder / f"{name}.safetensors", model.eval(), ClassifierSpec(name=name, width=width, hidden=16)
+        )
     return Models(folder)

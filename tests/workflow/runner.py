@@ -45,13 +45,27 @@ class Run:
 
 def environment() -> dict[str, str]:
     """The user's environment without this process's own settings, one thread per library."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VIRNUCPRO_", "SNAKEMAKE_", "PYTHONPATH"))}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("VIRNUCPRO_", "SNAKEMAKE_", "PYTHONPATH"))
+    }
     return kept | {"OMP_NUM_THREADS": "1"}
 
 
 def command(*arguments: str, config: dict | None = None) -> list[str]:
     settings = ["--config", *(f"{key}={value}" for key, value in config.items())] if config else []
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2", *arguments, *settings]
+    return [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "workflow" / "Snakefile"),
+        "--cores",
+        "2",
+        *arguments,
+        *settings,
+    ]
 
 
 def snakemake(folder: Path, *arguments: str, config: dict | None = None) -> Run:

@@ -13,8 +13,15 @@ def test_default_run_gives_every_result(tmp_path):
     snakemake(tmp_path).ok()
     folder = tmp_path / "results" / "example"
     summary = json.loads((folder / "summary.json").read_text())
-    table = {name: list(csv.DictReader(open(folder / f"{name}.tsv"), delimiter="\t")) for name in ("contigs", "chunks", "predictions")}
-    headers = [line[1:].split()[0] for line in (ROOT / "resources/example/contigs.fa").read_text().splitlines() if line[0] == ">"]
+    table = {
+        name: list(csv.DictReader(open(folder / f"{name}.tsv"), delimiter="\t"))
+        for name in ("contigs", "chunks", "predictions")
+    }
+    headers = [
+        line[1:].split()[0]
+        for line in (ROOT / "resources/example/contigs.fa").read_text().splitlines()
+        if line[0] == ">"
+    ]
     assert [row["record"] for row in table["contigs"]] == headers
     assert len(table["chunks"]) == summary["chunks"] == sum(int(row["chunks"]) for row in table["contigs"])
     assert len(table["predictions"]) == summary["frames"] == sum(int(row["open_frames"]) for row in table["chunks"])
@@ -25,6 +32,9 @@ def test_default_run_gives_every_result(tmp_path):
     for name in ("prediction_results.txt", "prediction_results_highestscore.csv", "embeddings.h5"):
         assert (folder / name).stat().st_size > 0
     logs = [path.relative_to(tmp_path / "results/logs").parts[0] for path in (tmp_path / "results/logs").rglob("*.log")]
-    benchmarks = [path.relative_to(tmp_path / "results/benchmarks").parts[0] for path in (tmp_path / "results/benchmarks").rglob("*.tsv")]
+    benchmarks = [
+        path.relative_to(tmp_path / "results/benchmarks").parts[0]
+        for path in (tmp_path / "results/benchmarks").rglob("*.tsv")
+    ]
     assert sorted(logs) == sorted(benchmarks)
     assert {"split", "embed_dnabert_s", "embed_esm2", "merge", "predict", "report"} <= set(logs)

@@ -23,7 +23,9 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, object]:
     """The run's three models; DNABERT-S's own tokenizer isn't part of this repository."""
-    tokenizer = Path(os.environ.get("VIRNUCPRO_TEST_TOKENIZER", ROOT.parent / "shared/parity/dnabert_tiny/tokenizer.json"))
+    tokenizer = Path(
+        os.environ.get("VIRNUCPRO_TEST_TOKENIZER", ROOT.parent / "shared/parity/dnabert_tiny/tokenizer.json")
+    )
     if not tokenizer.is_file():
         pytest.skip("needs DNABERT-S's tokenizer.json: set VIRNUCPRO_TEST_TOKENIZER to its path")
     folder = tmp_path_factory.mktemp("parity") / "dnabert_tiny"
@@ -44,7 +46,9 @@ def check(result: Path) -> None:
     for suffix, name in (("fna", "nucleotide"), ("faa", "protein")):
         text = b"".join((shards / f"{shard['sha']}.{suffix}").read_bytes() for shard in read_manifest(shards)["shards"])
         assert text == (EXPECTED / f"input_identified_{name}.f{'a' if suffix == 'fna' else 'aa'}").read_bytes()
-        ids = [i for shard in read_manifest(shards)["shards"] for i in read_shard(shards / f"{shard['sha']}.{suffix}")[0]]
+        ids = [
+            i for shard in read_manifest(shards)["shards"] for i in read_shard(shards / f"{shard['sha']}.{suffix}")[0]
+        ]
     with np.load(EXPECTED / "merged.npz", allow_pickle=False) as expected:
         arrays = {expected[name].ndim: expected[name] for name in expected.files}
     merged = MergedEmbeddings(result / "embeddings.h5")

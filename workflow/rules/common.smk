@@ -18,7 +18,8 @@ if _library.is_dir():
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from virnucpro import models
-from virnucpro.configuration import missing_fasta, read_samples, resolve
+from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
+from virnucpro.configuration import missing_fasta, name_samples, read_samples, resolve
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.canonical import read_spec
@@ -27,7 +28,12 @@ from virnucpro.sequences.split import read_manifest
 
 try:
     SETTINGS = resolve(config)
-    SAMPLES = read_samples(SETTINGS.samples)
+    # A table of labelled files takes the place of the sample sheet: each of its files is a sample.
+    LABELLED = SETTINGS.training_data or (SETTINGS.labels if SETTINGS.labels and has_fasta(SETTINGS.labels) else None)
+    if LABELLED:
+        SAMPLES = name_samples(row.fasta for row in read_labelled_fasta(LABELLED))
+    else:
+        SAMPLES = read_samples(SETTINGS.samples)
     SOURCES = {
         family: models.find(family, name, SETTINGS.models_dir)
         for family, name in (
@@ -85,17 +91,21 @@ def fasta_of(wildcards):
     """The FASTA files of a sample; one that nobody makes is an error here, before any job."""
     for path in SAMPLES[wildcards.sample]:
         if not path.exists() and not any(rule.is_producer(str(path)) for rule in workflow.rules):
-            raise WorkflowError(str(missing_fasta(path, SETTINGS.samples)))
+            raise WorkflowError(str(missing_fasta(path, LABELLED or SETTINGS.samples)))
     return [str(path) for path in SAMPLES[wildcards.sample]]
 
 
 def prepared_model(family):
-    """Input function: a prepared encoder, once all models are there and fit together."""
+    """Input function: a prepared encoder, once all models are there and fit together.
+
+    With training data there need not be a classifier that fits.
+    """
 
     def file(wildcards):
         checkpoints.prepare_dnabert_s.get()
         checkpoints.prepare_esm2.get()
-        checkpoints.prepare_classifier.get()
+        if not SETTINGS.training_data:
+            checkpoints.prepare_classifier.get()
         return MODELS[family]
 
     return file
@@ -140,3 +150,14 @@ def embedding_memory(family, bytes_per_frame):
         return attempt * (3000 + 2 * megabytes_of_models(family) + shard)
 
     return mem_mb
+
+
+def table_or_error(key):
+    """Input function: the table that a configuration key names; an error where the key isn't set."""
+
+    def file(wildcards):
+        if getattr(SETTINGS, key) is None:
+            raise WorkflowError(f"This target needs the configuration key '{key}': --config {key}=TABLE. See docs/training.md.")
+        return getattr(SETTINGS, key)
+
+    return file

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.classifier.labels import Label, has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
 from virnucpro.classifier.tables import NO_OPEN_FRAME, UNSCORED, VIRAL
 from virnucpro.errors import InputError
@@ -26,14 +27,6 @@ LEVELS = {
 }
 LENGTHS = (0, 500, 1000, 3000, 10_000)
 """Lower ends, in bases, of the classes of record length."""
-
-
-@dataclass(frozen=True)
-class Label:
-    """The truth about a record."""
-
-    viral: bool
-    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +69,34 @@ class _Items:
         columns = (self._truth, self._score, self._call, self._category, self._length)
         truth, score, call, category, length = (np.array(column) for column in columns)
         return truth.astype(bool), score.astype(float), call.astype(bool), category.astype(int), length.astype(int)
+
+
+def evaluate_from_table(
+    table: str | Path,
+    folders: Mapping[str, Path],
+    output: str | Path,
+    split: str | Path | None = None,
+    contrasts: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, Any]:
+    """``evaluate`` with the labels of a table.
+
+    Args:
+        table: labelled files (one per sample, in order) or labelled records; see ``labels``.
+        folders: sample name → folder of its tables.
+        output, contrasts: see ``evaluate``.
+        split: ``split.tsv`` of a training; only its test part is measured.
+    """
+    if has_fasta(table):
+        labels = dict(zip(folders, (row.label for row in read_labelled_fasta(table)), strict=True))
+        records = {}
+    else:
+        labels, records = {}, read_labelled_records(table)
+    samples = [
+        Labelled(name, *(folder / f"{level}.tsv" for level in ("predictions", "chunks", "contigs")), labels.get(name), records)
+        for name, folder in folders.items()
+    ]
+    only = {(row["sample"], row["record"]) for row in _rows(Path(split)) if row["part"] == "test"} if split else None
+    return evaluate(samples, output, only=only, contrasts=contrasts)
 
 
 def evaluate(

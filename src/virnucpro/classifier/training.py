@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.classifier.dataset import PARTS, Dataset, Sample
+from virnucpro.classifier.labels import FROM_HEADER, groups_from_headers, read_labelled_fasta
 from virnucpro.classifier.metrics import binary_metrics
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
@@ -56,6 +57,25 @@ class TrainOptions:
                 raise ConfigError(f"{name} can't be {getattr(self, name)!r}; choose one of {', '.join(known)}.")
         if self.batch_size < 2:
             raise ConfigError("batch_size must be at least 2, since BatchNorm compares the rows of a batch.")
+
+
+def train_from_table(
+    table: str | Path, embeddings: Mapping[str, Path], output: str | Path, options: TrainOptions, threads: int | None = None
+) -> ClassifierSpec:
+    """``train`` on the files of a label table.
+
+    Args:
+        table: see ``labels.read_labelled_fasta``.
+        embeddings: sample name → ``embeddings.h5``, in the order of the table.
+        output, options, threads: see ``train``.
+    """
+    rows = read_labelled_fasta(table)
+    samples = [
+        Sample(name, path, row.label.viral, None if row.group == FROM_HEADER else row.group, row.label.category)
+        for (name, path), row in zip(embeddings.items(), rows, strict=True)
+    ]
+    groups = groups_from_headers([row.fasta for row in rows if row.group == FROM_HEADER])
+    return train(samples, output, options, groups=groups, threads=threads)
 
 
 def train(

@@ -41,7 +41,9 @@ def merge(
     """
     manifest = read_manifest(shards)
     specs = {"dna": read_spec(dna_model), "protein": read_spec(protein_model)}
-    files = {name: {Path(path).stem: Path(path) for path in paths} for name, paths in (("dna", dna), ("protein", protein))}
+    files = {
+        name: {Path(path).stem: Path(path) for path in paths} for name, paths in (("dna", dna), ("protein", protein))
+    }
     provenance: dict[str, Any] = {
         "virnucpro_version": __version__,
         "chunk_length": manifest["chunk_length"],
@@ -94,7 +96,9 @@ def _append(merged: h5py.File, name: str, path: Path, spec: EncoderSpec, row: in
             if name == "dna":
                 merged["ids"][there] = ids
             elif not np.array_equal(merged["ids"][there], ids):
-                raise StorageError(f"{path}: its frame ids differ from those of the DNA embeddings. Delete both and run again.")
+                raise StorageError(
+                    f"{path}: its frame ids differ from those of the DNA embeddings. Delete both and run again."
+                )
             merged[name][there] = vectors
     statistics = {key: _plain(attributes[key]) for key in _STATISTICS if key in attributes}
     return {"shard": path.stem, "encoder": name, "frames": count, **statistics}

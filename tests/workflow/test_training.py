@@ -1,0 +1,121 @@
+"""Training and evaluation as targets of the workflow, and what a trained classifier refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.workflow.conftest import Models, fasta
+from tests.workflow.runner import environment, snakemake
+from virnucpro.classifier.spec import read_classifier_spec
+
+
+def sequences(seed: int, count: int, codons: list[str]) -> dict[str, str]:
+    """Records of few codons, so that two sets are easy to tell apart."""
+    rng = np.random.default_rng(seed)
+    return {f"s{seed}_{number}": "".join(rng.choice(codons, 200)) for number in range(count)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny) -> Path:
+    """A folder in which `snakemake train` ran."""
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "viral.fa").write_text(fasta(sequences(1, 14, ["GCT", "GAA", "CTG"])))
+    (folder / "plain.fa").write_text(fasta(sequences(2, 14, ["AAA", "TTC", "ACA"])))
+    (folder / "labels.tsv").write_text("fasta\tlabel\tcategory\nviral.fa\tviral\tphage\nplain.fa\t0\tbacteria\n")
+    config = tiny.config() | {
+        "classifier": "null",
+        "training_data": "labels.tsv",
+        "training": "{epochs: 30, optimiser: adam, learning_rate: 0.01, hidden: 8, test: 0.3, validation: 0.2}",
+    }
+    run = snakemake(folder, "train", config=config).ok()
+    assert sum(run.computed.values()) > 0
+    return folder
+
+
+def test_train_makes_a_classifier_that_knows_its_encoders(trained, tiny):
+    spec = read_classifier_spec(trained / "results/training/classifier.safetensors")
+    assert (spec.width, spec.hidden, spec.chunk_length) == (64, 8, 300)
+    assert spec.dna_encoder["name"] == "tiny-dnabert"
+    assert spec.protein_encoder["name"] == "esm_a"
+    report = json.loads((trained / "results/training/training.json").read_text())
+    assert report["metrics"]["part"] == "test"
+    assert report["metrics"]["auroc"] > 0.9
+    parts = {row["genome"]: set() for row in csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t")}
+    for row in csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t"):
+        parts[row["genome"]].add(row["part"])
+    assert all(len(found) == 1 for found in parts.values()), "a genome is on both sides"
+
+
+def test_training_again_gives_the_same_file(trained, tiny, tmp_path):
+    first = (trained / "results/training/classifier.safetensors").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "virnucpro", "train", "labels.tsv", "--output", "results", "--cores", "2",
+         *(f"--{key.replace('_', '-')}={value}" for key, value in tiny.config().items() if key != "classifier"),
+         *("--set=epochs=30", "--set=optimiser=adam", "--set=learning_rate=0.01", "--set=hidden=8"),
+         *("--set=test=0.3", "--set=validation=0.2"), "--", "--forcerun", "train"],
+        cwd=trained, capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "computed" not in done.stderr, "the embeddings were there"
+    assert (trained / "results/training/classifier.safetensors").read_bytes() == first
+
+
+def test_evaluate_measures_the_test_part(trained, tiny):
+    config = tiny.config() | {
+        "classifier": "results/training/classifier.safetensors",
+        "labels": "labels.tsv",
+        "evaluate_split": "results/training/split.tsv",
+    }
+    run = snakemake(trained, "evaluate", config=config).ok()
+    assert sum(run.computed.values()) == 0
+    rows = list(csv.DictReader(open(trained / "results/evaluation/metrics.tsv"), delimiter="\t"))
+    chunks = next(row for row in rows if (row["level"], row["group"]) == ("chunk", "all"))
+    assert float(chunks["auroc"]) > 0.9
+    split = list(csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t"))
+    records = sum(row["part"] == "test" for row in split)
+    contigs = next(row for row in rows if (row["level"], row["group"]) == ("contig", "all"))
+    assert int(contigs["items"] if "items" in contigs else contigs["n"]) == records
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"esm_model": "esm_b"}, ["trained on the protein encoder esm_a", "esm_b has weights"]),
+        ({"chunk_length": 500}, ["trained on chunks of 300 bases", "Set chunk_length to 300"]),
+    ],
+    ids=["other-weights", "chunk-length"],
+)
+def test_a_classifier_for_something_else_is_refused(trained, tiny: Models, tmp_path, change, says):
+    config = tiny.config(change.get("esm_model", "esm_a")) | {
+        key: value for key, value in change.items() if key != "esm_model"
+    }
+    config |= {"classifier": trained / "results/training/classifier.safetensors", "samples": "samples.tsv"}
+    (tmp_path / "samples.tsv").write_text(f"sample\tfasta\ns\t{trained / 'viral.fa'}\n")
+    run = snakemake(tmp_path, config=config)
+    assert run.status != 0
+    assert all(text in run.text for text in says), run.text
+    assert sum(run.computed.values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "config", "says"),
+    [
+        ("train", {}, "'training_data'"),
+        ("evaluate", {}, "'labels'"),
+        ("train", {"training_data": "bad.tsv"}, "row 1: label 'maybe'"),
+        ("train", {"training_data": "absent.tsv"}, "absent.tsv"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, tiny, target, config, says):
+    (tmp_path / "bad.tsv").write_text("fasta\tlabel\nx.fa\tmaybe\n")
+    run = snakemake(tmp_path, target, config=tiny.config() | config)
+    assert run.status != 0
+    assert says in run.text
+    assert "jobid:" not in run.text

@@ -1,0 +1,52 @@
+# Labelled sequences → a classifier; predictions and labels → how good it is. Targets, not part of `all`.
+
+
+rule train:
+    input:
+        embeddings=expand(f"{OUT}/{{sample}}/embeddings.h5", sample=SAMPLES),
+        table=table_or_error("training_data"),
+    output:
+        classifier=f"{OUT}/training/classifier.safetensors",
+        report=f"{OUT}/training/training.json",
+        split=f"{OUT}/training/split.tsv",
+    log:
+        f"{OUT}/logs/train/train.log",
+    benchmark:
+        f"{OUT}/benchmarks/train/train.tsv"
+    params:
+        options=SETTINGS.training,
+        samples=list(SAMPLES),
+    threads: threads_per_embedding()
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 6000,
+        runtime=lambda wildcards, attempt: attempt * 480,
+    conda:
+        "../../envs/cpu.yaml"
+    script:
+        "../scripts/train.py"
+
+
+rule evaluate:
+    input:
+        predictions=expand(f"{OUT}/{{sample}}/predictions.tsv", sample=SAMPLES),
+        chunks=expand(f"{OUT}/{{sample}}/chunks.tsv", sample=SAMPLES),
+        contigs=expand(f"{OUT}/{{sample}}/contigs.tsv", sample=SAMPLES),
+        table=table_or_error("labels"),
+        split=[SETTINGS.evaluate_split] if SETTINGS.evaluate_split else [],
+    output:
+        directory(f"{OUT}/evaluation"),
+    log:
+        f"{OUT}/logs/evaluate/evaluate.log",
+    benchmark:
+        f"{OUT}/benchmarks/evaluate/evaluate.tsv"
+    params:
+        contrasts=SETTINGS.contrasts,
+        samples=list(SAMPLES),
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 4000,
+        runtime=lambda wildcards, attempt: attempt * 120,
+    conda:
+        "../../envs/cpu.yaml"
+    script:
+        "../scripts/evaluate.py"

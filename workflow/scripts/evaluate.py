@@ -1,0 +1,16 @@
+"""Predictions and labels → metrics, plots."""
+
+from pathlib import Path
+
+from virnucpro.joblog import job
+
+with job(snakemake.log[0]):
+    from virnucpro.classifier.evaluation import evaluate_from_table
+
+    evaluate_from_table(
+        Path(snakemake.input.table),
+        {name: Path(path).parent for name, path in zip(snakemake.params.samples, snakemake.input.contigs, strict=True)},
+        Path(snakemake.output[0]),
+        split=Path(snakemake.input.split[0]) if snakemake.input.split else None,
+        contrasts=snakemake.params.contrasts,
+    )

@@ -1,0 +1,16 @@
+"""Embeddings of labelled samples → classifier."""
+
+from pathlib import Path
+
+from virnucpro.joblog import job
+
+with job(snakemake.log[0]):
+    from virnucpro.classifier.training import TrainOptions, train_from_table
+
+    train_from_table(
+        Path(snakemake.input.table),
+        dict(zip(snakemake.params.samples, map(Path, snakemake.input.embeddings), strict=True)),
+        Path(snakemake.output.classifier),
+        TrainOptions(**snakemake.params.options),
+        threads=snakemake.threads,
+    )
