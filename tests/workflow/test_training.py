@@ -31,6 +31,7 @@ def trained(tmp_path_factory, tiny) -> Path:
     (folder / "labels.tsv").write_text("fasta\tlabel\tcategory\nviral.fa\tviral\tphage\nplain.fa\t0\tbacteria\n")
     config = tiny.config() | {
         "classifier": "null",
+        "shard_frames": 1000,
         "training_data": "labels.tsv",
         "training": "{epochs: 30, optimiser: adam, learning_rate: 0.01, hidden: 8, test: 0.3, validation: 0.2}",
     }
@@ -57,7 +58,8 @@ def test_training_again_gives_the_same_file(trained, tiny, tmp_path):
     first = (trained / "results/training/classifier.safetensors").read_bytes()
     done = subprocess.run(
         [sys.executable, "-m", "virnucpro", "train", "labels.tsv", "--output", "results", "--cores", "2",
-         *(f"--{key.replace('_', '-')}={value}" for key, value in tiny.config().items() if key != "classifier"),
+         *(f"--{key.replace('_', '-')}={value}" for key, value in tiny.config().items() if key not in ("classifier", "shard_frames")),
+         "--shard-frames=1000",
          *("--set=epochs=30", "--set=optimiser=adam", "--set=learning_rate=0.01", "--set=hidden=8"),
          *("--set=test=0.3", "--set=validation=0.2"), "--", "--forcerun", "train"],
         cwd=trained, capture_output=True, text=True, env=environment(),
@@ -69,6 +71,7 @@ def test_training_again_gives_the_same_file(trained, tiny, tmp_path):
 
 def test_evaluate_measures_the_test_part(trained, tiny):
     config = tiny.config() | {
+        "shard_frames": 1000,
         "classifier": "results/training/classifier.safetensors",
         "labels": "labels.tsv",
         "evaluate_split": "results/training/split.tsv",
@@ -87,7 +90,7 @@ def test_evaluate_measures_the_test_part(trained, tiny):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"esm_model": "esm_b"}, ["trained on the protein encoder esm_a", "esm_b has weights"]),
+        ({"esm_model": "esm_b"}, ["trained on the protein encoder esm_a", "but esm_b has"]),
         ({"chunk_length": 500}, ["trained on chunks of 300 bases", "Set chunk_length to 300"]),
     ],
     ids=["other-weights", "chunk-length"],

@@ -1,29 +1,39 @@
 # Labelled sequences → a classifier; predictions and labels → how good it is. Targets, not part of `all`.
 
 
-rule train:
-    input:
-        embeddings=expand(f"{OUT}/{{sample}}/embeddings.h5", sample=SAMPLES),
-        table=table_or_error("training_data"),
-    output:
-        classifier=f"{OUT}/training/classifier.safetensors",
-        report=f"{OUT}/training/training.json",
-        split=f"{OUT}/training/split.tsv",
-    log:
-        f"{OUT}/logs/train/train.log",
-    benchmark:
-        f"{OUT}/benchmarks/train/train.tsv"
-    params:
-        options=SETTINGS.training,
-        samples=list(SAMPLES),
-    threads: threads_per_embedding()
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * 6000,
-        runtime=lambda wildcards, attempt: attempt * 480,
-    conda:
-        "../../envs/cpu.yaml"
-    script:
-        "../scripts/train.py"
+# Without training data nothing makes these files: a classifier trained before is an input like any other.
+if SETTINGS.training_data:
+
+    rule train:
+        input:
+            embeddings=expand(f"{OUT}/{{sample}}/embeddings.h5", sample=SAMPLES),
+            table=SETTINGS.training_data,
+        output:
+            classifier=f"{OUT}/training/classifier.safetensors",
+            report=f"{OUT}/training/training.json",
+            split=f"{OUT}/training/split.tsv",
+        log:
+            f"{OUT}/logs/train/train.log",
+        benchmark:
+            f"{OUT}/benchmarks/train/train.tsv"
+        params:
+            options=SETTINGS.training,
+            samples=list(SAMPLES),
+        threads: threads_per_embedding()
+        resources:
+            mem_mb=lambda wildcards, attempt: attempt * 6000,
+            runtime=lambda wildcards, attempt: attempt * 480,
+        conda:
+            "../../envs/cpu.yaml"
+        script:
+            "../scripts/train.py"
+
+else:
+
+    rule train:
+        localrule: True
+        input:
+            table_or_error("training_data"),
 
 
 rule evaluate:
