@@ -19,7 +19,7 @@ demo: install
 	@for table in contigs chunks predictions; do echo; echo "$$table.tsv"; head -n 6 results/example/$$table.tsv; done
 
 test: install
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

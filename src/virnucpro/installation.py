@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -16,3 +17,17 @@ def root() -> Path:
 def snakefile() -> Path:
     """The workflow's entry point."""
     return root() / "workflow" / "Snakefile"
+
+
+def prepare_environment() -> None:
+    """Set what the jobs inherit from this process.
+
+    In a clone, ``PYTHONPATH``, so that they find this package whatever their own environment.
+    ``OMP_WAIT_POLICY``: a thread that waits for another must not hold the core which that one needs; where other jobs
+    keep the cores busy, spinning makes small models ten times slower. OpenMP reads it when PyTorch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    source = str(_PACKAGE.parent)
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != source]
+    if not (_PACKAGE / "_bundle").is_dir():
+        os.environ["PYTHONPATH"] = os.pathsep.join([source, *paths])

@@ -48,14 +48,38 @@ class Project:
         return len(list((self.folder / "results" / "s" / "shards").glob("*.fna")))
 
 
-@pytest.mark.parametrize("arguments", [(), ("--max-checksum-file-size", "0")], ids=["checksums", "times-only"])
-def test_only_what_changed_is_computed(tmp_path, tiny, arguments):
-    project = Project(tmp_path, tiny, arguments)
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, tiny) -> Project:
+    """An undisturbed run."""
+    project = Project(tmp_path_factory.mktemp("reference"), tiny)
     first = project.run()
     shards = project.shards()
     assert shards >= 4
     assert first.computed == {"embed_dnabert_s": shards, "embed_esm2": shards}
-    tables = project.tables()
+    return project
+
+
+def copy_of(project: Project, folder: Path, arguments: tuple[str, ...] = ()) -> Project:
+    """The same finished run in another working directory, times kept."""
+    shutil.copytree(project.folder, folder, dirs_exist_ok=True)
+    copy = Project.__new__(Project)
+    copy.folder, copy.models, copy.arguments, copy.fasta = folder, project.models, arguments, folder / "input.fa"
+    return copy
+
+
+def test_small_files_are_compared_by_content(reference, tmp_path):
+    """Snakemake's default for files below 1 MB."""
+    project = copy_of(reference, tmp_path)
+    os.utime(project.fasta)
+    assert project.run().nothing_to_do
+    project.write({"inserted": coding(98, 900)} | records())
+    assert 1 <= sum(project.run().computed.values()) <= 6
+
+
+def test_only_what_changed_is_computed(reference, tmp_path, tiny):
+    """With times alone, as for real shards, which are larger."""
+    project = copy_of(reference, tmp_path, ("--max-checksum-file-size", "0"))
+    tables, shards = project.tables(), project.shards()
 
     assert project.run().nothing_to_do
 
@@ -92,9 +116,8 @@ def test_only_what_changed_is_computed(tmp_path, tiny, arguments):
     assert project.tables() == tables
 
 
-def test_another_model_after_the_shards_were_deleted(tmp_path, tiny):
-    project = Project(tmp_path, tiny)
-    project.run()
+def test_another_model_after_the_shards_were_deleted(reference, tmp_path):
+    project = copy_of(reference, tmp_path)
     tables, shards = project.tables(), project.shards()
     shutil.rmtree(tmp_path / "results" / "s" / "shards")
     assert project.run().computed == NONE, "finished results need no shards"
@@ -102,7 +125,7 @@ def test_another_model_after_the_shards_were_deleted(tmp_path, tiny):
     assert project.tables() != tables
 
 
-def test_kill_and_the_same_command_again(tmp_path, tiny):
+def test_kill_and_the_same_command_again(reference, tmp_path, tiny):
     project = Project(tmp_path, tiny)
     started = subprocess.Popen(
         command(config=project.config()), cwd=tmp_path, env=environment(), start_new_session=True,
@@ -121,10 +144,6 @@ def test_kill_and_the_same_command_again(tmp_path, tiny):
     # Of a file that appeared just before the kill Snakemake had no word yet: at most the running two.
     assert sum(again.computed.values()) <= 2 * shards - len(finished) + 2
     assert not list((tmp_path / "results").rglob("*.tmp"))
-    undisturbed = tmp_path / "undisturbed"
-    undisturbed.mkdir()
-    reference = Project(undisturbed, tiny)
-    reference.run()
     assert project.tables() == reference.tables()
 
 

@@ -48,7 +48,9 @@ def test_train_makes_a_classifier_that_knows_its_encoders(trained, tiny):
     report = json.loads((trained / "results/training/training.json").read_text())
     assert report["metrics"]["part"] == "test"
     assert report["metrics"]["auroc"] > 0.9
-    parts = {row["genome"]: set() for row in csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t")}
+    parts = {
+        row["genome"]: set() for row in csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t")
+    }
     for row in csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t"):
         parts[row["genome"]].add(row["part"])
     assert all(len(found) == 1 for found in parts.values()), "a genome is on both sides"

@@ -5,19 +5,12 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# In a clone the library lies beside the workflow; jobs find it by PYTHONPATH, whatever their environment.
+# In a clone the library lies beside the workflow.
 _library = Path(str(workflow.current_basedir)).parents[1] / "src"
 if _library.is_dir():
     sys.path.insert(0, str(_library))
-    _paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if str(_library) not in _paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(_library), *filter(None, _paths)])
 
-# A thread that waits for another must not hold the core that the other one needs: where other jobs keep the
-# cores busy, spinning makes small models ten times slower. OpenMP reads this when PyTorch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-from virnucpro import models
+from virnucpro import installation, models
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
 from virnucpro.configuration import missing_fasta, name_samples, read_samples, resolve
 from virnucpro.embeddings.key import embedding_key
@@ -26,10 +19,13 @@ from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import VirNucProError
 from virnucpro.sequences.split import read_manifest
 
+installation.prepare_environment()
 try:
     SETTINGS = resolve(config)
     # A table of labelled files takes the place of the sample sheet: each of its files is a sample.
-    LABELLED = SETTINGS.training_data or (SETTINGS.labels if SETTINGS.labels and has_fasta(SETTINGS.labels) else None)
+    LABELLED = SETTINGS.training_data or (
+        SETTINGS.labels if SETTINGS.labels and has_fasta(SETTINGS.labels) else None
+    )
     if LABELLED:
         SAMPLES = name_samples(row.fasta for row in read_labelled_fasta(LABELLED))
     else:
@@ -49,7 +45,10 @@ OUT = SETTINGS.output_dir
 # Folders, as the shards: what jobs take from them has no rule of its own, so that making a model file anew makes
 # nothing else run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
-PREPARED = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}" for family in ("dnabert_s", "esm2")}
+PREPARED = {
+    family: f"{OUT}/models/{family}/{SOURCES[family].identifier}"
+    for family in ("dnabert_s", "esm2")
+}
 MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
 CLASSIFIER = f"{OUT}/models/classifier.safetensors"
 RESULTS = {
@@ -61,7 +60,9 @@ RESULTS = {
     "viral": "viral.fasta.gz",
     "summary": "summary.json",
 }
-EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
+EMBED_ENVIRONMENT = (
+    "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
+)
 
 # Not one of Snakemake's plain types, so that batch size, device, compile and cache, which don't change
 # what is computed, don't make anything run again; what does change it is in the file's path.
@@ -89,8 +90,9 @@ def final_output():
 
 def fasta_of(wildcards):
     """The FASTA files of a sample; one that nobody makes is an error here, before any job."""
+    made = [known.is_producer for known in workflow.rules]
     for path in SAMPLES[wildcards.sample]:
-        if not path.exists() and not any(rule.is_producer(str(path)) for rule in workflow.rules):
+        if not path.exists() and not any(makes(str(path)) for makes in made):
             raise WorkflowError(str(missing_fasta(path, LABELLED or SETTINGS.samples)))
     return [str(path) for path in SAMPLES[wildcards.sample]]
 
@@ -115,9 +117,16 @@ def embeddings_of(family):
     """Input function: a sample's shard embeddings of one encoder, once that is so and the sample is split."""
 
     def files(wildcards):
-        key = embedding_key(read_spec(prepared_model(family)(wildcards)), SETTINGS.precision)
-        shards = read_manifest(checkpoints.split.get(sample=wildcards.sample).output[0])["shards"]
-        return [f"{OUT}/{wildcards.sample}/embeddings/{family}/{key}/{shard['sha']}.h5" for shard in shards]
+        key = embedding_key(
+            read_spec(prepared_model(family)(wildcards)), SETTINGS.precision
+        )
+        shards = read_manifest(
+            checkpoints.split.get(sample=wildcards.sample).output[0]
+        )["shards"]
+        return [
+            f"{OUT}/{wildcards.sample}/embeddings/{family}/{key}/{shard['sha']}.h5"
+            for shard in shards
+        ]
 
     return files
 
@@ -139,7 +148,12 @@ def threads_per_embedding():
 
 def megabytes_of_models(*families):
     """Size of the checkpoints, for memory requests."""
-    return sum(file.stat().st_size for family in families for file in SOURCES[family].files) // 2**20
+    return (
+        sum(
+            file.stat().st_size for family in families for file in SOURCES[family].files
+        )
+        // 2**20
+    )
 
 
 def embedding_memory(family, bytes_per_frame):
@@ -157,7 +171,9 @@ def table_or_error(key):
 
     def file(wildcards):
         if getattr(SETTINGS, key) is None:
-            raise WorkflowError(f"This target needs the configuration key '{key}': --config {key}=TABLE. See docs/training.md.")
+            raise WorkflowError(
+                f"This target needs the configuration key '{key}': --config {key}=TABLE. See docs/training.md."
+            )
         return getattr(SETTINGS, key)
 
     return file

@@ -12,15 +12,15 @@ rule embed_dnabert_s:
         f"{OUT}/logs/embed_dnabert_s/{{sample}}/{{key}}/{{shard}}.log",
     benchmark:
         f"{OUT}/benchmarks/embed_dnabert_s/{{sample}}/{{key}}/{{shard}}.tsv"
-    params:
-        options=EMBED_OPTIONS,
+    conda:
+        EMBED_ENVIRONMENT
     threads: threads_per_embedding()
     resources:
         gpu=gpus_per_job(),
         mem_mb=embedding_memory("dnabert_s", 6_000),
         runtime=lambda wildcards, attempt: attempt * 120,
-    conda:
-        EMBED_ENVIRONMENT
+    params:
+        options=EMBED_OPTIONS,
     script:
         "../scripts/embed.py"
 
@@ -35,14 +35,14 @@ rule embed_esm2:
         f"{OUT}/logs/embed_esm2/{{sample}}/{{key}}/{{shard}}.log",
     benchmark:
         f"{OUT}/benchmarks/embed_esm2/{{sample}}/{{key}}/{{shard}}.tsv"
-    params:
-        options=EMBED_OPTIONS,
+    conda:
+        EMBED_ENVIRONMENT
     threads: threads_per_embedding()
     resources:
         gpu=gpus_per_job(),
         mem_mb=embedding_memory("esm2", 16_000),
         runtime=lambda wildcards, attempt: attempt * 240,
-    conda:
-        EMBED_ENVIRONMENT
+    params:
+        options=EMBED_OPTIONS,
     script:
         "../scripts/embed.py"

@@ -10,15 +10,16 @@ checkpoint prepare_dnabert_s:
         f"{OUT}/logs/prepare_dnabert_s/{SOURCES['dnabert_s'].identifier}.log",
     benchmark:
         f"{OUT}/benchmarks/prepare_dnabert_s/{SOURCES['dnabert_s'].identifier}.tsv"
-    params:
-        source=str(SOURCES["dnabert_s"].path),
-        family="dnabert_s",
-    threads: 1
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * (2000 + 3 * megabytes_of_models("dnabert_s")),
-        runtime=60,
     conda:
         "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt
+        * (2000 + 3 * megabytes_of_models("dnabert_s")),
+        runtime=60,
+    params:
+        source=lambda wildcards: str(SOURCES["dnabert_s"].path),
+        family="dnabert_s",
     script:
         "../scripts/prepare_encoder.py"
 
@@ -32,15 +33,16 @@ checkpoint prepare_esm2:
         f"{OUT}/logs/prepare_esm2/{SOURCES['esm2'].identifier}.log",
     benchmark:
         f"{OUT}/benchmarks/prepare_esm2/{SOURCES['esm2'].identifier}.tsv"
-    params:
-        source=str(SOURCES["esm2"].path),
-        family="esm2",
-    threads: 1
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * (2000 + 3 * megabytes_of_models("esm2")),
-        runtime=60,
     conda:
         "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt
+        * (2000 + 3 * megabytes_of_models("esm2")),
+        runtime=60,
+    params:
+        source=lambda wildcards: str(SOURCES["esm2"].path),
+        family="esm2",
     script:
         "../scripts/prepare_encoder.py"
 
@@ -56,13 +58,13 @@ checkpoint prepare_classifier:
         f"{OUT}/logs/prepare_classifier/classifier.log",
     benchmark:
         f"{OUT}/benchmarks/prepare_classifier/classifier.tsv"
-    params:
-        chunk_length=SETTINGS.chunk_length,
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=20,
-    conda:
-        "../../envs/cpu.yaml"
+    params:
+        chunk_length=SETTINGS.chunk_length,
     script:
         "../scripts/prepare_classifier.py"

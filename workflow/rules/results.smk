@@ -14,18 +14,18 @@ rule merge:
         f"{OUT}/logs/merge/{{sample}}.log",
     benchmark:
         f"{OUT}/benchmarks/merge/{{sample}}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 2000,
+        runtime=lambda wildcards, attempt: attempt * 240,
     params:
         # Known while the workflow is parsed, so that another model or precision is noticed even
         # where the shards were deleted after a finished run.
         models=[str(SOURCES[family].path) for family in ("dnabert_s", "esm2")],
         precision=SETTINGS.precision,
         chunk_length=SETTINGS.chunk_length,
-    threads: 1
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * 2000,
-        runtime=lambda wildcards, attempt: attempt * 240,
-    conda:
-        "../../envs/cpu.yaml"
     script:
         "../scripts/merge.py"
 
@@ -44,15 +44,15 @@ rule predict:
         f"{OUT}/logs/predict/{{sample}}.log",
     benchmark:
         f"{OUT}/benchmarks/predict/{{sample}}.tsv"
-    params:
-        threshold=SETTINGS.threshold,
-        chunk_length=SETTINGS.chunk_length,
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 3000,
         runtime=lambda wildcards, attempt: attempt * 240,
-    conda:
-        "../../envs/cpu.yaml"
+    params:
+        threshold=SETTINGS.threshold,
+        chunk_length=SETTINGS.chunk_length,
     script:
         "../scripts/predict.py"
 
@@ -67,13 +67,13 @@ rule report:
         f"{OUT}/logs/report/{{sample}}.log",
     benchmark:
         f"{OUT}/benchmarks/report/{{sample}}.tsv"
-    params:
-        settings=SETTINGS.as_dict(),
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=60,
-    conda:
-        "../../envs/cpu.yaml"
+    params:
+        settings=SETTINGS.as_dict(),
     script:
         "../scripts/report.py"

@@ -10,15 +10,15 @@ checkpoint split:
         f"{OUT}/logs/split/{{sample}}.log",
     benchmark:
         f"{OUT}/benchmarks/split/{{sample}}.tsv"
-    params:
-        chunk_length=SETTINGS.chunk_length,
-        shard_frames=SETTINGS.shard_frames,
-        empty_records=SETTINGS.empty_records,
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 4000,
         runtime=lambda wildcards, attempt: attempt * 240,
-    conda:
-        "../../envs/cpu.yaml"
+    params:
+        chunk_length=SETTINGS.chunk_length,
+        shard_frames=SETTINGS.shard_frames,
+        empty_records=SETTINGS.empty_records,
     script:
         "../scripts/split.py"

@@ -16,24 +16,24 @@ if SETTINGS.training_data:
             f"{OUT}/logs/train/train.log",
         benchmark:
             f"{OUT}/benchmarks/train/train.tsv"
-        params:
-            options=SETTINGS.training,
-            samples=list(SAMPLES),
+        conda:
+            "../../envs/cpu.yaml"
         threads: threads_per_embedding()
         resources:
             mem_mb=lambda wildcards, attempt: attempt * 6000,
             runtime=lambda wildcards, attempt: attempt * 480,
-        conda:
-            "../../envs/cpu.yaml"
+        params:
+            options=SETTINGS.training,
+            samples=list(SAMPLES),
         script:
             "../scripts/train.py"
 
 else:
 
     rule train:
-        localrule: True
         input:
             table_or_error("training_data"),
+        localrule: True
 
 
 rule evaluate:
@@ -49,14 +49,14 @@ rule evaluate:
         f"{OUT}/logs/evaluate/evaluate.log",
     benchmark:
         f"{OUT}/benchmarks/evaluate/evaluate.tsv"
-    params:
-        contrasts=SETTINGS.contrasts,
-        samples=list(SAMPLES),
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 4000,
         runtime=lambda wildcards, attempt: attempt * 120,
-    conda:
-        "../../envs/cpu.yaml"
+    params:
+        contrasts=SETTINGS.contrasts,
+        samples=list(SAMPLES),
     script:
         "../scripts/evaluate.py"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from virnucpro.errors import InputError
 from virnucpro.sequences.fasta import read_fasta
@@ -79,12 +80,15 @@ def groups_from_headers(fastas: Sequence[Path]) -> dict[str, str]:
         for record in read_fasta(fasta):
             match = re.search(r"(?:^|\s)group=(\S+)", record.header)
             if not match:
-                raise InputError(f"{fasta}: the header of '{record.id}' has no group=NAME, which {FROM_HEADER} asks for.")
+                raise InputError(
+                    f"{fasta}: the header of '{record.id}' has no group=NAME, which {FROM_HEADER} asks for."
+                )
             groups[record.id] = match[1]
     return groups
 
 
 def _read(path: Path, required: Sequence[str], optional: Sequence[str] | None) -> list[dict[str, str]]:
+    """Rows of a table; other columns are an error, unless ``optional`` is None."""
     with _open(path) as handle:
         table = csv.DictReader((line for line in handle if line.strip()), delimiter="\t")
         columns = list(table.fieldnames or [])
@@ -92,9 +96,10 @@ def _read(path: Path, required: Sequence[str], optional: Sequence[str] | None) -
     for name in required:
         if name not in columns:
             raise InputError(f"{path}: has no column '{name}'; its columns are {', '.join(columns) or 'none'}.")
-    for name in columns if optional is not None else ():
-        if name not in (*required, *(optional or ())):
-            raise InputError(f"{path}: column '{name}' means nothing here; known are {', '.join((*required, *optional))}.")
+    known = columns if optional is None else [*required, *optional]
+    for name in columns:
+        if name not in known:
+            raise InputError(f"{path}: column '{name}' means nothing here; known are {', '.join(known)}.")
     if not rows:
         raise InputError(f"{path}: has no rows.")
     return rows
@@ -106,7 +111,7 @@ def _label(path: Path, number: int, row: dict[str, str]) -> Label:
     return Label(LABELS[row["label"]], row.get("category", ""))
 
 
-def _open(path: Path):
+def _open(path: Path) -> TextIO:
     try:
         return open(path, newline="", encoding="utf-8-sig")
     except OSError as error:
