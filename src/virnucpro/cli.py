@@ -103,13 +103,7 @@ def predict(inputs: tuple[str, ...], output: str, **given: Any) -> None:
     folder = Path(output).absolute()
     with atomic_file(folder / "samples.tsv") as file:
         file.write_text("sample\tfasta\n" + "".join(f"{name}\t{path}\n" for name, (path,) in samples.items()))
-    start(
-        "all",
-        folder,
-        [folder / name / "report.html" for name in samples],
-        samples=folder / "samples.tsv",
-        **given,
-    )
+    start("all", folder, [folder / name / "report.html" for name in samples], samples=folder / "samples.tsv", **given)
 
 
 @cli.command()
@@ -151,14 +145,7 @@ def evaluate(table: str, evaluate_split: str | None, output: str, **given: Any) 
 
 
 def start(
-    target: str,
-    folder: Path,
-    made: Sequence[Path],
-    *,
-    cores: int | None,
-    gpus: int | None,
-    dry_run: bool,
-    **given: Any,
+    target: str, folder: Path, made: Sequence[Path], *, cores: int | None, gpus: int | None, dry_run: bool, **given: Any
 ) -> None:
     """Write the configuration to the output folder, run the workflow there, say what was made, and exit."""
     configuration = {key: value for key, value in given.items() if value is not None} | {"output_dir": folder}

@@ -2,6 +2,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from tests.unit.encoder_fixtures import (
     relative,
 )
 from virnucpro.encoders.canonical import load_encoder, read_spec, verify_canonical, write_canonical
-from virnucpro.encoders.checkpoints import prepare_encoder
+from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import ModelError
 from virnucpro.files import sha256_file
 
@@ -144,6 +146,18 @@ def test_a_canonical_file_is_taken_as_it_is(dnabert, tmp_path):
     with pytest.raises(ModelError, match="damaged"):
         prepare_encoder(tmp_path / "a", "dnabert_s", tmp_path / "d")
     assert not (tmp_path / "d").exists()
+
+
+def test_a_canonical_file_needs_no_torch(dnabert, tmp_path):
+    spec = prepare_encoder(dnabert, "dnabert_s", tmp_path / "a")
+    code = (
+        "import sys; from pathlib import Path; from virnucpro.encoders.prepare import prepare_encoder;"
+        "spec = prepare_encoder(Path(sys.argv[1]), 'dnabert_s', Path(sys.argv[2]));"
+        "print(spec.weights_sha256, 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a"), str(tmp_path / "b")]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.split() == [spec.weights_sha256, "False"]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_half_storage_of_fair_esm_computes_close_to_fp32(pt, tmp_path):

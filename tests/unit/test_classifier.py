@@ -5,6 +5,8 @@ import functools
 import io
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +154,18 @@ def test_prepared_copy_is_the_same_file(tmp_path):
     spec, warnings = prepare(tmp_path / "c", tmp_path / "out" / "c")
     assert (spec, warnings) == (written, [])
     assert (tmp_path / "out" / "c").read_bytes() == (tmp_path / "c").read_bytes()
+
+
+def test_preparing_a_canonical_file_needs_no_torch(tmp_path):
+    write_classifier(tmp_path / "c", make(), trained_spec())
+    code = (
+        "import sys; from types import SimpleNamespace; from virnucpro.classifier.importer import prepare_classifier;"
+        "specs = [SimpleNamespace(name=n, width=w, weights_sha256=n.lower() * 64) for n, w in (('A', 8), ('B', 4))];"
+        "prepare_classifier(*sys.argv[1:], dna_spec=specs[0], protein_spec=specs[1], chunk_length=500, warn=exit);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "c"), str(tmp_path / "d")], check=True)
+    assert (tmp_path / "c").read_bytes() == (tmp_path / "d").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -309,6 +323,16 @@ def test_wrong_architecture_and_short_data_are_refused(tmp_path):
         import_original(path)
     path = archive(tmp_path / "t.pth", tensor_program((2, 2), (2, 1)), data_0=b"\0" * 8)
     with pytest.raises(ModelError, match="not an original"):
+        import_original(path)
+
+
+def test_many_tensors_of_one_storage_are_refused(tmp_path):
+    program = tensor_program((2, 2), (2, 1))
+    start, stop = program.index(b"(U\x06weight") + 1, program.index(b"dU\x08_buffers")
+    tensor = program[start + 8 : stop]
+    many = b"".join(b"U\x02%02d" % number + tensor for number in range(30))
+    path = archive(tmp_path / "t.pth", program[:start] + many + program[stop:], data_0=b"\0" * 16)
+    with pytest.raises(ModelError, match="too many tensors"):
         import_original(path)
 
 

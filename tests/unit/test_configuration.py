@@ -65,12 +65,18 @@ def test_what_is_wrong_is_named(given, message):
 
 
 def test_command_line_text_is_understood():
-    settings = resolve({"compile": "true", "chunk_length": "null", "cache_dir": "", "samples": "none", "esm_model": 650})
+    settings = resolve(
+        {"compile": "true", "chunk_length": "null", "cache_dir": "", "samples": "none", "esm_model": 650}
+    )
     assert settings.compile is True
     assert settings.chunk_length == 500
     assert settings.cache_dir is None
     assert settings.esm_model == "650"
-    options = {"epochs": "5", "dropout": "0.1", "standardise": "true"}  # as --config training='{epochs: 5, ...}' gives them
+    options = {
+        "epochs": "5",
+        "dropout": "0.1",
+        "standardise": "true",
+    }  # as --config training='{epochs: 5, ...}' gives them
     assert resolve({"training": options}).training == {"epochs": 5, "dropout": 0.1, "standardise": True}
 
 

@@ -19,10 +19,10 @@ from tests.unit.encoder_fixtures import (
 from virnucpro.encoders import attention
 from virnucpro.encoders.attention import alibi_slopes
 from virnucpro.encoders.canonical import load_encoder
-from virnucpro.encoders.checkpoints import prepare_encoder
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig, Tokenizer
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import InputError, ModelError
 
 

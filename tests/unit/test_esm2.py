@@ -15,10 +15,10 @@ from tests.unit.encoder_fixtures import (
 )
 from virnucpro.encoders.attention import Sdpa
 from virnucpro.encoders.canonical import load_encoder
-from virnucpro.encoders.checkpoints import prepare_encoder
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.esm2 import ALPHABET, ESM2, MASK, POOLED_RESIDUES, ESM2Config, rotary_tables, rotate, tokenize
 from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import InputError
 
 LENGTHS = [1, 2, 3, 17, 64, 166, 166, 166, 300, 1021, 1022, 1024, 1025, 1100, 166, 17]

@@ -19,13 +19,15 @@ from virnucpro.errors import InputError
 def tables(folder, name, virus, chunks=2, length=900, **about):
     """Tables of one sample: record i has frame F1 on its first chunk with score ``virus[i]``, or none if None."""
     folder = folder / name
-    paths = TablePaths(*(folder / table for table in ("predictions", "chunks", "contigs", "results", "highest")))
+    paths = TablePaths(
+        *(folder / f"{table}.tsv" for table in ("predictions", "chunks", "contigs", "results", "highest"))
+    )
     ids = [f"{name}{i}_chunk_1F1" for i, score in enumerate(virus) if score is not None]
     scores = np.array([score for score in virus if score is not None], np.float32)
     with Tables(paths, [(f"{name}{i}", length) for i in range(len(virus))], 500, 0.5) as writer:
         writer.add(ids, np.stack([1 - scores, scores], 1))
         writer.finish()
-    return Labelled(name, paths.predictions, paths.chunks, paths.contigs, **about)
+    return Labelled(name, folder, **about)
 
 
 def find(result, level, group="all", name=""):
@@ -151,4 +153,4 @@ def test_missing_label_and_missing_table(tmp_path):
     with pytest.raises(InputError, match="record a0 of sample a has no label"):
         evaluate([sample], tmp_path / "out")
     with pytest.raises(InputError, match="no such file"):
-        evaluate([Labelled("a", tmp_path / "x", tmp_path / "x", tmp_path / "x", Label(True))], tmp_path / "out")
+        evaluate([Labelled("a", tmp_path / "x", Label(True))], tmp_path / "out")

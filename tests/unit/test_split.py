@@ -12,7 +12,7 @@ from virnucpro.errors import InputError, StorageError
 from virnucpro.sequences import duplicates
 from virnucpro.sequences.chunks import chunk_starts
 from virnucpro.sequences.fasta import read_fasta
-from virnucpro.sequences.frames import FRAME_NAMES, open_frames
+from virnucpro.sequences.frames import FRAME_NAMES, open_frames_of
 from virnucpro.sequences.shards import ShardWriter
 from virnucpro.sequences.split import check_protein, iter_records, read_manifest, read_shard, split_fasta
 
@@ -74,7 +74,7 @@ def test_every_frame_once_and_in_order(tmp_path, shard_frames):
     expected = [
         (f"{name}_chunk_{chunk + 1}{FRAME_NAMES[frame]}", protein)
         for name, sequence in records
-        for batch in open_frames(sequence.encode(), 300)
+        for batch in open_frames_of([sequence.encode()], 300)
         for chunk, frame, protein in zip(batch.chunk, batch.frame, batch.proteins, strict=True)
     ]
     found, chunks = [], []

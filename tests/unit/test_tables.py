@@ -91,13 +91,19 @@ def write_run(folder, ids, features, dna_width, records=None, chunk_length=500, 
     (folder / "shards" / "records.tsv").write_text("record\tlength\tfile\n" + lines)
 
 
+def outputs_in(folder):
+    names = ["predictions.tsv", "chunks.tsv", "contigs.tsv", "prediction_results.txt"]
+    names += ["prediction_results_highestscore.csv", "viral.fasta.gz", "summary.json"]
+    return Outputs(*(folder / name for name in names))
+
+
 def run(folder, output, **changes):
     given = {
         "merged": folder / "e.h5",
         "classifier": folder / "classifier",
         "shards": folder / "shards",
         "fastas": [PARITY / "input.fa"],
-        "outputs": Outputs.in_folder(output),
+        "outputs": outputs_in(output),
     }
     summary = predict(**given | changes)
     return given["outputs"], summary
@@ -158,7 +164,7 @@ def test_input_that_changed_since_is_refused(original, tmp_path):
         (tmp_path / name).write_text(text)
         with pytest.raises(StorageError, match="changed"):
             run(original, tmp_path, fastas=[tmp_path / name])
-        assert not Outputs.in_folder(tmp_path).summary.exists()
+        assert not outputs_in(tmp_path).summary.exists()
 
 
 # Refusals

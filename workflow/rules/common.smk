@@ -23,9 +23,7 @@ installation.prepare_environment()
 try:
     SETTINGS = resolve(config)
     # A table of labelled files takes the place of the sample sheet: each of its files is a sample.
-    LABELLED = SETTINGS.training_data or (
-        SETTINGS.labels if SETTINGS.labels and has_fasta(SETTINGS.labels) else None
-    )
+    LABELLED = SETTINGS.training_data or (SETTINGS.labels if SETTINGS.labels and has_fasta(SETTINGS.labels) else None)
     if LABELLED:
         SAMPLES = name_samples(row.fasta for row in read_labelled_fasta(LABELLED))
     else:
@@ -45,10 +43,7 @@ OUT = SETTINGS.output_dir
 # Folders, as the shards: what jobs take from them has no rule of its own, so that making a model file anew makes
 # nothing else run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
-PREPARED = {
-    family: f"{OUT}/models/{family}/{SOURCES[family].identifier}"
-    for family in ("dnabert_s", "esm2")
-}
+PREPARED = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}" for family in ("dnabert_s", "esm2")}
 MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
 CLASSIFIER = f"{OUT}/models/classifier.safetensors"
 RESULTS = {
@@ -60,9 +55,7 @@ RESULTS = {
     "viral": "viral.fasta.gz",
     "summary": "summary.json",
 }
-EMBED_ENVIRONMENT = (
-    "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
-)
+EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
 
 # Not one of Snakemake's plain types, so that batch size, device, compile and cache, which don't change
 # what is computed, don't make anything run again; what does change it is in the file's path.
@@ -117,16 +110,9 @@ def embeddings_of(family):
     """Input function: a sample's shard embeddings of one encoder, once that is so and the sample is split."""
 
     def files(wildcards):
-        key = embedding_key(
-            read_spec(prepared_model(family)(wildcards)), SETTINGS.precision
-        )
-        shards = read_manifest(
-            checkpoints.split.get(sample=wildcards.sample).output[0]
-        )["shards"]
-        return [
-            f"{OUT}/{wildcards.sample}/embeddings/{family}/{key}/{shard['sha']}.h5"
-            for shard in shards
-        ]
+        key = embedding_key(read_spec(prepared_model(family)(wildcards)), SETTINGS.precision)
+        shards = read_manifest(checkpoints.split.get(sample=wildcards.sample).output[0])["shards"]
+        return [f"{OUT}/{wildcards.sample}/embeddings/{family}/{key}/{shard['sha']}.h5" for shard in shards]
 
     return files
 
@@ -148,12 +134,7 @@ def threads_per_embedding():
 
 def megabytes_of_models(*families):
     """Size of the checkpoints, for memory requests."""
-    return (
-        sum(
-            file.stat().st_size for family in families for file in SOURCES[family].files
-        )
-        // 2**20
-    )
+    return sum(file.stat().st_size for family in families for file in SOURCES[family].files) // 2**20
 
 
 def embedding_memory(family, bytes_per_frame):

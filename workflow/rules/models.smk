@@ -14,8 +14,7 @@ checkpoint prepare_dnabert_s:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: attempt
-        * (2000 + 3 * megabytes_of_models("dnabert_s")),
+        mem_mb=lambda wildcards, attempt: attempt * (2000 + 3 * megabytes_of_models("dnabert_s")),
         runtime=60,
     params:
         source=lambda wildcards: str(SOURCES["dnabert_s"].path),
@@ -37,8 +36,7 @@ checkpoint prepare_esm2:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: attempt
-        * (2000 + 3 * megabytes_of_models("esm2")),
+        mem_mb=lambda wildcards, attempt: attempt * (2000 + 3 * megabytes_of_models("esm2")),
         runtime=60,
     params:
         source=lambda wildcards: str(SOURCES["esm2"].path),

@@ -5,6 +5,8 @@ from pathlib import Path
 from virnucpro.joblog import job
 
 with job(snakemake.log[0]):
-    from virnucpro.encoders.checkpoints import prepare_encoder
+    from virnucpro.encoders.prepare import prepare_encoder
 
-    prepare_encoder(Path(snakemake.params.source), snakemake.params.family, Path(snakemake.output[0]) / "model.safetensors")
+    prepare_encoder(
+        Path(snakemake.params.source), snakemake.params.family, Path(snakemake.output[0]) / "model.safetensors"
+    )

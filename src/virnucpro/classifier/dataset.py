@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -16,8 +17,7 @@ from virnucpro.embeddings.store import ROWS_PER_CHUNK, MergedEmbeddings
 from virnucpro.errors import InputError, ModelError
 
 PARTS = ("train", "validation", "test")
-POOL_BYTES = 256 << 20
-"""Features in memory at a time, whatever the data's size."""
+POOL_BYTES = 256 << 20  # of features in memory at a time, whatever the data's size
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,20 @@ class Sample:
     group: str | None = None  # all its records are one genome
     category: str = ""
 
+    @property
+    def stratum(self) -> tuple[bool, str]:
+        return self.viral, self.category
 
-@dataclass(frozen=True)
-class Batch:
-    """Some frames: features (n, width) float32, viral (n,) bool, stratum (n,) int64,
-    an index into ``Dataset.strata``."""
 
-    features: np.ndarray
-    viral: np.ndarray
-    stratum: np.ndarray
+class Batch(NamedTuple):
+    """Some frames."""
+
+    features: np.ndarray  # (n, width) float32
+    viral: np.ndarray  # (n,) bool
+    stratum: np.ndarray  # (n,) int64, an index into ``Dataset.strata``
+
+    def rows(self, which: np.ndarray) -> Batch:
+        return Batch(*(column[which] for column in self))
 
 
 def split_genomes(genomes: Mapping[str, tuple[bool, str]], validation: float, test: float, seed: int) -> dict[str, str]:
@@ -46,12 +51,7 @@ def split_genomes(genomes: Mapping[str, tuple[bool, str]], validation: float, te
 
     The order within a stratum is a hash of seed and name, so it depends neither on the order of the files nor
     on what other strata hold. Every stratum has a genome to train on; one of three genomes or more has at least
-    one in each part that is wanted.
-
-    Args:
-        genomes: genome → (viral, category).
-        validation, test: shares of each stratum.
-        seed: any number.
+    one in each part that is wanted. ``validation`` and ``test`` are shares of each stratum.
     """
     if validation < 0 or test < 0 or validation + test >= 1:
         raise InputError(f"Shares of validation ({validation}) and test ({test}) must leave something to train on.")
@@ -73,10 +73,8 @@ def split_genomes(genomes: Mapping[str, tuple[bool, str]], validation: float, te
 class Dataset:
     """Frames of several samples. Holds one byte per frame, the names of the genomes, and no features.
 
-    Args:
-        samples: labelled embeddings; all from the same encoders and chunk length.
-        groups: record → genome, where the samples' own ``group`` isn't given; else a record is a genome.
-        validation, test, seed: see ``split_genomes``.
+    ``groups`` is record → genome, where a sample's own ``group`` isn't given; else a record is a genome. For
+    validation, test and seed see ``split_genomes``.
 
     Raises:
         InputError: a class is missing from the training or the validation part.
@@ -96,7 +94,7 @@ class Dataset:
         if len({sample.name for sample in samples}) < len(samples):
             raise InputError("Two samples of the training table have the same name.")
         self.samples = list(samples)
-        self.strata = sorted({(sample.viral, sample.category) for sample in samples})
+        self.strata = sorted({sample.stratum for sample in samples})
         files = [MergedEmbeddings(sample.embeddings) for sample in samples]
         self.provenance = files[0].provenance
         self.dna_width, self.protein_width = files[0].dna_width, files[0].protein_width
@@ -105,30 +103,27 @@ class Dataset:
                 if file.provenance[key] != self.provenance[key]:
                     raise ModelError(f"{file.path}: has another {key} than {files[0].path}. Embed all samples alike.")
         self.rows: list[dict[str, Any]] = []  # one per record: sample, record, genome, frames
-        digest = hashlib.sha256()
+        self._digest = hashlib.sha256()
         genomes: dict[str, tuple[bool, str]] = {}
-        row_of_frame = []
+        first = [0]  # row of each sample
         for sample, file in zip(samples, files, strict=True):
-            digest.update(json.dumps([sample.viral, sample.category, self._contents(file)]).encode())
-            row_of_frame.append(self._index(sample, file, groups or {}, genomes, digest))
-        self.digest = digest.hexdigest()
+            self._index(sample, file, groups or {}, genomes)
+            first.append(len(self.rows))
+        self.digest = self._digest.hexdigest()  # of labels, frame ids and the content names of the shards
         self.parts = split_genomes(genomes, validation, test, seed)
-        part_of_row = np.array([PARTS.index(self.parts[row["genome"]]) for row in self.rows], np.uint8)
-        self._part = [np.repeat(part_of_row[first : first + len(n)], n) for first, n in row_of_frame]
-        self.counts = {
-            part: [
-                sum(int((mask == number).sum()) for mask, s in self._with_samples() if (s.viral, s.category) == stratum)
-                for stratum in self.strata
-            ]
-            for number, part in enumerate(PARTS)
-        }
-        for part in ("train", "validation") if validation else ("train",):
-            for viral in (True, False):
-                if not self.frames(part, viral):
-                    raise InputError(
-                        f"No {'viral' if viral else 'non-viral'} genome with an open frame falls in the {part} part. "
-                        "Add genomes of that class, or change the shares."
-                    )
+        parts = np.array([PARTS.index(self.parts[row["genome"]]) for row in self.rows], np.uint8)
+        frames = np.array([row["frames"] for row in self.rows], np.int64)
+        self._part = [np.repeat(parts[a:b], frames[a:b]) for a, b in itertools.pairwise(first)]  # of each frame
+        self.counts = {part: [0] * len(self.strata) for part in PARTS}
+        for sample, mask in zip(samples, self._part, strict=True):
+            for part, count in zip(PARTS, np.bincount(mask, minlength=len(PARTS)).tolist(), strict=True):
+                self.counts[part][self.strata.index(sample.stratum)] += count
+        for part, viral in itertools.product(("train", "validation") if validation else ("train",), (True, False)):
+            if not self.frames(part, viral):
+                raise InputError(
+                    f"No {'viral' if viral else 'non-viral'} genome with an open frame falls in the {part} part. "
+                    "Add genomes of that class, or change the shares."
+                )
 
     @property
     def width(self) -> int:
@@ -154,7 +149,7 @@ class Dataset:
             window = slice(start, start + len(wanted))
             with h5py.File(sample.embeddings, "r") as file:
                 features = np.concatenate([file[name][window] for name in ("dna", "protein")], axis=1)[wanted]
-            stratum = self.strata.index((sample.viral, sample.category))
+            stratum = self.strata.index(sample.stratum)
             yield Batch(features, np.full(len(features), sample.viral), np.full(len(features), stratum))
 
     def shuffled(
@@ -162,18 +157,15 @@ class Dataset:
     ) -> Iterator[Batch]:
         """Batches in random order: random blocks fill a pool of ``POOL_BYTES``, which is shuffled and dealt out.
 
-        Args:
-            part: which frames.
-            size: rows per batch; what is left at the end is dealt too, if more than one row (BatchNorm needs two).
-            order: source of the order.
-            keep: probability to keep a row, by stratum; rows are drawn anew each time.
+        A batch has ``size`` rows; what is left at the end is dealt too, if more than one row (BatchNorm needs two).
+        ``keep`` is the probability to keep a row, by stratum; rows are drawn anew each time.
         """
         room = max(size, POOL_BYTES // (4 * self.width))
         pool: list[Batch] = []
         held = 0
         for block in self.blocks(part, order):
             if keep is not None:
-                block = _rows(block, order.random(len(block.viral)) < np.asarray(keep)[block.stratum])
+                block = block.rows(order.random(len(block.viral)) < np.asarray(keep)[block.stratum])
             pool.append(block)
             held += len(block.viral)
             if held >= room:
@@ -184,49 +176,33 @@ class Dataset:
             if len(rest.viral) > 1:
                 yield rest
 
-    def _with_samples(self) -> Iterator[tuple[np.ndarray, Sample]]:
-        return zip(self._part, self.samples, strict=True)
-
     def _index(
-        self,
-        sample: Sample,
-        file: MergedEmbeddings,
-        groups: Mapping[str, str],
-        genomes: dict[str, tuple[bool, str]],
-        digest: hashlib._Hash,
-    ) -> tuple[int, list[int]]:
-        """Note the records of a sample: index of its first row, and frames per record."""
-        first, last = len(self.rows), None
+        self, sample: Sample, file: MergedEmbeddings, groups: Mapping[str, str], genomes: dict[str, tuple[bool, str]]
+    ) -> None:
+        """Note the records of a sample."""
+        shards = sorted({shard["shard"] for shard in file.provenance.get("shards", [])})
+        self._digest.update(json.dumps([*sample.stratum, shards]).encode())
+        last = None
         with h5py.File(file.path, "r") as handle:
             for start in range(0, file.count, 8 * ROWS_PER_CHUNK):
                 for frame in handle["ids"].asstr()[start : start + 8 * ROWS_PER_CHUNK]:
-                    digest.update(f"{frame}\n".encode())
+                    self._digest.update(f"{frame}\n".encode())
                     record = frame[:-2].rpartition("_chunk_")[0]
                     if record != last:
                         genome = sample.group or groups.get(record, record)
                         # A genome in several samples has one part: that of the stratum it is first met in.
-                        genomes.setdefault(genome, (sample.viral, sample.category))
+                        genomes.setdefault(genome, sample.stratum)
                         self.rows.append({"sample": sample.name, "record": record, "genome": genome, "frames": 0})
                         last = record
                     self.rows[-1]["frames"] += 1
-        return first, [row["frames"] for row in self.rows[first:]]
-
-    @staticmethod
-    def _contents(file: MergedEmbeddings) -> list[str]:
-        """The content names of the shards that a file was made from: a digest of its sequences."""
-        return sorted({shard["shard"] for shard in file.provenance.get("shards", [])})
-
-
-def _rows(batch: Batch, which: slice | np.ndarray) -> Batch:
-    return Batch(batch.features[which], batch.viral[which], batch.stratum[which])
 
 
 def _deal(pool: list[Batch], held: int, size: int, order: np.random.Generator) -> Generator[Batch, None, list[Batch]]:
     """Empty the pool in random order, batch by batch; the rows that fill no batch are returned."""
-    whole = Batch(*(np.concatenate([getattr(b, key) for b in pool]) for key in ("features", "viral", "stratum")))
+    whole = Batch(*(np.concatenate(column) for column in zip(*pool, strict=True)))
     pool.clear()  # rows are picked from the joined copy, so that no more than two copies ever exist
     shuffle = order.permutation(held)
     full = held - held % size
     for at in range(0, full, size):
-        yield _rows(whole, shuffle[at : at + size])
-    return [_rows(whole, shuffle[full:])]
+        yield whole.rows(shuffle[at : at + size])
+    return [whole.rows(shuffle[full:])]

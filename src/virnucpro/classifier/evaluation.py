@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from array import array
+import struct
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,50 +26,25 @@ LEVELS = {
     "contig": "records with a scored chunk",
     "contig_all": "all records; one without a scored chunk scores 0",
 }
-LENGTHS = (0, 500, 1000, 3000, 10_000)
-"""Lower ends, in bases, of the classes of record length."""
+LENGTHS = (0, 500, 1000, 3000, 10_000)  # lower ends, in bases, of the classes of record length
+_ITEM = np.dtype([("truth", "?"), ("score", "f8"), ("call", "?"), ("category", "i2"), ("length", "i1")])
+_PACK = struct.Struct("=?d?hb").pack  # one item, in the same layout
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One sample's tables. ``label`` holds for every record that ``records`` doesn't name."""
+    """One sample's folder of tables. ``label`` holds for every record that ``records`` doesn't name."""
 
     name: str
-    predictions: Path
-    chunks: Path
-    contigs: Path
+    folder: Path
     label: Label | None = None
     records: Mapping[str, Label] = field(default_factory=dict)
 
     def label_of(self, record: str) -> Label:
         """A record's label; InputError if it has none."""
-        label = self.records.get(record, self.label)
-        if label is None:
-            raise InputError(
-                f"{self.contigs}: record {record} of sample {self.name} has no label. Add it to the table."
-            )
+        if (label := self.records.get(record, self.label)) is None:
+            raise InputError(f"{self.folder}: record {record} of sample {self.name} has no label. Add it to the table.")
         return label
-
-
-class _Items:
-    """Truth, score, call, category and length class of the items of one level, 12 bytes each."""
-
-    def __init__(self) -> None:
-        self._truth, self._score, self._call = array("b"), array("d"), array("b")
-        self._category, self._length = array("h"), array("b")
-
-    def add(self, label: Label, score: float, call: bool, category: int, length: int) -> None:
-        self._truth.append(label.viral)
-        self._score.append(score)
-        self._call.append(call)
-        self._category.append(category)
-        self._length.append(length)
-
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """Truth (n,) bool, score (n,) float64, call (n,) bool, category (n,) int16, length class (n,) int8."""
-        columns = (self._truth, self._score, self._call, self._category, self._length)
-        truth, score, call, category, length = (np.array(column) for column in columns)
-        return truth.astype(bool), score.astype(float), call.astype(bool), category.astype(int), length.astype(int)
 
 
 def evaluate_from_table(
@@ -78,23 +54,17 @@ def evaluate_from_table(
     split: str | Path | None = None,
     contrasts: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
-    """``evaluate`` with the labels of a table.
+    """``evaluate`` with the labels of a table of files (one per sample, in order) or of records; see ``labels``.
 
-    Args:
-        table: labelled files (one per sample, in order) or labelled records; see ``labels``.
-        folders: sample name → folder of its tables.
-        output, contrasts: see ``evaluate``.
-        split: ``split.tsv`` of a training; only its test part is measured.
+    ``folders`` are sample name → folder of its tables; of a training's ``split.tsv`` only the test part is measured.
     """
+    labels: dict[str, Label] = {}
+    records: dict[str, Label] = {}
     if has_fasta(table):
         labels = dict(zip(folders, (row.label for row in read_labelled_fasta(table)), strict=True))
-        records = {}
     else:
-        labels, records = {}, read_labelled_records(table)
-    samples = [
-        Labelled(name, *(folder / f"{level}.tsv" for level in ("predictions", "chunks", "contigs")), labels.get(name), records)
-        for name, folder in folders.items()
-    ]
+        records = read_labelled_records(table)
+    samples = [Labelled(name, folder, labels.get(name), records) for name, folder in folders.items()]
     only = {(row["sample"], row["record"]) for row in _rows(Path(split)) if row["part"] == "test"} if split else None
     return evaluate(samples, output, only=only, contrasts=contrasts)
 
@@ -106,54 +76,53 @@ def evaluate(
     only: Collection[tuple[str, str]] | None = None,
     contrasts: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
-    """Measure per frame, chunk and record, and write everything to a folder.
+    """Measure per frame, chunk and record (``LEVELS``), write everything to a folder, and return what the JSON holds.
 
-    Levels are in ``LEVELS``. Groups within each: all items; each category; each contrast; each class of record
-    length. A category of one class only is measured against all items of the other class.
+    Groups within each level: all items; each category; each contrast; each class of record length. A category of
+    one class only is measured against all items of the other class.
 
     Args:
         samples: tables of ``predict`` and their labels.
-        output: folder for ``metrics.tsv``, ``reliability.tsv``, ``evaluation.json``, ``.png`` and ``.svg``.
+        output: folder for ``metrics.tsv``, ``reliability.tsv``, ``evaluation.json``, ``.png``, ``.svg``.
         only: (sample name, record) pairs to look at, such as the test part of a split; all otherwise.
         contrasts: name → categories that are measured apart from all others, such as phages and prokaryotes.
-
-    Returns:
-        What the JSON holds.
 
     Raises:
         InputError: a record has no label, or nothing is left to look at.
     """
     output = Path(output)
     categories: dict[str, int] = {}
-    items = {level: _Items() for level in LEVELS}
+    items = {level: bytearray() for level in LEVELS}
     excluded = {True: 0, False: 0}
     for sample in samples:
         lengths: dict[str, tuple[Label, int, int]] = {}
-        for row in _rows(sample.contigs):
+        for row in _rows(sample.folder / "contigs.tsv"):
             if only is not None and (sample.name, row["record"]) not in only:
                 continue
             label = sample.label_of(row["record"])
             category = categories.setdefault(label.category, len(categories))
-            length = int(np.searchsorted(LENGTHS, int(row["length"]), side="right")) - 1
+            length = bisect_right(LENGTHS, int(row["length"])) - 1
             lengths[row["record"]] = (label, category, length)
             _add(items, "contig", lengths[row["record"]], row["call"], row["mean_score"], UNSCORED)
-        for row in _rows(sample.chunks):
+        for row in _rows(sample.folder / "chunks.tsv"):
             if about := lengths.get(row["record"]):
                 excluded[about[0].viral] += row["call"] == NO_OPEN_FRAME
                 _add(items, "chunk", about, row["call"], row["score"], NO_OPEN_FRAME)
-        for row in _rows(sample.predictions):
+        for row in _rows(sample.folder / "predictions.tsv"):
             if about := lengths.get(row["record"]):
-                items["frame"].add(about[0], float(row["score_virus"]), row["label"] == "virus", *about[1:])
-    columns = {level: part.arrays() for level, part in items.items()}
-    if not len(columns["contig_all"][0]):
+                call = row["label"] == "virus"
+                items["frame"] += _PACK(about[0].viral, float(row["score_virus"]), call, *about[1:])
+    columns = {level: np.frombuffer(packed, _ITEM) for level, packed in items.items()}
+    if not len(columns["contig_all"]):
         raise InputError("There is nothing to evaluate: no record of these samples is in the list.")
     names = list(categories)
     measured = [
-        {"level": level, "group": kind, "name": name, **binary_metrics(*(part[rows] for part in arrays[:3]))}
-        for level, arrays in columns.items()
-        for kind, name, rows in _groups(arrays, names, contrasts or {})
+        {"level": level, "group": kind, "name": name}
+        | binary_metrics(table["truth"][rows], table["score"][rows], table["call"][rows])
+        for level, table in columns.items()
+        for kind, name, rows in _groups(table, names, contrasts or {})
     ]
-    curves = {level: reliability(truth, score) for level, (truth, score, *_) in columns.items()}
+    curves = {level: reliability(table["truth"], table["score"]) for level, table in columns.items()}
     result = {
         "levels": LEVELS,
         "samples": [sample.name for sample in samples],
@@ -172,20 +141,20 @@ def evaluate(
 
 
 def _add(
-    items: Mapping[str, _Items], level: str, about: tuple[Label, int, int], call: str, score: str, without: str
+    items: Mapping[str, bytearray], level: str, about: tuple[Label, int, int], call: str, score: str, without: str
 ) -> None:
     """Add an item to its level if it has a score, and to the level that counts all in any case."""
-    label, category, length = about
+    label, *rest = about
     value = 0.0 if call == without else float(score)
     for name in (f"{level}_all",) if call == without else (level, f"{level}_all"):
-        items[name].add(label, value, call == VIRAL, category, length)
+        items[name].extend(_PACK(label.viral, value, call == VIRAL, *rest))
 
 
 def _groups(
-    arrays: tuple[np.ndarray, ...], names: Sequence[str], contrasts: Mapping[str, Collection[str]]
+    table: np.ndarray, names: Sequence[str], contrasts: Mapping[str, Collection[str]]
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """(kind, name, rows (n,) bool) of every group of one level's items."""
-    truth, _, _, category, length = arrays
+    truth, category, length = table["truth"], table["category"], table["length"]
     yield "all", "", np.ones(len(truth), bool)
     for number, name in enumerate(names):
         rows = category == number
@@ -219,7 +188,7 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
             writer.writerow({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
 
 
-def _plot(output: Path, columns: Mapping[str, tuple[np.ndarray, ...]], curves: Mapping[str, Any]) -> None:
+def _plot(output: Path, columns: Mapping[str, np.ndarray], curves: Mapping[str, Any]) -> None:
     """ROC, precision-recall and reliability of each level in one figure, as PNG and SVG."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -228,27 +197,23 @@ def _plot(output: Path, columns: Mapping[str, tuple[np.ndarray, ...]], curves: M
     # Without the salt and the date, equal data would give different files.
     with rc_context({"svg.hashsalt": "virnucpro"}):
         figure = Figure(figsize=(13, 4), layout="constrained")
-        titles = ("ROC", "precision-recall", "reliability")
-        axes = dict(zip(titles, figure.subplots(1, 3), strict=True))
-        for level, (truth, score, *_) in columns.items():
-            if 0 < truth.sum() < len(truth):
-                false, true, _ = roc_curve(truth, score)
-                axes["ROC"].plot(false, true, label=level)
-                precision, recall, _ = precision_recall_curve(truth, score)
-                axes["precision-recall"].plot(recall, precision, label=level)
-            rows = [row for row in curves[level] if row["items"]]
-            points = [row["mean_score"] for row in rows], [row["viral_share"] for row in rows]
-            axes["reliability"].plot(*points, marker="o", label=level)
-        for title, x, y in zip(
-            titles,
-            ("false positive rate", "recall", "mean score"),
-            ("true positive rate", "precision", "viral share"),
-            strict=True,
-        ):
-            axes[title].set(title=title, xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        for title in ("ROC", "reliability"):
-            axes[title].plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
-        axes["reliability"].legend(frameon=False)
+        roc, recall_precision, reliable = figure.subplots(1, 3)
+        for level, table in columns.items():
+            if 0 < table["truth"].sum() < len(table):
+                false, true, _ = roc_curve(table["truth"], table["score"])
+                roc.plot(false, true, label=level)
+                precision, recall, _ = precision_recall_curve(table["truth"], table["score"])
+                recall_precision.plot(recall, precision, label=level)
+            points = [(row["mean_score"], row["viral_share"]) for row in curves[level] if row["items"]]
+            reliable.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=level)
+        roc.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
+        recall_precision.set(title="precision-recall", xlabel="recall", ylabel="precision")
+        reliable.set(title="reliability", xlabel="mean score", ylabel="viral share")
+        for axes in (roc, recall_precision, reliable):
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        for axes in (roc, reliable):
+            axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
+        reliable.legend(frameon=False)
         for kind in ("png", "svg"):
             with atomic_file(output / f"evaluation.{kind}") as temporary:
                 figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)

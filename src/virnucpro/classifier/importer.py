@@ -15,17 +15,19 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
-from virnucpro.classifier.model import Classifier, classifier_from_tensors, load_classifier, write_classifier
-from virnucpro.classifier.spec import ClassifierSpec, Encoder, check_fit
+from virnucpro.classifier.spec import ClassifierSpec, Encoder, check_fit, check_weights, read_classifier
 from virnucpro.errors import ModelError
 from virnucpro.files import atomic_file, sha256_file
 
-MAX_PROGRAM = 1 << 20  # bytes; the original's has 2,284
+if TYPE_CHECKING:
+    from virnucpro.classifier.model import Classifier
+
+_MAX_PROGRAM = 1 << 20  # bytes; the original's has 2,284
+_MAX_ARRAYS = 20  # the original's has 9
 _STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8"}
 _MODULES = {
     ("__main__", "MLPClassifier"),
@@ -72,15 +74,15 @@ class _Unpickler(pickle.Unpickler):
             return self.module
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
-        stand_ins: dict[tuple[str, str], Callable[..., Any]] = {
-            ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _describe(*arguments),
-            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-            ("collections", "OrderedDict"): lambda *_: {},
-            ("__builtin__", "set"): lambda *_: None,
-            ("builtins", "set"): lambda *_: None,
-        }
-        if (module, name) in stand_ins:
-            return stand_ins[module, name]
+        match module, name:  # functions made for this call, so that a pickle can't change one for the next
+            case "torch._utils", "_rebuild_tensor_v2":
+                return lambda *arguments: _describe(*arguments)
+            case "torch._utils", "_rebuild_parameter":
+                return lambda data, *_: data
+            case "collections", "OrderedDict":
+                return lambda *_: {}
+            case (("__builtin__" | "builtins"), "set"):
+                return lambda *_: None
         raise ModelError(
             f"{self.where}: refused, since the pickle asks for {module}.{name}, which no VirNucPro classifier needs. "
             "It could run any program on this machine; get the file from a source that you trust."
@@ -94,25 +96,21 @@ class _Unpickler(pickle.Unpickler):
 
 
 def import_original(path: str | Path) -> tuple[Classifier, ClassifierSpec]:
-    """Read a ``.pth`` that the original VirNucPro saved with ``torch.save(model)``.
+    """Read a ``.pth`` (zip format) that the original VirNucPro saved with ``torch.save(model)``.
 
-    Args:
-        path: the file: PyTorch's zip format, a pickled ``__main__.MLPClassifier``.
-
-    Returns:
-        The classifier in eval mode, and a specification with its widths and the file's SHA-256; the pickle
-        holds neither the encoders' identity nor the chunk length.
-
-    Raises:
-        ModelError: not such a file, damaged, or a pickle that asks for anything else (which is named).
+    Returns the classifier in eval mode, and a specification with its widths and the file's SHA-256; the pickle
+    holds neither the encoders' identity nor the chunk length. Raises ModelError if it isn't such a file, damaged,
+    or a pickle that asks for anything else (which is named).
     """
+    from virnucpro.classifier.model import build_classifier
+
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
             if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
                 raise ValueError("PyTorch doesn't compress its files")
-            if entries["data.pkl"].file_size > MAX_PROGRAM:
+            if entries["data.pkl"].file_size > _MAX_PROGRAM:
                 raise ValueError("its pickle is too long")
             if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
                 raise ValueError("it was saved on a big-endian machine")
@@ -120,10 +118,9 @@ def import_original(path: str | Path) -> tuple[Classifier, ClassifierSpec]:
             _check_opcodes(program)
             root = _Unpickler(program, path).load()
             arrays = dict(_arrays(root))
-            tensors = {
-                name: torch.from_numpy(_read(archive, entries[f"data/{array.entry}"], array))
-                for name, array in arrays.items()
-            }
+            if len(arrays) > _MAX_ARRAYS:
+                raise ValueError("it has too many tensors")  # each may be a copy of the largest storage
+            stored = {key: _read(archive, entries[f"data/{array.entry}"], array) for key, array in arrays.items()}
         eps = float(root.state["_modules"]["bn1"].state["eps"])
         if not 0 < eps < 1:
             raise ValueError("BatchNorm's epsilon is out of range")
@@ -135,9 +132,8 @@ def import_original(path: str | Path) -> tuple[Classifier, ClassifierSpec]:
         raise ModelError(
             f"{path}: not an original VirNucPro classifier, or damaged ({type(error).__name__}: {error})."
         ) from error
-    model = classifier_from_tensors(tensors, eps, path)
-    digest = sha256_file(path)
-    return model, ClassifierSpec(name=path.stem, width=model.width, hidden=model.hidden, source_sha256=digest)
+    model = build_classifier(check_weights(stored, path), eps)
+    return model, ClassifierSpec(path.stem, model.width, model.hidden, source_sha256=sha256_file(path))
 
 
 def prepare_classifier(
@@ -149,40 +145,31 @@ def prepare_classifier(
     chunk_length: int,
     warn: Callable[[str], object],
 ) -> ClassifierSpec:
-    """Make the canonical file of a run's classifier, once it's known to fit.
+    """Make the canonical file of a run's classifier, once it's known to fit the run's encoders and chunk length.
 
-    Args:
-        source: a canonical classifier or an original ``.pth``.
-        output: the file to make.
-        dna_spec, protein_spec: the run's encoders: ``name``, ``width``, ``weights_sha256``.
-        chunk_length: the run's bases per chunk.
-        warn: called with what couldn't be checked.
-
-    Raises:
-        ModelError: unreadable, unsafe, or made for other encoders or chunks.
+    ``source`` is a canonical classifier, which is copied, or an original ``.pth``; ``warn`` is called with what
+    couldn't be checked. Raises ModelError: unreadable, unsafe, or made for other encoders or chunks.
     """
-    imported = zipfile.is_zipfile(source)
-    if imported:
+    model = None
+    if zipfile.is_zipfile(source):
         model, spec = import_original(source)
     else:
-        model, spec = load_classifier(source)
+        _, spec = read_classifier(source)
     check_fit(spec, dna_spec, protein_spec, chunk_length, source)
-    unknown = [
-        what
-        for what, value in (
-            ("DNA encoder", spec.dna_encoder),
-            ("protein encoder", spec.protein_encoder),
-            ("chunk length", spec.chunk_length),
-        )
-        if value is None
-    ]
-    if unknown:
+    known = {
+        "DNA encoder": spec.dna_encoder,
+        "protein encoder": spec.protein_encoder,
+        "chunk length": spec.chunk_length,
+    }
+    if unknown := [what for what, value in known.items() if value is None]:
         warn(
             f"{source}: doesn't say which {', '.join(unknown)} it was trained on. Only its width ({spec.width:,} = "
             f"{dna_spec.width:,} + {protein_spec.width:,}) could be checked against this run's "
             f"({dna_spec.name}, {protein_spec.name}, {chunk_length} bases)."
         )
-    if imported:
+    if model is not None:
+        from virnucpro.classifier.model import write_classifier
+
         return write_classifier(output, model, spec)
     with atomic_file(output) as temporary:
         shutil.copyfile(source, temporary)

@@ -77,7 +77,7 @@ def groups_from_headers(fastas: Sequence[Path]) -> dict[str, str]:
     """
     groups = {}
     for fasta in fastas:
-        for record in read_fasta(fasta):
+        for record in read_fasta(fasta, keep_empty=True):
             match = re.search(r"(?:^|\s)group=(\S+)", record.header)
             if not match:
                 raise InputError(

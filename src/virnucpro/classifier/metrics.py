@@ -16,15 +16,9 @@ METRICS = (
 
 
 def binary_metrics(truth: np.ndarray, scores: np.ndarray, calls: np.ndarray) -> dict[str, Any]:
-    """Metrics of a two-class problem.
+    """A value for each of ``METRICS``; ``None`` where it isn't defined (no item, or one class only).
 
-    Args:
-        truth: (n,) bool, whether the item is viral.
-        scores: (n,) float in 0 … 1.
-        calls: (n,) bool, whether it was called viral.
-
-    Returns:
-        A value for each of ``METRICS``; ``None`` where it isn't defined (no item, or one class only).
+    Of n items: ``truth`` (n,) bool, viral or not; ``scores`` (n,) float in 0 … 1; ``calls`` (n,) bool.
     """
     truth, calls = np.asarray(truth, bool), np.asarray(calls, bool)
     positives, items = int(truth.sum()), len(truth)
@@ -46,22 +40,16 @@ def binary_metrics(truth: np.ndarray, scores: np.ndarray, calls: np.ndarray) -> 
     return found
 
 
-def reliability(truth: np.ndarray, scores: np.ndarray, bins: int = BINS) -> list[dict[str, Any]]:
+def reliability(truth: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
     """Items, mean score and share of viral items in equal-width bins of the score; the last bin includes 1."""
-    which = np.minimum((np.asarray(scores) * bins).astype(np.int64), bins - 1)
+    which = np.minimum((np.asarray(scores) * BINS).astype(np.int64), BINS - 1)
     rows = []
-    for number in range(bins):
+    for number in range(BINS):
         inside = which == number
-        some = bool(inside.any())
-        rows.append(
-            {
-                "low": number / bins,
-                "high": (number + 1) / bins,
-                "items": int(inside.sum()),
-                "mean_score": float(np.mean(scores[inside])) if some else None,
-                "viral_share": float(np.mean(truth[inside])) if some else None,
-            }
-        )
+        row: dict[str, Any] = {"low": number / BINS, "high": (number + 1) / BINS, "items": int(inside.sum())}
+        row["mean_score"] = float(np.mean(scores[inside])) if row["items"] else None
+        row["viral_share"] = float(np.mean(truth[inside])) if row["items"] else None
+        rows.append(row)
     return rows
 
 

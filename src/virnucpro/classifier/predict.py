@@ -6,7 +6,7 @@ import gzip
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,8 +27,8 @@ from virnucpro.sequences.split import iter_records, read_manifest
 
 logger = logging.getLogger(__name__)
 
-AGAIN = "Delete it and run again."
-LINE = 80  # columns of the viral FASTA
+_AGAIN = "Delete it and run again."
+_LINE = 80  # columns of the viral FASTA
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,6 @@ class Outputs(TablePaths):
 
     viral: Path  # viral.fasta.gz
     summary: Path  # summary.json, written last
-
-    @classmethod
-    def in_folder(cls, folder: str | Path) -> Outputs:
-        """The usual names in one folder."""
-        names = {
-            "predictions": "predictions.tsv",
-            "chunks": "chunks.tsv",
-            "contigs": "contigs.tsv",
-            "results": "prediction_results.txt",
-            "highest": "prediction_results_highestscore.csv",
-            "viral": "viral.fasta.gz",
-            "summary": "summary.json",
-        }
-        return cls(**{key: Path(folder) / name for key, name in names.items()})
 
 
 def predict(
@@ -65,21 +51,18 @@ def predict(
     device: str = "cpu",
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Score every frame of a sample and write all results.
+    """Score every frame of a sample, write all results, and return the summary.
 
     Args:
         merged: ``embeddings.h5``.
         classifier: canonical classifier file.
-        shards: the shard folder (``manifest.json``, ``records.tsv``).
-        fastas: the sample's input files, in the order of ``records.tsv``.
+        shards: the shard folder.
+        fastas: the sample's input files, in the order that they were split in.
         outputs: the files to make; ``summary`` appears after all others.
         threshold: see ``tables.Tables``.
         chunk_length: bases per chunk of this run.
         encoders: the canonical DNA and protein encoders that must have made the embeddings.
         device, threads: where the classifier runs, in fp32.
-
-    Returns:
-        The summary: counts, threshold, identities of classifier and encoders.
 
     Raises:
         ModelError: the classifier isn't for these embeddings.
@@ -92,36 +75,34 @@ def predict(
     model, spec = load_classifier(classifier, device)
     for where, made in ((merged, embeddings.provenance.get("chunk_length")), (shards, manifest["chunk_length"])):
         if made != chunk_length:
-            raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {AGAIN}")
+            raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {_AGAIN}")
     check_fit(spec, _encoder(embeddings, "dna"), _encoder(embeddings, "protein"), chunk_length, classifier)
     for role, path in zip(("dna", "protein"), encoders or (), strict=False):
         if embeddings.provenance[f"{role}_encoder"]["weights_sha256"] != read_spec(path).weights_sha256:
-            raise StorageError(f"{merged}: its {role} vectors aren't from {path}. Delete it and run again.")
+            raise StorageError(f"{merged}: its {role} vectors aren't from {path}. {_AGAIN}")
     if embeddings.count != manifest["frames"]:
-        raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {AGAIN}")
+        raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {_AGAIN}")
     outputs.summary.unlink(missing_ok=True)  # until all is written, nothing says that it is
-    table_paths = TablePaths(**{field.name: getattr(outputs, field.name) for field in fields(TablePaths)})
     records = ((record, length) for record, length, _ in iter_records(shards))
-    with Tables(table_paths, records, chunk_length, threshold) as tables:
+    with Tables(outputs, records, chunk_length, threshold) as tables:
         for ids, features in embeddings.batches():
             if not np.isfinite(features).all():
-                raise StorageError(f"{merged}: holds values that are not finite near {ids[0]}. {AGAIN}")
-            scores = model.scores(torch.from_numpy(features).to(device))
-            tables.add(ids, scores.cpu().numpy())
+                raise StorageError(f"{merged}: holds values that are not finite near {ids[0]}. {_AGAIN}")
+            tables.add(ids, model.scores(torch.from_numpy(features).to(device)).cpu().numpy())
         counts = tables.finish()
         for what in ("records", "chunks", "frames"):
-            written, said = getattr(counts, what), manifest[what]
-            if written != said:
-                raise StorageError(f"{shards}: its manifest says {said} {what}, but there are {written}. {AGAIN}")
+            if (written := getattr(counts, what)) != manifest[what]:
+                said = f"its manifest says {manifest[what]} {what}, but there are {written}"
+                raise StorageError(f"{shards}: {said}. {_AGAIN}")
     _write_viral(outputs.viral, outputs.contigs, fastas)
     summary = {
         **asdict(counts),
-        "skipped_records": manifest.get("skipped_records", 0),
+        "skipped_records": manifest["skipped_records"],
         "threshold": threshold,
         "chunk_length": chunk_length,
         "classifier": {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256},
-        "dna_encoder": embeddings.provenance.get("dna_encoder"),
-        "protein_encoder": embeddings.provenance.get("protein_encoder"),
+        "dna_encoder": embeddings.provenance["dna_encoder"],
+        "protein_encoder": embeddings.provenance["protein_encoder"],
         "virnucpro_version": __version__,
     }
     with atomic_file(outputs.summary) as temporary:
@@ -150,7 +131,7 @@ def _write_viral(output: Path, contigs: Path, fastas: Sequence[str | Path]) -> N
     ):
         rows = (line.rstrip("\n").split("\t") for line in calls)
         next(rows)
-        for record in (record for fasta in fastas for record in read_fasta(fasta, "keep")):
+        for record in (record for fasta in fastas for record in read_fasta(fasta, keep_empty=True)):
             if not record.sequence:
                 continue  # refused, or left out and counted, when the input was split
             identifier, length, *_, call = next(rows, ("", "0", ""))
@@ -158,7 +139,7 @@ def _write_viral(output: Path, contigs: Path, fastas: Sequence[str | Path]) -> N
                 raise StorageError(f"{record.file}: {record.id} isn't what was scored; the input changed. Run again.")
             if call == VIRAL:
                 file.write(f">{record.header}\n".encode())
-                for at in range(0, len(record.sequence), LINE):
-                    file.write(record.sequence[at : at + LINE] + b"\n")
+                for at in range(0, len(record.sequence), _LINE):
+                    file.write(record.sequence[at : at + _LINE] + b"\n")
         if next(rows, None) is not None:
             raise StorageError(f"{output}: the input holds fewer records than were scored; it changed. Run again.")

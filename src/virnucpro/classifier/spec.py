@@ -1,4 +1,4 @@
-"""What a classifier file says of itself, and whether it fits a pair of encoders. Needs no PyTorch.
+"""A classifier's file, what it says of itself, and whether it fits a pair of encoders. Needs no PyTorch.
 
 A classifier is one safetensors file with the metadata entry ``virnucpro``: a JSON object with the
 fields of ``ClassifierSpec``.
@@ -6,17 +6,26 @@ fields of ``ClassifierSpec``.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from virnucpro import __version__
 from virnucpro.encoders.canonical import read_header
 from virnucpro.errors import ModelError
 
+CLASSES = ("others", "virus")
 FORMAT = 1
 KIND = "classifier"
+IGNORED = "bn1.num_batches_tracked"  # counts training steps; plays no part in a score
+
+Arrays = dict[str, np.ndarray]
 
 
 class Encoder(Protocol):
@@ -58,11 +67,7 @@ class ClassifierSpec:
 
 
 def read_classifier_spec(path: str | Path) -> ClassifierSpec:
-    """Read a canonical classifier's specification from its header.
-
-    Raises:
-        ModelError: the file is missing, damaged, or not a canonical classifier.
-    """
+    """A canonical classifier's specification, from its header; ModelError for any other file."""
     metadata, _, _ = read_header(path)
     try:
         entry = json.loads(metadata["virnucpro"])
@@ -78,17 +83,63 @@ def read_classifier_spec(path: str | Path) -> ClassifierSpec:
     return ClassifierSpec(**entry)
 
 
+def read_classifier(path: str | Path) -> tuple[Arrays, ClassifierSpec]:
+    """Weights, in float32 whatever the file stores, and specification of a canonical file.
+
+    Raises ModelError if it is missing, damaged, or not a canonical classifier.
+    """
+    spec = read_classifier_spec(path)
+    try:
+        with safe_open(path, framework="np") as handle:
+            stored = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"{path}: can't be read ({error}). Make it again.") from error
+    if weights_digest(stored) != spec.weights_sha256:
+        raise ModelError(f"{path}: its weights don't match the digest it carries. Fetch or make it again.")
+    arrays = check_weights(stored, path)
+    if arrays["hidden_layer.weight"].shape != (spec.hidden, spec.width):
+        raise ModelError(f"{path}: weights and metadata disagree on the widths. Make it again.")
+    return arrays, spec
+
+
+def check_weights(stored: Mapping[str, np.ndarray], where: str | Path) -> Arrays:
+    """The weights in float32; ModelError names what is missing, unknown, misshapen or not finite."""
+    arrays = {name: value.astype(np.float32) for name, value in stored.items() if name != IGNORED}
+    weight = arrays.get("hidden_layer.weight")
+    if weight is None or weight.ndim != 2 or 0 in weight.shape:
+        raise ModelError(f"{where}: not a VirNucPro classifier (it has no matrix hidden_layer.weight).")
+    hidden, width = weight.shape
+    expected: dict[str, tuple[int, ...]] = {"hidden_layer.weight": (hidden, width), "hidden_layer.bias": (hidden,)}
+    expected |= {f"bn1.{name}": (hidden,) for name in ("weight", "bias", "running_mean", "running_var")}
+    expected |= {"output_layer.weight": (len(CLASSES), hidden), "output_layer.bias": (len(CLASSES),)}
+    if "input_mean" in arrays:
+        expected |= {"input_mean": (width,), "input_scale": (width,)}
+    found = {name: value.shape for name, value in arrays.items()}
+    if expected != found:
+        wrong = min(name for name in expected.keys() | found if expected.get(name) != found.get(name))
+        raise ModelError(
+            f"{where}: not a VirNucPro classifier ({wrong} has shape {found.get(wrong, 'missing')}, "
+            f"expected {expected.get(wrong, 'nothing')})."
+        )
+    for name, value in arrays.items():
+        if not np.isfinite(value).all() or (name == "bn1.running_var" and (value < 0).any()):
+            raise ModelError(f"{where}: {name} holds values that no classifier can have. Fetch the file again.")
+    return arrays
+
+
+def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        digest.update(json.dumps([name, f"torch.{value.dtype}", list(value.shape)]).encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
 def check_fit(spec: ClassifierSpec, dna: Encoder, protein: Encoder, chunk_length: int, where: str | Path) -> None:
     """Refuse a classifier that wasn't trained for these encoders and this chunk length.
 
-    Args:
-        spec: the classifier.
-        dna, protein: anything with ``name``, ``width`` and ``weights_sha256``.
-        chunk_length: bases per chunk of the run.
-        where: the classifier's file, for the message.
-
-    Raises:
-        ModelError: says both sides of what differs, and what to do.
+    ``where`` is the classifier's file. The ModelError says both sides of what differs, and what to do.
     """
     remedy = "Choose the encoders that it was trained on, or train a classifier for these (virnucpro train)."
     given = (dna.width, protein.width)

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TextIO
+from typing import IO, Any, TextIO
 
 import numpy as np
 
-from virnucpro.classifier.model import CLASSES
+from virnucpro.classifier.spec import CLASSES
 from virnucpro.errors import StorageError
 from virnucpro.files import atomic_file
 from virnucpro.sequences.chunks import chunk_id, chunk_starts
@@ -30,11 +29,12 @@ CONTIGS = (
     *("mean_score", "best_score", "call"),
 )
 VIRAL, NON_VIRAL, NO_OPEN_FRAME, UNSCORED = "viral", "non-viral", "no_open_frame", "unscored"
+# Chunk and contig scores are rounded to this before they are compared, so a call follows from the number
+# printed beside it. Two float32 scores that differ give chunk scores at least 1.4e-8 from 0.5.
 DECIMALS = 9
-"""Chunk and contig scores are rounded to this before they are compared, so a call follows from the number
-printed beside it. Two float32 scores that differ give chunk scores at least 1.4e-8 from 0.5."""
 
-ROWS_SORTED_IN_MEMORY = 500_000
+_FRAME_INDEX = {name: index for index, name in enumerate(FRAME_NAMES)}
+_STRAND = {"F": "+", "R": "-"}
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,7 @@ class Tables:
     frame's strand. A frame spans the whole codons of its chunk (an open frame has no stop in any of them);
     a chunk spans its window. ``best_frame`` has the largest score_virus, the first one if several do.
 
-    Args:
-        paths: the files to make.
-        records: (id, length) of every record, in input order.
-        chunk_length: bases per chunk.
-        threshold: t.
+    ``records`` are (id, length) of every record, in input order.
     """
 
     def __init__(self, paths: TablePaths, records: Iterable[tuple[str, int]], chunk_length: int, threshold: float):
@@ -115,20 +111,13 @@ class Tables:
         self._chunk = next(self._walk, None)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def add(self, ids: Sequence[str], scores: np.ndarray) -> None:
-        """Write the next frames.
+        """Write the next frames: n ids, in the order of chunks and of F1 … R3, and (n, 2) float32 softmax scores.
 
-        Args:
-            ids: n frame ids, in the order of chunks and of F1 … R3.
-            scores: (n, 2) float32 softmax scores: others, virus.
-
-        Raises:
-            StorageError: a score isn't finite, or a frame is out of order or belongs to no chunk.
+        Raises StorageError if a score isn't finite, or a frame is out of order or belongs to no chunk.
         """
         if scores.dtype != np.float32 or scores.shape != (len(ids), 2):
             raise ValueError(f"expected {len(ids)} float32 rows of 2, got {scores.dtype} {scores.shape}")
@@ -186,21 +175,31 @@ class Tables:
     def _open_chunks(self) -> Iterator[_Chunk]:
         """Yield each chunk to be filled with its frames; once it's resumed, write what was gathered."""
         for record, length in self._records:
-            chunks = scored = viral = 0
-            total, best = 0.0, 0.0
+            scored = viral = 0
+            total = best = 0.0
             # most reads are one chunk, which needs no arithmetic
             starts = [0] if 0 < length <= self._chunk_length else chunk_starts(length, self._chunk_length).tolist()
             for number, start in enumerate(starts, 1):
                 chunk = _Chunk(record, number, start, min(self._chunk_length, length - start))
                 yield chunk
-                chunks += 1
                 score = self._close(chunk)
                 if score is not None:
                     scored += 1
                     viral += score >= self._threshold
                     total += score
                     best = max(best, score)
-            self._close_record(record, length, chunks, scored, viral, total, best)
+            self.counts.records += 1
+            if not scored:
+                self.counts.unscored_records += 1
+                self._contigs.write(f"{record}\t{length}\t{len(starts)}\t0\t0\t\t\t\t{UNSCORED}\n")
+                continue
+            mean = round(total / scored, DECIMALS)
+            is_viral = mean >= self._threshold
+            self.counts.viral_records += is_viral
+            self._contigs.write(
+                f"{record}\t{length}\t{len(starts)}\t{scored}\t{viral}\t{round(viral / scored, DECIMALS)}\t{mean}\t"
+                f"{best}\t{VIRAL if is_viral else NON_VIRAL}\n"
+            )
 
     def _close(self, chunk: _Chunk) -> float | None:
         place = f"{chunk.record}\t{chunk.id}\t{chunk.start + 1}\t{chunk.start + chunk.length}\t{chunk.frames}"
@@ -216,22 +215,6 @@ class Tables:
         self._sorted.add(chunk.id, chunk.virus >= chunk.others)
         return score
 
-    def _close_record(
-        self, record: str, length: int, chunks: int, scored: int, viral: int, total: float, best: float
-    ) -> None:
-        self.counts.records += 1
-        if not scored:
-            self.counts.unscored_records += 1
-            self._contigs.write(f"{record}\t{length}\t{chunks}\t0\t0\t\t\t\t{UNSCORED}\n")
-            return
-        mean = round(total / scored, DECIMALS)
-        is_viral = mean >= self._threshold
-        self.counts.viral_records += is_viral
-        self._contigs.write(
-            f"{record}\t{length}\t{chunks}\t{scored}\t{viral}\t{round(viral / scored, DECIMALS)}\t{mean}\t{best}\t"
-            f"{VIRAL if is_viral else NON_VIRAL}\n"
-        )
-
 
 class SortedRows:
     """(text, flag) rows sorted by text, with bounded memory: sorted runs go to temporary files.
@@ -239,7 +222,7 @@ class SortedRows:
     Texts hold no line break. A context manager; iterate once, after the last ``add``.
     """
 
-    def __init__(self, folder: Path, limit: int = ROWS_SORTED_IN_MEMORY):
+    def __init__(self, folder: Path, limit: int = 500_000):
         self._folder, self._limit = folder, limit
         self._rows: list[tuple[str, bool]] = []
         self._runs: list[IO[str]] = []
@@ -255,7 +238,7 @@ class SortedRows:
         """Add a row."""
         self._rows.append((text, flag))
         if len(self._rows) >= self._limit:
-            run = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=self._folder)  # noqa: SIM115
+            run = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=self._folder)
             self._runs.append(run)
             run.writelines(f"{int(flag)}{text}\n" for text, flag in sorted(self._rows))
             self._rows.clear()
@@ -265,10 +248,6 @@ class SortedRows:
             run.seek(0)
         runs = [((line[1:-1], line[0] == "1") for line in run) for run in self._runs]
         return heapq.merge(*runs, sorted(self._rows))
-
-
-_FRAME_INDEX = {name: index for index, name in enumerate(FRAME_NAMES)}
-_STRAND = {"F": "+", "R": "-"}
 
 
 def numbers(values: np.ndarray) -> list[str]:

@@ -25,9 +25,6 @@ from virnucpro.files import atomic_file
 
 logger = logging.getLogger(__name__)
 
-BALANCE = ("sampling", "weights", "categories", "none")
-SPLIT = ("sample", "record", "genome", "part", "viral", "category", "frames")
-
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -52,7 +49,8 @@ class TrainOptions:
     half: bool = False  # store matrices as float16
 
     def __post_init__(self) -> None:
-        for name, known in (("balance", BALANCE), ("optimiser", ("sgd", "adam"))):
+        choices = {"balance": ("sampling", "weights", "categories", "none"), "optimiser": ("sgd", "adam")}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} can't be {getattr(self, name)!r}; choose one of {', '.join(known)}.")
         if self.batch_size < 2:
@@ -60,14 +58,15 @@ class TrainOptions:
 
 
 def train_from_table(
-    table: str | Path, embeddings: Mapping[str, Path], output: str | Path, options: TrainOptions, threads: int | None = None
+    table: str | Path,
+    embeddings: Mapping[str, Path],
+    output: str | Path,
+    options: TrainOptions,
+    threads: int | None = None,
 ) -> ClassifierSpec:
-    """``train`` on the files of a label table.
+    """``train`` on the files of a label table (see ``labels.read_labelled_fasta``).
 
-    Args:
-        table: see ``labels.read_labelled_fasta``.
-        embeddings: sample name → ``embeddings.h5``, in the order of the table.
-        output, options, threads: see ``train``.
+    ``embeddings`` are sample name → ``embeddings.h5``, in the order of the table.
     """
     rows = read_labelled_fasta(table)
     samples = [
@@ -85,28 +84,14 @@ def train(
     *,
     groups: Mapping[str, str] | None = None,
     name: str | None = None,
-    report: str | Path | None = None,
-    split: str | Path | None = None,
     threads: int | None = None,
 ) -> ClassifierSpec:
     """Train, choose the epoch with the lowest validation loss, measure on the test part, and write.
 
     Equal data, options and thread count give equal bytes on a CPU. Memory holds one pool of features
-    (``dataset.POOL_BYTES``), and a byte per frame.
-
-    Args:
-        samples: labelled embeddings.
-        output: canonical classifier file.
-        options: how.
-        groups: record → genome; see ``Dataset``.
-        name: the classifier's name; the output's stem otherwise.
-        report: JSON with options, counts, history and metrics; ``training.json`` beside the output otherwise.
-        split: table of each record's genome and part; ``split.tsv`` beside the output otherwise. Records
-            without an open frame have no embeddings and aren't in it.
-        threads: CPU threads.
-
-    Returns:
-        The specification as written.
+    (``dataset.POOL_BYTES``), and a byte per frame. Beside the output, a canonical classifier file, appear
+    ``training.json`` (options, counts, history, metrics) and ``split.tsv`` (genome and part of each record with
+    an open frame). ``groups`` is record → genome; see ``Dataset``. The name is the output's stem otherwise.
     """
     output = Path(output)
     if threads is not None:
@@ -121,8 +106,8 @@ def train(
         if options.standardise:
             _measure(model, data)
         history = _fit(model.to(device), data, options)
-    part = "test" if data.frames("test") else "validation" if data.frames("validation") else "train"
-    metrics = {"part": part, **_score(model, data, part, _watched(data, options)[1])[1]}
+    part = next(part for part in ("test", "validation", "train") if data.frames(part))
+    metrics = {"part": part, **_score(model, data, part, _loss_weights(data, options))[1]}
     training = {
         "options": asdict(options),
         "data_sha256": data.digest,
@@ -130,7 +115,8 @@ def train(
         "frames": {part: {"viral": data.frames(part, True), "non-viral": data.frames(part, False)} for part in PARTS},
         "best_epoch": min(history, key=lambda row: row["validation_loss"])["epoch"],
     }
-    dna, protein = (data.provenance[f"{role}_encoder"] for role in ("dna", "protein"))
+    encoders = {role: data.provenance[f"{role}_encoder"] for role in ("dna", "protein")}
+    known = {role: {key: made[key] for key in ("name", "weights_sha256")} for role, made in encoders.items()}
     spec = ClassifierSpec(
         name=name or output.stem,
         width=data.width,
@@ -138,15 +124,15 @@ def train(
         dna_width=data.dna_width,
         protein_width=data.protein_width,
         chunk_length=data.provenance["chunk_length"],
-        dna_encoder={key: dna[key] for key in ("name", "weights_sha256")},
-        protein_encoder={key: protein[key] for key in ("name", "weights_sha256")},
-        pooling={role: encoder.get("pooling", "") for role, encoder in (("dna", dna), ("protein", protein))},
+        dna_encoder=known["dna"],
+        protein_encoder=known["protein"],
+        pooling={role: made.get("pooling", "") for role, made in encoders.items()},
         training=training,
         metrics=metrics,
     )
     spec = write_classifier(output, model, spec, half=options.half)
-    _write_split(Path(split or output.with_name("split.tsv")), data)
-    with atomic_file(report or output.with_name("training.json")) as temporary:
+    _write_split(output.with_name("split.tsv"), data)
+    with atomic_file(output.with_name("training.json")) as temporary:
         whole = {"name": spec.name, "weights_sha256": spec.weights_sha256, **training, "metrics": metrics}
         temporary.write_text(json.dumps(whole | {"history": history}, indent=2) + "\n")
     logger.info("trained %s: %s", spec.name, metrics)
@@ -156,18 +142,15 @@ def train(
 def _fit(model: Classifier, data: Dataset, options: TrainOptions) -> list[dict[str, Any]]:
     """Train in place, ending with the weights of the best epoch; one row per epoch."""
     device = model.output_layer.weight.device
-    optimiser: torch.optim.Optimizer
+    rates: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+    optimiser: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), **rates)
     if options.optimiser == "sgd":
-        optimiser = torch.optim.SGD(
-            model.parameters(), lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay
-        )
-    else:
-        optimiser = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+        optimiser = torch.optim.SGD(model.parameters(), momentum=0.9, **rates)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_size=10, gamma=0.85)
     order = np.random.default_rng(options.seed)
     weights = _weights(data, options.balance).to(device)
     keep = _keep(data) if options.balance == "sampling" else None
-    watched, fair = _watched(data, options)
+    watched = "validation" if data.frames("validation") else "train"
     history: list[dict[str, Any]] = []
     best, best_loss, waited = copy.deepcopy(model.state_dict()), float("inf"), 0
     for epoch in range(1, options.epochs + 1):
@@ -182,7 +165,7 @@ def _fit(model: Classifier, data: Dataset, options: TrainOptions) -> list[dict[s
             total += float(loss.detach())
             weight_sum += float(weight.sum())
         schedule.step()
-        loss_now, found = _score(model, data, watched, fair)
+        loss_now, found = _score(model, data, watched, _loss_weights(data, options))
         row = {"epoch": epoch, "train_loss": total / max(weight_sum, 1e-12), "validation_loss": loss_now}
         history.append(row | {"validation_auroc": found["auroc"]})
         logger.info("epoch %(epoch)d: training %(train_loss).4f, validation %(validation_loss).4f", row)
@@ -197,10 +180,9 @@ def _fit(model: Classifier, data: Dataset, options: TrainOptions) -> list[dict[s
     return history
 
 
-def _watched(data: Dataset, options: TrainOptions) -> tuple[str, Tensor]:
-    """The part whose loss decides when to stop, and the weights of its frames; drawn classes count equally there."""
-    part = "validation" if data.frames("validation") else "train"
-    return part, _weights(data, "weights" if options.balance == "sampling" else options.balance)
+def _loss_weights(data: Dataset, options: TrainOptions) -> Tensor:
+    """Weights for measuring; classes that training draws equally often count equally."""
+    return _weights(data, "weights" if options.balance == "sampling" else options.balance)
 
 
 def _loss(logits: Tensor, viral: np.ndarray, weight: Tensor) -> Tensor:
@@ -268,8 +250,9 @@ def _measure(model: Classifier, data: Dataset) -> None:
 
 def _write_split(path: Path, data: Dataset) -> None:
     samples = {sample.name: sample for sample in data.samples}
+    columns = ("sample", "record", "genome", "part", "viral", "category", "frames")
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, SPLIT, delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         for row in data.rows:
             sample = samples[row["sample"]]

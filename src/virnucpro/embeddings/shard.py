@@ -71,13 +71,13 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
     import torch
 
     from virnucpro.encoders.canonical import load_encoder
-    from virnucpro.encoders.embed import embed
+    from virnucpro.encoders.embed import compute_dtype, embed, resolve_precision
 
     torch.set_num_threads(threads)
     device = resolve_device(options.device)
     logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
     result = embed(
-        load_encoder(model),
+        load_encoder(model, device, compute_dtype(resolve_precision(options.precision, device))),
         ids,
         letters,
         tokens_per_batch=options.tokens_per_batch,

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.packing import Pack, Run
 from virnucpro.errors import ConfigError
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -33,10 +33,7 @@ class Backend(Protocol):
 
 
 def choose_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> Backend:
-    """The backend of that name, or the best one that supports the rest for ``auto``.
-
-    Raises ConfigError if the named one can't run with this device, dtype, head size and bias.
-    """
+    """The backend of that name, or the best for ``auto``; ConfigError if it can't run with the rest."""
     if name not in BACKENDS:
         raise ConfigError(f"attention: {name!r} is not one of {', '.join(BACKENDS)}")
     if name in ("auto", "sdpa"):
@@ -54,7 +51,7 @@ class Sdpa:
     fuses_rotary = False
 
     def __init__(self) -> None:
-        self._bias: torch.Tensor | None = None  # grows; shorter sequences use its upper left corner
+        self._bias = torch.empty(1, 0, 0, 0)  # grows; shorter sequences use its upper left corner
 
     def prepare(self, pack: Pack, slopes: torch.Tensor | None = None, rotary: Tables | None = None) -> Attend:
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -63,12 +60,7 @@ class Sdpa:
         return attend
 
     def _run(
-        self,
-        run: tuple[int, int, int],
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        slopes: torch.Tensor | None,
+        self, run: Run, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slopes: torch.Tensor | None
     ) -> torch.Tensor:
         start, sequences, length = run
         heads, head_dim = q.shape[1:]
@@ -83,32 +75,20 @@ class Sdpa:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._dense_bias(length, slopes, q.dtype))
         else:
             step = max(1, DENSE_BIAS // (heads * length))
-            out = torch.cat(
-                [
-                    F.scaled_dot_product_attention(
-                        rows,
-                        k,
-                        v,
-                        attn_mask=alibi_bias(slopes, block * step, rows.shape[2], length).to(q.dtype),
-                    )
-                    for block, rows in enumerate(q.split(step, dim=2))
-                ],
-                dim=2,
-            )
+            blocks = []
+            for block, rows in enumerate(q.split(step, dim=2)):
+                bias = alibi_bias(slopes, block * step, rows.shape[2], length).to(q.dtype)
+                blocks.append(F.scaled_dot_product_attention(rows, k, v, attn_mask=bias))
+            out = torch.cat(blocks, dim=2)
         return out.transpose(1, 2).reshape(sequences * length, heads, head_dim)
 
     def _dense_bias(self, length: int, slopes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(1, heads, length, length), a view of the longest one so far."""
-        bias = self._bias
-        same = bias is not None and (bias.shape[1], bias.dtype, bias.device) == (
-            len(slopes),
-            dtype,
-            slopes.device,
-        )
-        if bias is None or not same or bias.shape[2] < length:
+        kept, wanted = self._bias, (len(slopes), dtype, slopes.device)
+        if (kept.shape[1], kept.dtype, kept.device) != wanted or kept.shape[2] < length:
             size = -(-length // 16) * 16  # aligned rows, which CUDA's fused kernels want
-            bias = self._bias = alibi_bias(slopes, 0, size, size).to(dtype)
-        return bias[:, :, :length, :length]
+            self._bias = alibi_bias(slopes, 0, size, size).to(dtype)
+        return self._bias[:, :, :length, :length]
 
 
 def alibi_bias(slopes: torch.Tensor, first: int, rows: int, columns: int) -> torch.Tensor:

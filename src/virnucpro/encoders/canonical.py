@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FAMILIES = ("esm2", "dnabert_s")
-MAX_HEADER = 100 * 2**20  # the limit of the safetensors format
+_MAX_HEADER = 100 * 2**20  # the limit of the safetensors format
+_DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def write_canonical(
     encoder: ESM2 | DNABERT, path: str | Path, *, name: str, source: Mapping[str, Any] | None = None
 ) -> EncoderSpec:
     """Write the encoder with the dtype its weights have now. The same content gives the same bytes."""
+    import torch
     from safetensors.torch import save_file
 
     from virnucpro.encoders.esm2 import ALPHABET
@@ -58,9 +60,11 @@ def write_canonical(
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in encoder.state_dict().items()}
     config = asdict(encoder.config)
     digest = _digest_start(encoder.family, config, encoder.tokenizer_json)
-    for key in sorted(tensors):
-        _digest_tensor(digest, key, _dtype_name(tensors[key].dtype), list(tensors[key].shape))
-        digest.update(_bytes_of(tensors[key]))
+    for key, tensor in sorted(tensors.items()):
+        if str(tensor.dtype) not in _DTYPES:
+            raise ModelError(f"weights in {tensor.dtype} can't be stored; convert them to float32, float16 or bfloat16")
+        _digest_tensor(digest, key, _DTYPES[str(tensor.dtype)], list(tensor.shape))
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     spec = EncoderSpec(
         format=FORMAT,
         family=encoder.family,
@@ -98,7 +102,7 @@ def read_header(path: str | Path) -> tuple[dict[str, str], dict[str, dict[str, A
     try:
         with path.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
-            if not 2 <= size <= MAX_HEADER:
+            if not 2 <= size <= _MAX_HEADER:
                 raise ValueError("no safetensors header")
             header = json.loads(handle.read(size))
         metadata = header.pop("__metadata__", {})
@@ -120,20 +124,16 @@ def load_encoder(
     from safetensors import safe_open
 
     spec = read_spec(path)
+    state = {}
     with safe_open(path, framework="pt", device=str(device)) as handle:
-        state = {}
         for key in handle.keys():  # noqa: SIM118
             tensor = handle.get_tensor(key)
-            state[key] = tensor if dtype is None else tensor.to(dtype)
+            state[key] = tensor.to(dtype or tensor.dtype)
     return build_encoder(spec.family, spec.config, state, spec.tokenizer, str(path)).eval()
 
 
 def build_encoder(
-    family: str,
-    config: Mapping[str, Any],
-    state: Mapping[str, torch.Tensor],
-    tokenizer: str | None,
-    where: str,
+    family: str, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], tokenizer: str | None, where: str
 ) -> ESM2 | DNABERT:
     """An encoder that owns the tensors of ``state``; ModelError if they don't fit its configuration."""
     import torch
@@ -183,16 +183,3 @@ def _digest_start(family: str, config: Mapping[str, Any], tokenizer: str | None)
 
 def _digest_tensor(digest: hashlib._Hash, key: str, dtype: str, shape: list[int]) -> None:
     digest.update(json.dumps([key, dtype, shape]).encode())
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    names = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
-    if str(dtype) not in names:
-        raise ModelError(f"weights in {dtype} can't be stored; convert them to float32, float16 or bfloat16")
-    return names[str(dtype)]
-
-
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    import torch
-
-    return tensor.flatten().view(torch.uint8).numpy().data

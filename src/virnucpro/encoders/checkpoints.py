@@ -1,9 +1,8 @@
 """Users' checkpoints read safely and written once in canonical form.
 
-Understood are fair-esm's ``.pt`` files, Hugging Face folders of ESM-2, folders of DNABERT-S and
-canonical files. Pickles are read with PyTorch's restricted unpickler only, and none of the code that
-may lie in a model folder is run. Layers, width and heads come from the checkpoint's own configuration
-and have to agree with its tensors.
+Understood are fair-esm's ``.pt`` files, Hugging Face folders of ESM-2 and folders of DNABERT-S. Pickles
+are read with PyTorch's restricted unpickler only, and none of the code that may lie in a model folder is
+run. Layers, width and heads come from the checkpoint's own configuration and have to agree with its tensors.
 """
 
 from __future__ import annotations
@@ -12,39 +11,24 @@ import argparse
 import json
 import pickle
 import re
-import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from virnucpro.encoders.canonical import (
-    FAMILIES,
-    EncoderSpec,
-    build_encoder,
-    load_encoder,
-    read_header,
-    verify_canonical,
-    write_canonical,
-)
+from virnucpro.encoders.canonical import EncoderSpec, build_encoder, write_canonical
 from virnucpro.errors import ModelError
-from virnucpro.files import atomic_file, sha256_file
+from virnucpro.files import sha256_file
 
 State = dict[str, torch.Tensor]
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Where a format keeps our modules; several names are stacked in that order."""
 
     layer: str
@@ -95,65 +79,30 @@ MOSAIC_BERT = Layout(
 )
 
 
-def prepare_encoder(source: Path, family: str, output: Path, dtype: torch.dtype | None = None) -> EncoderSpec:
-    """Write ``source`` to ``output`` as a canonical file, in its own dtype unless one is given.
-
-    family: ``esm2`` or ``dnabert_s``. Raises ModelError, naming file and remedy, for whatever is
-    missing, unsafe, inconsistent or of another architecture.
-    """
-    source, output = Path(source), Path(output)
-    if family not in FAMILIES:
-        raise ModelError(f"{family!r} is not an encoder family; use {' or '.join(FAMILIES)}")
-    if not source.exists():
-        raise ModelError(f"{source} does not exist; correct the path or download the model")
-    if source.is_file() and _is_canonical(source):
-        return _from_canonical(source, family, output, dtype)
-    if family == "esm2":
-        config, state, files = _esm2_folder(source) if source.is_dir() else _fair_esm(source)
-        tokenizer = None
-    else:
+def convert_checkpoint(source: Path, family: str, output: Path, dtype: torch.dtype | None = None) -> EncoderSpec:
+    """Write a checkpoint that isn't canonical yet; see ``prepare.prepare_encoder``."""
+    tokenizer = None
+    if family == "dnabert_s":
         config, state, files, tokenizer = _dnabert_folder(source)
-    stored = dtype or _common_dtype(state)
+    else:
+        config, state, files = _esm2_folder(source) if source.is_dir() else _fair_esm(source)
+    stored = dtype or reduce(torch.promote_types, (tensor.dtype for tensor in state.values()))
     for key in state:
         state[key] = state[key].to(stored)
         if not state[key].isfinite().all():
             raise ModelError(f"{source}: {key} is not finite in {stored}; fetch it again or choose a wider dtype")
     encoder = build_encoder(family, config, state, tokenizer, str(source))
     resolved = source.resolve()
-    return write_canonical(
-        encoder,
-        output,
-        name=resolved.stem if source.is_file() else resolved.name,
-        source={"name": resolved.name, "files": {path.name: sha256_file(path) for path in files}},
-    )
-
-
-def _is_canonical(path: Path) -> bool:
-    try:
-        return "virnucpro" in read_header(path)[0]
-    except ModelError:
-        return False
-
-
-def _from_canonical(source: Path, family: str, output: Path, dtype: torch.dtype | None) -> EncoderSpec:
-    spec = verify_canonical(source)
-    if spec.family != family:
-        raise ModelError(f"{source} holds a {spec.family} encoder where {family} is asked for; swap the paths")
-    encoder = load_encoder(source)
-    if dtype is not None and next(encoder.parameters()).dtype != dtype:
-        return write_canonical(encoder.to(dtype), output, name=spec.name, source=spec.source)
-    if not (output.exists() and output.samefile(source)):
-        with atomic_file(output) as temporary:
-            shutil.copyfile(source, temporary)
-    return spec
+    name = resolved.stem if source.is_file() else resolved.name
+    origin = {"name": resolved.name, "files": {path.name: sha256_file(path) for path in files}}
+    return write_canonical(encoder, output, name=name, source=origin)
 
 
 def _fair_esm(path: Path) -> tuple[dict[str, Any], State, list[Path]]:
     content = _unpickle(path)
+    keys = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads")
     try:
-        settings = vars(content["cfg"]["model"])
-        tensors = content["model"]
-        keys = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads")
+        settings, tensors = vars(content["cfg"]["model"]), content["model"]
         layers, width, heads = (int(settings[key]) for key in keys)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
@@ -164,53 +113,55 @@ def _fair_esm(path: Path) -> tuple[dict[str, Any], State, list[Path]]:
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     if any("embed_positions" in key or "emb_layer_norm_before" in key for key in tensors):
         raise ModelError(f"{path} has learned positions: it is an older ESM model; only ESM-2 (rotary) is supported")
-    _check_sizes(path, tensors, FAIR_ESM, layers, width, heads)
     config = {"layers": layers, "width": width, "heads": heads, "ffn": 4 * width}
     config["token_dropout"] = bool(settings.get("token_dropout", True))
-    return config, _translate(path, tensors, FAIR_ESM, layers), [path]
+    return config, _translate(path, tensors, FAIR_ESM, config), [path]
 
 
 def _esm2_folder(folder: Path) -> tuple[dict[str, Any], State, list[Path]]:
-    settings = _read_config(folder, {"model_type": "esm"})
     where = folder / "config.json"
+    settings = {"rope_theta": 10000.0, "hidden_act": "gelu", **_read_config(where, "esm")}
     required = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "layer_norm_eps": 1e-5}
-    optional = {"rope_theta": 10000.0, "hidden_act": "gelu"}
-    _require(where, settings, required)
-    _require(where, {**optional, **settings}, optional)
-    config: dict[str, Any] = _sizes(where, settings)
-    layers, width, heads = config["layers"], config["width"], config["heads"]
-    tensors, files = _folder_weights(folder)
-    tensors = _encoder_only(tensors, "esm.")
+    _require(where, settings, {**required, "rope_theta": 10000.0, "hidden_act": "gelu"})
+    config = _sizes(where, settings)
+    tensors, files = _folder_weights(folder, "esm.")
     # the oldest and the newest transformers name the LayerNorm tensors gamma and beta
     tensors = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", k)): v for k, v in tensors.items()}
-    _check_sizes(files[0], tensors, HF_ESM, layers, width, heads)
-    config["token_dropout"] = bool(settings.get("token_dropout", False))
-    return config, _translate(files[0], tensors, HF_ESM, layers), [*files, where]
+    state = _translate(files[0], tensors, HF_ESM, config)
+    return {**config, "token_dropout": bool(settings.get("token_dropout", False))}, state, [*files, where]
 
 
 def _dnabert_folder(folder: Path) -> tuple[dict[str, Any], State, list[Path], str]:
     if not folder.is_dir():
         raise ModelError(f"{folder} is a file; DNABERT-S is a folder with config.json, tokenizer.json and weights")
-    settings = _read_config(folder, {"model_type": "bert"})
     where, tokenizer = folder / "config.json", folder / "tokenizer.json"
     expected = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
-    _require(where, {**expected, **settings}, expected)
+    settings = expected | _read_config(where, "bert")
+    _require(where, settings, expected)
     config = _sizes(where, settings, vocabulary="vocab_size")
     if not tokenizer.is_file():
         raise ModelError(f"{tokenizer} is missing; copy it from the model's repository, DNABERT-S needs its own tokens")
-    tensors, files = _folder_weights(folder)
-    tensors = _encoder_only(tensors, "bert.")
+    tensors, files = _folder_weights(folder, "bert.")
     if not any(key.endswith("attention.self.Wqkv.weight") for key in tensors):
         raise ModelError(f"{files[0]} has no fused Wqkv tensors: it is not DNABERT-S but another BERT")
-    _check_sizes(files[0], tensors, MOSAIC_BERT, config["layers"], config["width"], config["heads"])
-    state = _translate(files[0], tensors, MOSAIC_BERT, config["layers"])
+    state = _translate(files[0], tensors, MOSAIC_BERT, config)
     if (segment := tensors.get("embeddings.token_type_embeddings.weight")) is not None:
         state["token_type"] = segment[0].clone()
     return config, state, [*files, where, tokenizer], tokenizer.read_text(encoding="utf-8")
 
 
-def _translate(path: Path, tensors: State, layout: Layout, layers: int) -> State:
-    """Our names for the format's tensors; ModelError for one that belongs to neither."""
+def _translate(path: Path, tensors: State, layout: Layout, config: Mapping[str, int]) -> State:
+    """Our names for the format's tensors; ModelError for one that belongs to neither, or to another configuration."""
+    layers, width, heads = config["layers"], config["width"], config["heads"]
+    present = {int(m[1]) for key in tensors if (m := re.match(re.escape(layout.layer) + r"(\d+)\.", key))}
+    if present != set(range(layers)):
+        raise ModelError(f"{path} has {len(present)} layers but its configuration says {layers}; fetch both again")
+    if heads < 1 or width % heads or width // heads % 2:
+        raise ModelError(f"{path}: {heads} heads don't divide a width of {width}; fetch the configuration again")
+    for key, tensor in tensors.items():
+        if key.endswith("inv_freq") and (size := tensor.numel() * 2) != width // heads:
+            said = f"its configuration says {heads} heads of {width // heads}"
+            raise ModelError(f"{path} has heads of {size}, but {said}; fetch both again")
     names: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in layout.top.items()}
     for index in range(layers):
         for ours, block in layout.block.items():
@@ -232,30 +183,7 @@ def _translate(path: Path, tensors: State, layout: Layout, layers: int) -> State
     return state
 
 
-def _check_sizes(path: Path, tensors: State, layout: Layout, layers: int, width: int, heads: int) -> None:
-    """Compare what the configuration says with what the tensors show."""
-    found = {int(m[1]) for key in tensors if (m := re.match(re.escape(layout.layer) + r"(\d+)\.", key))}
-    if found != set(range(layers)):
-        raise ModelError(f"{path} has {len(found)} layers but its configuration says {layers}; fetch both again")
-    if heads < 1 or width % heads or width // heads % 2:
-        raise ModelError(f"{path}: {heads} heads don't divide a width of {width}; fetch the configuration again")
-    for key, tensor in tensors.items():
-        if key.endswith("inv_freq") and tensor.numel() * 2 != width // heads:
-            raise ModelError(
-                f"{path} has heads of {tensor.numel() * 2}, but its configuration says {heads} heads "
-                f"of {width // heads}; fetch both again"
-            )
-
-
-def _encoder_only(tensors: State, prefix: str) -> State:
-    """Without the prefix that models with a head put before the encoder, and without that head."""
-    if any(key.startswith(prefix) for key in tensors):
-        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    return tensors
-
-
-def _read_config(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    path = folder / "config.json"
+def _read_config(path: Path, model_type: str) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -264,7 +192,7 @@ def _read_config(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
         raise ModelError(f"{path} can't be read as JSON ({error}); fetch it again") from error
     if not isinstance(settings, dict):
         raise ModelError(f"{path} is not a JSON object; fetch it again")
-    _require(path, settings, expected)
+    _require(path, settings, {"model_type": model_type})
     return settings
 
 
@@ -285,24 +213,29 @@ def _sizes(path: Path, settings: Mapping[str, Any], **more: str) -> dict[str, in
     return sizes
 
 
-def _folder_weights(folder: Path) -> tuple[State, list[Path]]:
-    """All tensors of a model folder and the files that they came from; safetensors are preferred."""
+def _folder_weights(folder: Path, prefix: str) -> tuple[State, list[Path]]:
+    """All tensors of a model folder and the files that they came from; safetensors are preferred.
+
+    ``prefix`` is what models with a head put before the encoder; it is taken off, and that head left out.
+    """
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
         raise ModelError(f"{folder} has no weights; it needs one of {', '.join(WEIGHTS)}")
-    if path.suffix != ".json":
-        return _weights(path), [path]
-    try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path} can't be read as an index of weights ({error}); fetch it again") from error
+    files = [path]
+    if path.suffix == ".json":
+        try:
+            listed = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+            files = [folder / Path(name).name for name in listed]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"{path} can't be read as an index of weights ({error}); fetch it again") from error
     tensors: State = {}
-    for name in names:
-        part = folder / Path(name).name
+    for part in files:
         if not part.is_file():
             raise ModelError(f"{part} is missing, though {path.name} lists it; fetch it")
         tensors.update(_weights(part))
-    return tensors, [folder / Path(name).name for name in names]
+    if any(key.startswith(prefix) for key in tensors):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return tensors, files
 
 
 def _weights(path: Path) -> State:
@@ -335,10 +268,3 @@ def _unpickle(path: Path) -> Any:
         raise ModelError(f"{path} can't be read as a PyTorch checkpoint; fetch it again") from error
     except Exception as error:  # damaged bytes end in errors of any type
         raise ModelError(f"{path} can't be read as a PyTorch checkpoint ({error}); fetch it again") from error
-
-
-def _common_dtype(state: State) -> torch.dtype:
-    dtype = next(iter(state.values())).dtype
-    for tensor in state.values():
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype

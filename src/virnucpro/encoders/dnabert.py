@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,7 @@ class DNABERT(nn.Module):
     def compile_blocks(self, enabled: bool = True) -> None:
         """Compile both parts of a block, once for all blocks and pack sizes, or go back to eager ones."""
         stages = (DNABERTBlock.project, DNABERTBlock.finish)
-        self.stages: tuple[Any, ...] = (
-            tuple(torch.compile(stage, dynamic=True) for stage in stages) if enabled else stages
-        )
+        self.stages: list[Any] = [torch.compile(stage, dynamic=True) if enabled else stage for stage in stages]
 
     def backend(self, name: str = "auto") -> Backend:
         weight = self.embed_tokens.weight
@@ -125,15 +124,14 @@ class Tokenizer:
             raise ModelError(f"tokenizer.json can't be read ({error}); fetch the model folder again") from error
         self.bpe.no_truncation()
         self.bpe.no_padding()
-        cls, sep = self.bpe.token_to_id("[CLS]"), self.bpe.token_to_id("[SEP]")
-        if cls is None or sep is None:
+        self.cls, self.sep = self.bpe.token_to_id("[CLS]"), self.bpe.token_to_id("[SEP]")
+        if self.cls is None or self.sep is None:
             raise ModelError("tokenizer.json has no [CLS] and [SEP]; it is not DNABERT-S's tokenizer")
         if self.bpe.get_vocab_size() > vocabulary:
             raise ModelError(
                 f"tokenizer.json has {self.bpe.get_vocab_size()} entries but the model embeds only {vocabulary}; "
                 "take both from the same model folder"
             )
-        self.cls, self.sep = cls, sep
 
     def __call__(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """[CLS] tokens [SEP] for each sequence, one after the other. Letters outside ACGT become [UNK]."""
@@ -143,10 +141,5 @@ class Tokenizer:
                 raise InputError(f"DNA sequence {name} is {'not ASCII' if sequence else 'empty'}; correct the input")
         encodings = self.bpe.encode_batch_fast([s.decode("ascii") for s in sequences], add_special_tokens=False)
         lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)) + 2
-        ends = np.cumsum(lengths)
-        tokens = np.full(int(lengths.sum()), self.cls, dtype=np.int32)
-        inside = np.ones(len(tokens), dtype=bool)
-        inside[ends - lengths] = inside[ends - 1] = False
-        tokens[inside] = np.fromiter((i for e in encodings for i in e.ids), dtype=np.int32, count=int(inside.sum()))
-        tokens[ends - 1] = self.sep
-        return tokens, lengths
+        flat = chain.from_iterable([self.cls, *encoding.ids, self.sep] for encoding in encodings)
+        return np.fromiter(flat, dtype=np.int32, count=int(lengths.sum())), lengths

@@ -7,13 +7,13 @@ read this module's constants cheaply.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from virnucpro.encoders.dnabert import DNABERT
     from virnucpro.encoders.esm2 import ESM2
 
+logger = logging.getLogger(__name__)
+
 EMBEDDING_VERSION = 1  # raised whenever the same sequence and weights would give another vector
 PRECISIONS = ("auto", "fp32", "tf32", "fp16", "bf16", "fp8")
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}  # what auto means
@@ -33,10 +35,21 @@ WINDOW = 16384  # sequences tokenized and planned together
 IN_FLIGHT = 3  # packs queued on the device before the oldest one's vectors are waited for
 
 
-@dataclass(frozen=True)
-class Embedded:
+class Embedded(NamedTuple):
+    """What ``embed`` gives."""
+
     vectors: np.ndarray  # (n, width) float32, in the order of the input
     statistics: dict[str, Any]
+
+
+class _Queued(NamedTuple):
+    """A pack whose vectors may still be on their way to the host."""
+
+    rows: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+    pooled: torch.Tensor
+    copied: torch.cuda.Event | None
 
 
 def resolve_precision(name: str, device: str | torch.device) -> str:
@@ -79,15 +92,13 @@ def embed(
     precision: str = "auto",
     device: str | torch.device = "cpu",
     compile: bool = False,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Embedded:
     """Pooled vectors of all sequences, whatever the order and size of the packs.
 
     The encoder is moved to the device and to the precision's dtype in place, as ``nn.Module.to`` does.
-    ``progress`` gets (done, all) sequences. A pack that runs out of memory is planned again at half the
-    budget; sequences whose vectors aren't finite are computed again in fp32. Raises InputError for
-    sequences that the encoder can't read, ConfigError for settings that don't fit, ModelError for vectors
-    that aren't finite in fp32 either.
+    A pack that runs out of memory is planned again at half the budget; sequences whose vectors aren't
+    finite are computed again in fp32. Raises InputError for sequences that the encoder can't read,
+    ConfigError for settings that don't fit, ModelError for vectors that aren't finite in fp32 either.
     """
     if len(ids) != len(sequences):
         raise ValueError(f"{len(ids)} ids for {len(sequences)} sequences")
@@ -98,24 +109,20 @@ def embed(
     for start, tokens, lengths in _tokenized(encoder, ids, sequences):
         with _matmul_precision(precision):
             job.run(np.arange(start, start + len(lengths)), tokens, lengths)
-        if progress is not None:
-            progress(start + len(lengths), len(sequences))
     job.redo_in_fp32()
     seconds = time.perf_counter() - started
-    return Embedded(
-        job.vectors,
-        {
-            "tokens": job.tokens,
-            "packs": job.packs,
-            "fill": job.tokens / job.planned if job.packs else 0.0,
-            "backend": job.backend.name,
-            "precision": precision,
-            "tokens_per_batch": job.budget,
-            "seconds": seconds,
-            "tokens_per_second": job.tokens / seconds,
-            "redone_batches": job.redone,
-        },
-    )
+    statistics = {
+        "tokens": job.tokens,
+        "packs": job.packs,
+        "fill": job.tokens / job.planned if job.packs else 0.0,
+        "backend": job.backend_name,
+        "precision": precision,
+        "tokens_per_batch": job.budget,
+        "seconds": seconds,
+        "tokens_per_second": job.tokens / seconds,
+        "redone_batches": job.redone,
+    }
+    return Embedded(job.vectors, statistics)
 
 
 def _tokenized(
@@ -166,6 +173,7 @@ class _Job:
         self.encoder = encoder.to(device=device, dtype=compute_dtype(precision)).eval()
         self.encoder.compile_blocks(compile)
         self.backend = self.encoder.backend(attention)
+        self.backend_name = self.backend.name  # of the run; what redoes a pack in fp32 may be another
         self.ids, self.budget, self.attention, self.device = ids, budget, attention, torch.device(device)
         self.exact = precision == "fp32"
         self.vectors = np.empty((len(ids), encoder.config.width), dtype=np.float32)
@@ -181,15 +189,19 @@ class _Job:
         while packs:
             indices = packs.popleft()
             chosen = gather_sequences(tokens, lengths, indices)
+            fits = True
             try:
                 self._forward(rows[indices], chosen, lengths[indices])
             except torch.OutOfMemoryError:
+                fits = False  # go on outside: until here the traceback holds the pack's tensors
+            if not fits:
                 if len(indices) == 1:
                     raise ConfigError(
                         f"sequence {self.ids[rows[indices[0]]]} ({len(chosen):,} tokens) doesn't fit in the memory "
                         f"of {self.device}; use a device with more, or a smaller model"
-                    ) from None
+                    )
                 self.budget = min(self.budget, len(chosen)) // 2
+                logger.warning("out of memory: going on with at most %d tokens in a pack", self.budget)
                 left = np.concatenate([indices, *packs])
                 packs = deque(left[pack] for pack in plan_packs(lengths[left], self.budget))
                 torch.cuda.empty_cache()
@@ -243,14 +255,3 @@ class _Job:
                 f"the encoder gave values that are not finite, in fp32 too, for {len(bad):,} sequences: {names}"
                 f"{', ...' if len(bad) > 10 else ''}; check these sequences and prepare the checkpoint again"
             )
-
-
-@dataclass(frozen=True)
-class _Queued:
-    """A pack whose vectors may still be on their way to the host."""
-
-    rows: np.ndarray
-    tokens: np.ndarray
-    lengths: np.ndarray
-    pooled: torch.Tensor
-    copied: torch.cuda.Event | None

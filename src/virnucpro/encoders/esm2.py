@@ -21,16 +21,43 @@ from virnucpro.encoders.packing import Pack
 from virnucpro.errors import InputError
 
 ALPHABET = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
-CLS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 32
+CLS, EOS, MASK = 0, 2, 32
 POOLED_RESIDUES = 1024  # the original pools the first 1,024 residues of a protein
 TRAINING_MASK_FRACTION = 0.15 * 0.8  # share of tokens that were <mask> while ESM-2 was trained
 
 _REFUSED = 255
-_TABLE = bytearray([_REFUSED]) * 256
-for _index, _letter in enumerate(ALPHABET):
-    if len(_letter) == 1:
-        _TABLE[ord(_letter)] = _index
-_TABLE[0] = CLS  # stands between the sequences while they are joined
+_LETTERS = "".join(token for token in ALPHABET if len(token) == 1).encode()
+_TABLE = bytearray([_REFUSED]) * 256  # and byte 0 is <cls>: it stands between the sequences while they are joined
+for _letter in b"\0" + _LETTERS:
+    _TABLE[_letter] = ALPHABET.index(chr(_letter)) if _letter else CLS
+
+
+def tokenize(sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """<cls> residues <eos> for each of n ≥ 1 proteins: flat tokens (T,) uint8 and token counts (n,) int64.
+
+    Raises InputError for a letter that ESM-2 doesn't know; J, ``*`` and lower case are among them.
+    """
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)) + 2
+    joined = b"\0" + b"\0\0".join(sequences) + b"\0"
+    tokens = np.frombuffer(bytearray(joined.translate(_TABLE)), dtype=np.uint8)
+    ends = np.cumsum(lengths)
+    if lengths.min() == 2 or tokens.max() == _REFUSED or joined.count(0) != 2 * len(sequences):
+        _refuse(sequences, ids)
+    tokens[ends - 1] = EOS
+    return tokens, lengths
+
+
+def _refuse(sequences: Sequence[bytes], ids: Sequence[str] | None) -> None:
+    for index, sequence in enumerate(sequences):
+        name = ids[index] if ids is not None else f"number {index + 1}"
+        if not sequence:
+            raise InputError(f"protein {name} is empty: ESM-2 needs at least one residue")
+        if unknown := sequence.translate(None, _LETTERS):
+            position = sequence.index(unknown[:1]) + 1
+            raise InputError(
+                f"protein {name} has {unknown[:1]!r} at residue {position}, which ESM-2 has no token for; "
+                f"allowed are {_LETTERS.decode()} in upper case (write X for an unknown residue)"
+            )
 
 
 @dataclass(frozen=True)
@@ -96,9 +123,7 @@ class ESM2(nn.Module):
     def compile_blocks(self, enabled: bool = True) -> None:
         """Compile both parts of a block, once for all blocks and pack sizes, or go back to eager ones."""
         stages = (ESM2Block.project, ESM2Block.finish)
-        self.stages: tuple[Any, ...] = (
-            tuple(torch.compile(stage, dynamic=True) for stage in stages) if enabled else stages
-        )
+        self.stages: list[Any] = [torch.compile(stage, dynamic=True) if enabled else stage for stage in stages]
 
     def backend(self, name: str = "auto") -> Backend:
         weight = self.embed_tokens.weight
@@ -110,11 +135,9 @@ class ESM2(nn.Module):
         project, finish = self.stages
         cos: torch.Tensor | None
         cos, sin = rotary_tables(pack.positions, self.config.head_dim)
+        attend = backend.prepare(pack, rotary=(cos, sin))
         if backend.fuses_rotary:
-            attend = backend.prepare(pack, rotary=(cos, sin))
             cos = None
-        else:
-            attend = backend.prepare(pack)
         x = self.embed(tokens, pack)
         for layer in self.layers:
             q, k, v = project(layer, x, cos, sin)
@@ -122,10 +145,7 @@ class ESM2(nn.Module):
         return self.final_norm(x)
 
     def embed(self, tokens: torch.Tensor, pack: Pack) -> torch.Tensor:
-        """Token embeddings (T, d) with <mask> zeroed and scaled for the share of <mask> in each sequence.
-
-        Without <mask> the scale is 0.88: the training-time share is made up for at inference too.
-        """
+        """Token embeddings (T, d), <mask> zeroed, the rest scaled for the share of <mask>: by 0.88 if there is none."""
         x = self.embed_tokens(tokens)
         if not self.config.token_dropout:
             return x
@@ -140,37 +160,7 @@ class ESM2(nn.Module):
         inside = (pack.positions >= 1) & (pack.positions <= pack.per_token(residues))
         return pack.segment_sum(hidden.float() * inside[:, None]) / residues[:, None]
 
-    def tokenize(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Flat tokens (T,) uint8 and token counts (n,) int64; InputError for a letter ESM-2 doesn't know."""
-        return tokenize(sequences, ids)
-
-
-def tokenize(sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """<cls> residues <eos> for each protein, one after the other; upper case only, no J, no ``*``."""
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)) + 2
-    if len(sequences) == 0:
-        return np.empty(0, dtype=np.uint8), lengths
-    joined = b"\0" + b"\0\0".join(sequences) + b"\0"
-    tokens = np.frombuffer(bytearray(joined.translate(_TABLE)), dtype=np.uint8)
-    ends = np.cumsum(lengths)
-    if lengths.min() == 2 or tokens.max() == _REFUSED or joined.count(0) != 2 * len(sequences):
-        _refuse(sequences, ids)
-    tokens[ends - 1] = EOS
-    return tokens, lengths
-
-
-def _refuse(sequences: Sequence[bytes], ids: Sequence[str] | None) -> None:
-    known = bytes(byte for byte in range(1, 256) if _TABLE[byte] != _REFUSED)
-    for index, sequence in enumerate(sequences):
-        name = ids[index] if ids is not None else f"number {index + 1}"
-        if not sequence:
-            raise InputError(f"protein {name} is empty: ESM-2 needs at least one residue")
-        if unknown := sequence.translate(None, known):
-            position = sequence.index(unknown[:1]) + 1
-            raise InputError(
-                f"protein {name} has {unknown[:1]!r} at residue {position}, which ESM-2 has no token for; "
-                f"allowed are {known.decode()} in upper case (write X for an unknown residue)"
-            )
+    tokenize = staticmethod(tokenize)
 
 
 def rotary_tables(positions: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:

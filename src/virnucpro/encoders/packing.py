@@ -16,17 +16,11 @@ if TYPE_CHECKING:
 
 
 def plan_packs(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
-    """Divide sequences over packs of at most ``tokens_per_batch`` tokens.
+    """Divide sequences, of (n,) token counts ``lengths``, over packs of at most ``tokens_per_batch`` tokens.
 
-    lengths: (n,) token counts, specials included. Returns arrays of sequence indices, each index in
-    exactly one of them: longest first (memory runs out at once or never), equal lengths side by
-    side. A sequence longer than the budget has a pack of its own.
+    Returns arrays of sequence indices, each index in exactly one of them: longest first (memory runs out at
+    once or never), equal lengths side by side. A sequence longer than the budget has a pack of its own.
     """
-    if tokens_per_batch < 1:
-        raise ValueError(f"tokens_per_batch must be positive, not {tokens_per_batch}")
-    lengths = np.asarray(lengths, dtype=np.int64)
-    if lengths.size == 0:
-        return []
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
     packs = []
@@ -39,10 +33,7 @@ def plan_packs(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
 
 
 def gather_sequences(tokens: np.ndarray, lengths: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """The tokens of sequences ``indices`` one after the other, from the flat stream of all.
-
-    tokens: (sum of lengths,); lengths: (n,); indices: (m,). Returns (sum of lengths[indices],).
-    """
+    """The tokens of sequences ``indices`` (m,), one after the other, from the flat stream of all n ``lengths``."""
     chosen = lengths[indices]
     shift = (np.cumsum(lengths) - lengths)[indices] - (np.cumsum(chosen) - chosen)
     return tokens[np.repeat(shift, chosen) + np.arange(int(chosen.sum()))]
@@ -69,21 +60,16 @@ class Pack:
     tokens: torch.Tensor | None = None  # (T,) int32, if they travelled along
 
     @classmethod
-    def build(
-        cls,
-        lengths: np.ndarray,
-        device: str | torch.device = "cpu",
-        tokens: np.ndarray | None = None,
-    ) -> Pack:
+    def build(cls, lengths: np.ndarray, device: str | torch.device = "cpu", tokens: np.ndarray | None = None) -> Pack:
         """Make the index tensors, and send them (with the tokens, if given) in one transfer."""
         import torch
 
         lengths = np.asarray(lengths, dtype=np.int64)
         if lengths.size == 0 or lengths.min() < 1:
             raise ValueError("a pack needs at least one sequence, and no sequence without tokens")
-        total = int(lengths.sum())
         ends = np.cumsum(lengths)
-        parts = [lengths, [0], ends, np.arange(total) - np.repeat(ends - lengths, lengths)]
+        total = int(ends[-1])
+        parts = [lengths, np.append(0, ends), np.arange(total) - np.repeat(ends - lengths, lengths)]
         if tokens is not None:
             if len(tokens) != total:
                 raise ValueError(f"{len(tokens)} tokens for lengths that add up to {total}")
@@ -91,11 +77,10 @@ class Pack:
         buffer = torch.from_numpy(np.concatenate(parts).astype(np.int32))
         if torch.device(device).type == "cuda":
             buffer = buffer.pin_memory()
-        buffer = buffer.to(device, non_blocking=True)
-        n = len(lengths)
-        sizes = [n, n + 1, total] + ([total] if tokens is not None else [])
-        tensors = buffer.split(sizes)
-        return cls(_runs(lengths), total, int(lengths.max()), *tensors)
+        tensors = buffer.to(device, non_blocking=True).split([len(part) for part in parts])
+        first = np.flatnonzero(np.diff(lengths, prepend=-1))  # sequence of each run
+        runs = zip((ends - lengths)[first], np.diff(first, append=len(lengths)), lengths[first], strict=True)
+        return cls(tuple(Run(*map(int, run)) for run in runs), total, int(lengths.max()), *tensors)
 
     def per_token(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) one value a sequence -> (T,) the same value at each of its tokens."""
@@ -106,10 +91,3 @@ class Pack:
         import torch
 
         return torch.segment_reduce(values, "sum", lengths=self.lengths, axis=0, unsafe=True)
-
-
-def _runs(lengths: np.ndarray) -> tuple[Run, ...]:
-    first = np.flatnonzero(np.diff(lengths, prepend=-1))
-    counts = np.diff(first, append=len(lengths))
-    starts = (np.cumsum(lengths) - lengths)[first]
-    return tuple(Run(*run) for run in zip(starts.tolist(), counts.tolist(), lengths[first].tolist(), strict=True))

@@ -16,26 +16,17 @@ import numpy as np
 class ChunkTable:
     """All chunks of several records, in order; every field is (n,) int64."""
 
-    record: np.ndarray
-    """Index of the record."""
-    index: np.ndarray
-    """0-based index of the chunk in its record."""
-    start: np.ndarray
-    """0-based start in its record."""
-    length: np.ndarray
-    """Bases; at most the chunk length."""
-
-
-def chunk_counts(lengths: np.ndarray, chunk_length: int) -> np.ndarray:
-    """Number of chunks of records of these lengths (int64, same shape); 0 for an empty record."""
-    if chunk_length < 1:
-        raise ValueError(f"chunk_length must be at least 1, not {chunk_length}")
-    return -(-lengths // chunk_length)
+    record: np.ndarray  # index of the record
+    index: np.ndarray  # 0-based, in the record
+    start: np.ndarray  # 0-based, in the record
+    length: np.ndarray  # bases
 
 
 def chunk_table(lengths: np.ndarray, chunk_length: int) -> ChunkTable:
-    """Chunks of records whose lengths are ``lengths`` ((r,) int64)."""
-    counts = chunk_counts(lengths, chunk_length)
+    """Chunks of records of ``lengths`` ((r,) int64) bases; an empty record has none."""
+    if chunk_length < 1:
+        raise ValueError(f"chunk_length must be at least 1, not {chunk_length}")
+    counts = -(-lengths // chunk_length)
     record = np.repeat(np.arange(len(lengths), dtype=np.int64), counts)
     index = np.arange(len(record), dtype=np.int64) - (np.cumsum(counts) - counts)[record]
     surplus = counts * chunk_length - lengths

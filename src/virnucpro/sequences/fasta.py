@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from virnucpro.errors import InputError
 
-logger = logging.getLogger(__name__)
-
 BLOCK = 1 << 20
-
-EmptyRecords = Literal["error", "skip", "keep"]
 
 _IUPAC = b"ACGTUNRYSWKMBDHV"
 _ALLOWED = _IUPAC + _IUPAC.lower()
@@ -25,55 +20,37 @@ _SPACE = b"\r\n \t\v\f"
 _OFFENDING = re.compile(b"[^" + _ALLOWED + b"]")
 _PROTEIN = frozenset(b"EFILPQZXJO*efilpqzxjo")
 _LONGEST_HEADER = 1 << 20
-
-_GZIP = b"\x1f\x8b"
 _OTHER_COMPRESSION = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Record(NamedTuple):
     """One FASTA entry."""
 
-    id: str
-    """First word of the header."""
-    sequence: bytes
-    """IUPAC nucleotide letters, in the case of the file."""
+    id: str  # first word of the header
+    sequence: bytes  # IUPAC nucleotide letters, in the case of the file
     file: Path
-    header: str = ""
-    """The whole header line, without ``>``."""
+    header: str = ""  # the whole line, without ``>``
 
 
-def read_fasta(path: str | Path, empty_records: EmptyRecords = "error") -> Iterator[Record]:
-    """Records of a FASTA file, in order.
+def read_fasta(path: str | Path, keep_empty: bool = False) -> Iterator[Record]:
+    """Records of a FASTA file, in order; memory is a few blocks plus the longest record.
 
-    Memory is a few blocks plus the longest record.
-
-    Args:
-        path: plain or gzip (told by content, not by name); line ends, blank lines and case don't matter.
-        empty_records: what a header without a sequence is: an error, left out with a warning that counts
-            them, or given with an empty sequence.
+    The file is plain or gzip (told by content, not by name); line ends, blank lines and case don't matter.
+    Records without a sequence are an error unless ``keep_empty``.
 
     Raises:
         InputError: the file can't be read, isn't FASTA, holds no record, a header without a name, a letter
-            that isn't a IUPAC nucleotide, or (unless told otherwise) an empty record.
+            that isn't a IUPAC nucleotide, or an empty record.
     """
     path = Path(path)
-    skipped = 0
     for number, (header, sequence) in enumerate(_entries(path), start=1):
         title = _title(path, number, header)
         identifier = title.split(None, 1)[0]
-        if not sequence:
-            if empty_records == "error":
-                raise InputError(
-                    f"{path}: record '{identifier}' has no sequence. Remove it, or set empty_records to skip."
-                )
-            if empty_records == "skip":
-                skipped += 1
-                continue
-        elif sequence.translate(None, _ALLOWED):
+        if not sequence and not keep_empty:
+            raise InputError(f"{path}: record '{identifier}' has no sequence. Remove it, or set empty_records to skip.")
+        if sequence.translate(None, _ALLOWED):
             raise _wrong_letter(path, identifier, sequence)
         yield Record(identifier, sequence, path, title)
-    if skipped:
-        logger.warning("%s: left out %d records without a sequence", path, skipped)
 
 
 def _entries(path: Path) -> Iterator[tuple[bytes, bytes]]:
@@ -81,7 +58,7 @@ def _entries(path: Path) -> Iterator[tuple[bytes, bytes]]:
     header: bytes | None = None
     letters = io.BytesIO()  # grows in place, and gives its content without a copy
     rest: bytes = b"\n"  # what can't be judged yet: a line's end, or a header whose end is in the next block
-    for block in _fasta_blocks(path):
+    for block in _blocks(path):
         text, rest = rest + block, b""
         if text.endswith(b"\n"):
             text, rest = text[:-1], b"\n"
@@ -113,22 +90,6 @@ def _without_space(text: bytes) -> bytes:
     return text.translate(None, _SPACE) if any(space in text for space in (b"\r", b" ", b"\t", b"\v", b"\f")) else text
 
 
-def _fasta_blocks(path: Path) -> Iterator[bytes]:
-    """Blocks of a file that starts, after blank lines, with ``>``."""
-    begun = False
-    for block in _blocks(path):
-        if not begun:
-            block = block.removeprefix(b"\xef\xbb\xbf").lstrip(_SPACE)
-            if not block:
-                continue
-            begun = True
-            if not block.startswith(b">"):
-                raise _not_fasta(path, block)
-        yield block
-    if not begun:
-        raise InputError(f"{path}: the file is empty. Give a FASTA file with at least one record.")
-
-
 def _not_fasta(path: Path, block: bytes) -> InputError:
     for magic, name in _OTHER_COMPRESSION.items():
         if block.startswith(magic):
@@ -140,15 +101,21 @@ def _not_fasta(path: Path, block: bytes) -> InputError:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """The content of a file in blocks, decompressed if it is gzip."""
+    """The content of a file from its first ``>`` on, in blocks, decompressed if it is gzip."""
     if path.is_dir():
         raise InputError(f"{path}: a folder, not a FASTA file. Give the files in it.")
+    begun = False
     try:
         with open(path, "rb") as plain:
-            compressed = plain.read(2) == _GZIP
+            compressed = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
             file: BinaryIO = gzip.GzipFile(fileobj=plain) if compressed else plain  # type: ignore[assignment]
             while block := file.read(BLOCK):
+                if not begun:
+                    block = block.removeprefix(b"\xef\xbb\xbf").lstrip(_SPACE)
+                    if block and not block.startswith(b">"):
+                        raise _not_fasta(path, block)
+                    begun = bool(block)
                 yield block
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. Check the path in the sample table or on the command line.") from None
@@ -156,6 +123,8 @@ def _blocks(path: Path) -> Iterator[bytes]:
         raise InputError(f"{path}: truncated or corrupt gzip ({error}). Copy or download it again.") from error
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}. Check its permissions.") from error
+    if not begun:
+        raise InputError(f"{path}: the file is empty. Give a FASTA file with at least one record.")
 
 
 def _title(path: Path, number: int, header: bytes) -> str:

@@ -4,93 +4,79 @@ Works on blocks of chunks with NumPy: every position of a block gets the code of
 there; one byte per position then says "stop on this strand" (bit 0) and "stop on the other" (bit 1).
 Or-ing that array with itself at distances of 3, 6, 12 ... positions leaves at each position what its
 next 2, 4, 8 ... codons hold, so that two look-ups tell whether a frame is open. Only open frames are
-translated. Semantics are those of the original VirNucPro: a codon with a
-letter other than A, C, G, T contributes no residue, and the nucleotide text of a frame with P residues
-has 3 P + 1 bases, clipped at the chunk's end.
+translated. Semantics are those of the original VirNucPro: a codon with a letter other than A, C, G, T
+contributes no residue, and the nucleotide text of a frame with P residues has 3 P + 1 bases, clipped at
+the chunk's end.
+
+Bases are coded as bits 1 and 2 of their ASCII letter (A 0, C 1, T 2, G 3, in either case) and a codon as
+16 a + 4 b + c, so that whole blocks are coded with shifts and ors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+from Bio.Data import CodonTable
 from numpy.lib.stride_tricks import as_strided
 
 from virnucpro.sequences.chunks import chunk_table
-from virnucpro.sequences.genetic_code import (
-    RESIDUES,
-    REVERSE,
-    REVERSE_STOPS,
-    SKIPPED,
-    SKIPPED_RESIDUE,
-    STOPS,
-)
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
-
-BLOCK_BASES = 3 << 18
-"""Bases handled at a time: enough to hide the cost of NumPy's calls, few enough for the processor's caches."""
+BLOCK_BASES = 3 << 18  # handled at a time: enough to hide the cost of NumPy's calls, few enough for the caches
 
 _BYTES = 0x0101010101010101  # times b: the byte b in every byte of a word
 _OFFSETS = np.array([0, 1, 2, 0, 1, 2])  # of a frame's first codon, on its own strand
 _STOP_BITS = np.array([1, 1, 1, 2, 2, 2], dtype=np.uint8)
 
+_CODE = CodonTable.unambiguous_dna_by_id[1]
+_RESIDUE_OF = _CODE.forward_table | dict.fromkeys(_CODE.stop_codons, "*")
+_CODONS = ["".join(codon) for codon in product("ACTG", repeat=3)]  # in the order of their codes
+_OPPOSITE = [codon.translate(str.maketrans("ACGT", "TGCA"))[::-1] for codon in _CODONS]
+_STOPS = [code for code, codon in enumerate(_CODONS) if _RESIDUE_OF[codon] == "*"]
+_REVERSE_STOPS = [code for code, codon in enumerate(_OPPOSITE) if _RESIDUE_OF[codon] == "*"]
+_SKIPPED = 64  # code of a codon with a letter other than A, C, G, T
+_REVERSE = 128  # added to a codon's code where it is read on the other strand
+_FORWARD_RESIDUES, _REVERSE_RESIDUES = ("".join(map(_RESIDUE_OF.get, codons)) for codons in (_CODONS, _OPPOSITE))
+_RESIDUES = (_FORWARD_RESIDUES.ljust(_REVERSE, "-") + _REVERSE_RESIDUES.ljust(_REVERSE, "-")).encode()  # by code
+
 
 class FrameBatch(NamedTuple):
-    """Open frames of consecutive chunks, chunks ascending and frames F1..R3 within a chunk."""
+    """Open frames of consecutive chunks, chunks ascending and frames F1..R3 within a chunk; arrays are (k,) int64."""
 
-    first_chunk: int
-    """Index of the batch's first chunk in its record."""
-    chunks: int
-    """Chunks in the batch, with or without open frames."""
-    first_record: int
-    """Index of that record among the sequences given."""
-    record: np.ndarray
-    """(k,) int64, index of each frame's record among the sequences given."""
-    chunk: np.ndarray
-    """(k,) int64, 0-based index of each frame's chunk in its record."""
-    frame: np.ndarray
-    """(k,) int64, 0..5, an index into ``FRAME_NAMES``."""
-    nucleotides: list[bytes]
-    """Upper-case text of each frame, on its own strand."""
-    proteins: list[bytes]
-    """Residues of each frame; never empty, never with ``*``."""
+    chunks: int  # in the batch, with or without open frames
+    first_record: int  # the record of the first of them, an index into the sequences given
+    record: np.ndarray  # each frame's record, an index into the sequences given
+    chunk: np.ndarray  # 0-based index of its chunk in the record
+    frame: np.ndarray  # 0..5, an index into ``FRAME_NAMES``
+    nucleotides: list[bytes]  # upper case, on the frame's own strand
+    proteins: list[bytes]  # never empty, never with ``*``
 
 
 def frame_span(start: int, length: int, frame: int) -> tuple[int, int]:
-    """Bases of a record that a frame's whole codons cover.
+    """Half-open 0-based interval, in forward coordinates for both strands, that a frame's whole codons cover.
 
-    Args:
-        start, length: the chunk, in record coordinates.
-        frame: 0..5, an index into ``FRAME_NAMES``.
-
-    Returns:
-        Half-open 0-based interval in forward coordinates, for both strands.
+    The chunk is given by its ``start`` in the record and its ``length``; ``frame`` indexes ``FRAME_NAMES``.
     """
     offset = min(frame % 3, length)
     bases = (length - offset) // 3 * 3
-    if frame < 3:
-        return start + offset, start + offset + bases
-    return start + length - offset - bases, start + length - offset
+    low = start + offset if frame < 3 else start + length - offset - bases
+    return low, low + bases
 
 
 class _Workspace:
     """Arrays that every block uses again: fresh ones would cost more in page faults than the work itself."""
 
-    def __init__(self) -> None:
-        self.allocate(0)
+    size = 0
 
-    def allocate(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Room for ``size`` bases, a multiple of 8."""
-        self.size = size
-        self.letters, self.codons = np.zeros((2, 2 * size), dtype=np.uint8)  # both strands, one after the other
-        self.bases, self.stops, self.other = np.zeros((3, size), dtype=np.uint8)
-
-
-def open_frames(sequence: bytes, chunk_length: int) -> Iterator[FrameBatch]:
-    """Open frames of one record, in batches of bounded size that cover its chunks in order."""
-    return open_frames_of([sequence], chunk_length)
+        if size > self.size:
+            self.size = size
+            self.letters, self.codons = np.zeros((2, 2 * size), dtype=np.uint8)  # both strands, one after the other
+            self.bases, self.stops, self.other = np.zeros((3, size), dtype=np.uint8)
 
 
 def open_frames_of(sequences: Iterable[bytes], chunk_length: int) -> Iterator[FrameBatch]:
@@ -124,23 +110,20 @@ def _group_frames(group: list[bytes], first: int, chunk_length: int, work: _Work
         low, high = int(start[0]), int(start[-1] + length[-1])
         row, frame, nucleotides, proteins = _block_frames(letters[low:high], start - low, length, work)
         row += begin
-        record, chunk = table.record[row] + first, table.index[row]
-        first_chunk, first_record = int(table.index[begin]), int(table.record[begin]) + first
-        yield FrameBatch(first_chunk, len(start), first_record, record, chunk, frame, nucleotides, proteins)
+        record, first_record = table.record[row] + first, int(table.record[begin]) + first
+        yield FrameBatch(len(start), first_record, record, table.index[row], frame, nucleotides, proteins)
 
 
 def _block_frames(
     text: np.ndarray, start: np.ndarray, length: np.ndarray, work: _Workspace
 ) -> tuple[np.ndarray, np.ndarray, list[bytes], list[bytes]]:
-    """Open frames of the chunks ``text[start : start + length]`` of letters ((b,) uint8).
+    """Open frames of the chunks ``text[start : start + length]`` of letters ((b,) uint8), in order.
 
-    Returns:
-        Row of the chunk (k,) and frame (k,), int64, ordered; nucleotide texts; proteins.
+    Returns row of the chunk and frame, (k,) int64 each; nucleotide texts; proteins.
     """
     margin = -(-(int(length.max()) + 3) // 8) * 8  # either side, so that whole rows can be read anywhere
     size = -(-(len(text) + 2 * margin) // 8) * 8
-    if work.size < size:
-        work.allocate(size)
+    work.reserve(size)
     letters, stops, other = work.letters[:size], work.stops[:size], work.other[:size]
     inside = slice(margin, margin + len(text))
     letters[:margin] = letters[inside.stop :] = 0
@@ -148,24 +131,21 @@ def _block_frames(
     words = letters.view(np.uint64)
     words &= np.uint64(0xDF * _BYTES)  # upper case, if all are letters
     same = other.view(bool)
-    plain = 0
-    for base in b"ACGT":
-        plain += int(np.count_nonzero(np.equal(letters, base, out=same)))
+    plain = sum(int(np.count_nonzero(np.equal(letters, base, out=same))) for base in b"ACGT")
     others = None if plain == len(text) else _other_letters(letters, stops.view(bool), same, inside)
 
-    bases = work.bases[:size].view(np.uint64)
+    bases, codons = work.bases[:size].view(np.uint64), work.codons[:size]
     np.right_shift(words, np.uint64(1), out=bases)
     bases &= np.uint64(3 * _BYTES)
-    codons = work.codons[:size]
     _code_codons(bases, codons)
     if others is not None:
         for back in range(3):
-            codons[others - back] = SKIPPED
+            codons[others - back] = _SKIPPED
     _find_stops(codons, stops, other)
     row, frame, residues = _open(stops, other, start + margin, length)
 
     # Both strands stand one after the other; on the second, a codon's code stands where its last base is.
-    np.bitwise_or(codons.view(np.uint64), np.uint64(REVERSE * _BYTES), out=other.view(np.uint64))
+    np.bitwise_or(codons.view(np.uint64), np.uint64(_REVERSE * _BYTES), out=other.view(np.uint64))
     _reverse(other, work.codons[size : 2 * size])
     _complement(words, bases, other.view(np.uint64))
     if others is not None:
@@ -174,11 +154,11 @@ def _block_frames(
 
     start, length, offset, reverse = start[row], length[row], _OFFSETS[frame], frame >= 3
     first = np.where(reverse, 2 * size - margin - start - length, margin + start) + offset
-    proteins = _texts(work.codons, first + 2 * reverse, residues, 3, RESIDUES)
+    proteins = _texts(work.codons, first + 2 * reverse, residues, 3, _RESIDUES)
     if others is not None:
         touched = np.searchsorted(others, margin + start) < np.searchsorted(others, margin + start + length)
         for index in np.flatnonzero(touched).tolist():
-            proteins[index] = proteins[index].replace(SKIPPED_RESIDUE, b"")
+            proteins[index] = proteins[index].replace(b"-", b"")
             residues[index] = len(proteins[index])
         kept = residues > 0
         proteins = [protein for protein in proteins if protein]
@@ -207,12 +187,12 @@ def _code_codons(bases: np.ndarray, codons: np.ndarray) -> None:
 def _find_stops(codons: np.ndarray, stops: np.ndarray, scratch: np.ndarray) -> None:
     """Fill ``stops`` (uint8): bit 0, a stop starts here; bit 1, a stop of the other strand ends here."""
     words, more, same = stops.view(np.uint64), scratch.view(np.uint64), scratch.view(bool)
-    np.equal(codons, REVERSE_STOPS[0], out=stops.view(bool))
-    for code in REVERSE_STOPS[1:]:
+    np.equal(codons, _REVERSE_STOPS[0], out=stops.view(bool))
+    for code in _REVERSE_STOPS[1:]:
         np.equal(codons, code, out=same)
         words |= more
     words <<= np.uint64(1)
-    for code in STOPS:
+    for code in _STOPS:
         np.equal(codons, code, out=same)
         words |= more
 
@@ -222,10 +202,8 @@ def _open(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, frames and numbers of codons, (k,) int64 each, of the frames without a stop.
 
-    Args:
-        stops: what ``_find_stops`` gives, overwritten.
-        other: scratch space of the same shape.
-        start, length: (n,) int64, the chunks.
+    ``stops`` is what ``_find_stops`` gives, overwritten, ``other`` scratch space of the same shape; ``start``
+    and ``length`` ((n,) int64) are the chunks.
     """
     # The codons of one residue class, modulo 3, are those of a frame of either strand.
     residue = np.arange(3)[:, None]
@@ -257,10 +235,7 @@ def _or_shifted(source: np.ndarray, distance: int, out: np.ndarray) -> None:
 
 
 def _complement(words: np.ndarray, bases: np.ndarray, out: np.ndarray) -> None:
-    """Complement of upper-case A, C, G, T; all three are (w,) uint64 with a letter or code per byte.
-
-    ``bases`` is overwritten.
-    """
+    """Complement of upper-case A, C, G, T; (w,) uint64 with a letter or code per byte; ``bases`` is overwritten."""
     # A ^ T is 0x15 and C ^ G is 0x04. Bit 0 of a base's code is set for C and G, and 0x15 ^ 0x11 is 0x04.
     bases &= np.uint64(_BYTES)
     np.left_shift(bases, np.uint64(4), out=out)

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections import deque
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from virnucpro.files import BLOCK, sha256_file
 
@@ -23,11 +23,10 @@ class Chunk(NamedTuple):
     frames: int
     bases: int
     residues: int
-    sizes: tuple[int, int]
-    """Bytes in the two files."""
+    sizes: tuple[int, int]  # bytes in the two files
 
 
-class Boundaries:
+class _Boundaries:
     """Groups a stream of chunks into shards of at most ``limit`` frames (or of one chunk)."""
 
     def __init__(self, limit: int) -> None:
@@ -81,14 +80,11 @@ class ShardWriter:
     """Writes ``<sha>.fna`` and ``<sha>.faa`` into a folder.
 
     Texts go to disk at once, since where a shard ends is known only some chunks later.
-
-    Attributes:
-        shards: the manifest's entries of the shards closed so far.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.shards: list[dict[str, str | int]] = []
-        self._boundaries = Boundaries(limit)
+        self.shards: list[dict[str, Any]] = []  # the manifest's entries of the shards closed so far
+        self._boundaries = _Boundaries(limit)
         self._pending = [_Pending(folder / f"pending.{suffix}") for suffix in ("fna", "faa")]
 
     def add(self, texts: tuple[bytes, bytes], counts: tuple[int, int, int]) -> None:
@@ -120,14 +116,14 @@ class _Pending:
 
     def __init__(self, path: Path) -> None:
         self.path, self.front = path, path.with_stem("front")
-        self.file: BinaryIO = open(path, "w+b", buffering=BLOCK)  # noqa: SIM115
+        self.file: BinaryIO = open(path, "w+b", buffering=BLOCK)
 
     def cut(self, size: int) -> str:
         """Make the first ``size`` bytes the file ``front``; returns its SHA-256."""
         os.rename(self.path, self.front)
         with self.file as file:
             file.seek(size)
-            self.file = open(self.path, "w+b", buffering=BLOCK)  # noqa: SIM115
+            self.file = open(self.path, "w+b", buffering=BLOCK)
             while block := file.read(BLOCK):
                 self.file.write(block)
             file.truncate(size)
@@ -135,8 +131,8 @@ class _Pending:
 
     def close(self) -> None:
         """Remove the file, which must be used up."""
-        left = self.file.seek(0, os.SEEK_END)
-        self.file.close()
+        with self.file as file:
+            left = file.seek(0, os.SEEK_END)
         self.path.unlink()
         if left:
             raise AssertionError(f"{self.path}: {left} bytes belong to no shard")

@@ -21,40 +21,31 @@ from virnucpro.errors import InputError, StorageError
 from virnucpro.files import atomic_directory
 from virnucpro.sequences.chunks import chunk_id
 from virnucpro.sequences.duplicates import DuplicateCheck
-from virnucpro.sequences.fasta import EmptyRecords, read_fasta
+from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.frames import FRAME_NAMES, FrameBatch, open_frames_of
 from virnucpro.sequences.shards import ShardWriter
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Version of the shard folder's layout."""
+FORMAT = 1  # of the shard folder's layout
 
 _AGAIN = "Delete the shard folder and run again."
 _HEADER = "record\tlength\tfile\n"
 _KEYS = ("chunk_length", "shard_frames", "records", "bases", "chunks", "frames", "skipped_records", "files", "shards")
-_NAMES = tuple(name.encode() for name in FRAME_NAMES)
-_JUDGED_RESIDUES = 1000
+_NAMES = [name.encode() for name in FRAME_NAMES]
 
 
 def split_fasta(
-    fastas: Sequence[Path],
-    output: Path,
-    chunk_length: int,
-    shard_frames: int,
-    empty_records: str = "error",
+    fastas: Sequence[Path], output: Path, chunk_length: int, shard_frames: int, empty_records: str = "error"
 ) -> dict[str, Any]:
-    """Write a sample's shard folder.
+    """Write a sample's shard folder, whole or not at all, and return its manifest.
 
     Args:
         fastas: FASTA files, in order; see ``fasta.read_fasta``.
-        output: the folder to make; it appears whole or not at all, and replaces an older one.
+        output: the folder to make; it replaces an older one.
         chunk_length: bases in a chunk, 300 or 500 for the published classifiers.
         shard_frames: most frames in a shard (a chunk's frames stay together, whatever this is).
         empty_records: "error", or "skip" to leave them out and count them.
-
-    Returns:
-        The manifest.
 
     Raises:
         InputError: what ``read_fasta`` refuses; a record id that occurs twice in the sample.
@@ -65,8 +56,8 @@ def split_fasta(
         raise ValueError(f"chunk_length ({chunk_length}) and shard_frames ({shard_frames}) must be at least 1")
     with atomic_directory(output) as folder:
         writer = ShardWriter(folder, shard_frames)
-        with _Records(folder, fastas, "error" if empty_records == "error" else "keep") as records:
-            chunks = frames = 0
+        chunks = frames = 0
+        with _Records(folder, fastas, empty_records == "skip") as records:
             for batch in open_frames_of(records.sequences(), chunk_length):
                 chunks += batch.chunks
                 frames += len(batch.frame)
@@ -104,8 +95,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise StorageError(f"{path}: can't be read ({error}). {_AGAIN}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise StorageError(f"{path}: not a manifest of format {FORMAT}, which this version reads. {_AGAIN}")
-    missing = [key for key in _KEYS if key not in manifest]
-    if missing:
+    if missing := [key for key in _KEYS if key not in manifest]:
         raise StorageError(f"{path}: lacks {', '.join(missing)}. {_AGAIN}")
     return manifest
 
@@ -113,8 +103,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 def read_shard(path: str | Path) -> tuple[list[str], list[bytes]]:
     """Frame ids and sequences of ``<sha>.fna`` or ``<sha>.faa``.
 
-    Raises:
-        StorageError: the file isn't what the manifest beside it says, byte for byte.
+    Raises StorageError if the file isn't what the manifest beside it says, byte for byte.
     """
     path = Path(path)
     manifest = read_manifest(path.parent)
@@ -154,7 +143,7 @@ def check_protein(path: str | Path, sequences: Sequence[bytes]) -> None:
         if sequence.translate(None, b"ACGTNacgtn"):
             return
         residues += len(sequence)
-    if residues > _JUDGED_RESIDUES:
+    if residues > 1000:
         raise InputError(
             f"{path}: all {residues} residues are A, C, G, T or N: DNA where proteins are expected. Give the .faa file."
         )
@@ -176,16 +165,16 @@ def _read_records(folder: Path) -> Iterator[tuple[str, int, str]]:
 class _Records:
     """Reads the records, lists them in ``records.tsv`` and checks that no id occurs twice."""
 
-    def __init__(self, folder: Path, fastas: Sequence[Path], empty: EmptyRecords) -> None:
+    def __init__(self, folder: Path, fastas: Sequence[Path], skip_empty: bool) -> None:
         for path in fastas:
             if any(space in str(path) for space in "\t\r\n"):
                 raise InputError(f"{str(path)!r}: a tab or line break in a file's name. Rename it.")
-        self._folder, self._fastas, self._empty = folder, fastas, empty
-        self._table = open(folder / "records.tsv", "w", encoding="utf-8", newline="\n")  # noqa: SIM115
+        self._folder, self._fastas, self._skip_empty = folder, fastas, skip_empty
+        self._table = open(folder / "records.tsv", "w", encoding="utf-8", newline="\n")
         self._table.write(_HEADER)
-        self._ids: deque[str] = deque()  # of the records that are being translated
-        self._first = 0  # index of the first of them
         self._duplicates = DuplicateCheck(folder)
+        self.ids: deque[str] = deque()  # of the records that are being translated
+        self.first = 0  # index of the first of them
         self.count = self.bases = self.skipped = 0
 
     def __enter__(self) -> _Records:
@@ -198,26 +187,16 @@ class _Records:
     def sequences(self) -> Iterator[bytes]:
         """The sequences of all records with one, noting what else is needed of them."""
         for path in self._fastas:
-            for record in read_fasta(path, self._empty):
+            for record in read_fasta(path, keep_empty=self._skip_empty):
                 if not record.sequence:
                     self.skipped += 1
                     continue
                 self._table.write(f"{record.id}\t{len(record.sequence)}\t{path}\n")
                 self._duplicates.add(record.id)
-                self._ids.append(record.id)
+                self.ids.append(record.id)
                 self.count += 1
                 self.bases += len(record.sequence)
                 yield record.sequence
-
-    def forget_before(self, index: int) -> None:
-        """Names of records before this one aren't needed any more."""
-        for _ in range(index - self._first):
-            self._ids.popleft()
-        self._first = index
-
-    def name(self, index: int) -> str:
-        """Id of a record that isn't forgotten yet."""
-        return self._ids[index - self._first]
 
     def finish(self) -> None:
         """Refuse an id that occurs twice."""
@@ -231,17 +210,16 @@ class _Records:
 
 def _write_batch(batch: FrameBatch, records: _Records, writer: ShardWriter) -> None:
     """Hand the frames of a batch to the writer, chunk by chunk."""
-    records.forget_before(batch.first_record)
-    if not len(batch.frame):
-        return
-    new = (np.diff(batch.record, prepend=-1) != 0) | (np.diff(batch.chunk, prepend=-1) != 0)
-    begins = np.flatnonzero(new)
-    ends = np.append(begins[1:], len(new))
-    columns = (begins, ends, batch.record[begins], batch.chunk[begins])
-    rows = zip(*(column.tolist() for column in columns), strict=True)
+    while records.first < batch.first_record:  # whose frames are all written
+        records.ids.popleft()
+        records.first += 1
+    changes = (np.diff(batch.record) != 0) | (np.diff(batch.chunk) != 0)
+    begins = np.flatnonzero(np.append(True, changes)[: len(batch.frame)])
+    ends = np.append(begins, len(batch.frame))[1:]
+    columns = (begins, ends, batch.record[begins] - records.first, batch.chunk[begins])
     frames, nucleotides, proteins = batch.frame.tolist(), batch.nucleotides, batch.proteins
-    for begin, end, record, chunk in rows:
-        name = b">" + chunk_id(records.name(record), chunk).encode()
+    for begin, end, record, chunk in zip(*(column.tolist() for column in columns), strict=True):
+        name = b">" + chunk_id(records.ids[record], chunk).encode()
         dna: list[bytes] = []
         protein: list[bytes] = []
         for row in range(begin, end):

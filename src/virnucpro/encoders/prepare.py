@@ -1,0 +1,53 @@
+"""A user's encoder → the canonical file. PyTorch is imported only where something has to be converted."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from virnucpro.encoders.canonical import (
+    FAMILIES,
+    EncoderSpec,
+    load_encoder,
+    read_header,
+    verify_canonical,
+    write_canonical,
+)
+from virnucpro.errors import ModelError
+from virnucpro.files import atomic_file
+
+if TYPE_CHECKING:
+    import torch
+
+
+def prepare_encoder(source: Path, family: str, output: Path, dtype: torch.dtype | None = None) -> EncoderSpec:
+    """Write ``source`` to ``output`` as a canonical file, in its own dtype unless one is given.
+
+    ``family`` is ``esm2`` or ``dnabert_s``; a file that is canonical already is verified and copied. Raises
+    ModelError, naming file and remedy, for whatever is missing, unsafe, inconsistent or of another architecture.
+    """
+    source, output = Path(source), Path(output)
+    if family not in FAMILIES:
+        raise ModelError(f"{family!r} is not an encoder family; use {' or '.join(FAMILIES)}")
+    if not source.exists():
+        raise ModelError(f"{source} does not exist; correct the path or download the model")
+    if not _is_canonical(source):
+        from virnucpro.encoders.checkpoints import convert_checkpoint
+
+        return convert_checkpoint(source, family, output, dtype)
+    spec = verify_canonical(source)
+    if spec.family != family:
+        raise ModelError(f"{source} holds a {spec.family} encoder where {family} is asked for; swap the paths")
+    if dtype is not None:
+        return write_canonical(load_encoder(source, dtype=dtype), output, name=spec.name, source=spec.source)
+    with atomic_file(output) as temporary:
+        shutil.copyfile(source, temporary)
+    return spec
+
+
+def _is_canonical(path: Path) -> bool:
+    try:
+        return "virnucpro" in read_header(path)[0]
+    except ModelError:
+        return False
