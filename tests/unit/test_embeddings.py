@@ -1,0 +1,162 @@
+"""HDF5 layout, the cache and the merge: what is complete, what belongs together, and what is refused."""
+
+import json
+import threading
+import time
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.unit.encoder_fixtures import dnabert_tokenizer
+from virnucpro.cli import cli
+from virnucpro.embeddings.cache import CacheEntry, list_cache, prune_cache
+from virnucpro.embeddings.merge import merge
+from virnucpro.embeddings.store import MergedEmbeddings, open_shard, write_shard
+from virnucpro.encoders.canonical import write_canonical
+from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
+from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.errors import StorageError
+
+IDS = [f"r_chunk_{i}F1" for i in range(1, 6)]
+
+
+def vectors(width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(len(IDS), width)).astype(np.float32)
+
+
+def test_a_shard_comes_back(tmp_path):
+    write_shard(tmp_path / "x.h5", IDS, vectors(4), {"model": "m", "options": {"a": 1}})
+    with open_shard(tmp_path / "x.h5") as file:
+        assert file["ids"].asstr()[:].tolist() == IDS
+        assert np.array_equal(file["embeddings"], vectors(4))
+        assert json.loads(file.attrs["options"]) == {"a": 1}
+
+
+def test_an_empty_shard_comes_back(tmp_path):
+    write_shard(tmp_path / "x.h5", [], np.empty((0, 4), np.float32), {})
+    with open_shard(tmp_path / "x.h5") as file:
+        assert file["embeddings"].shape == (0, 4)
+
+
+@pytest.mark.parametrize("damage", ["absent", "cut", "incomplete", "rows"])
+def test_what_is_not_whole_is_refused(tmp_path, damage):
+    path = tmp_path / "x.h5"
+    if damage != "absent":
+        write_shard(path, IDS, vectors(4), {})
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-500])
+    elif damage != "absent":
+        with h5py.File(path, "r+") as file:
+            file.attrs.update({"complete": False} if damage == "incomplete" else {"count": 9})
+    with pytest.raises(StorageError, match=r"x\.h5"), open_shard(path):
+        pass
+
+
+def test_the_cache_gives_what_it_got(tmp_path):
+    made, output = tmp_path / "made.h5", tmp_path / "run" / "output.h5"
+    write_shard(made, IDS, vectors(4), {})
+    entry = CacheEntry.of(tmp_path / "cache", "esm2", "key", "abc")
+    assert not entry.fetch(output)
+    with entry.claimed():
+        entry.keep(made)
+    assert entry.fetch(output)
+    assert output.read_bytes() == made.read_bytes()
+    assert entry.fetch(output), "again, over the same file"
+    assert not list(tmp_path.rglob("*.tmp"))
+    listed = CliRunner().invoke(cli, ["cache", "list", str(tmp_path / "cache")])
+    assert listed.output.splitlines()[1].split("\t")[:3] == ["esm2", "key", "1"]
+    assert [group.shards for group in list_cache(tmp_path / "cache")] == [1]
+
+
+def test_a_damaged_entry_is_not_given(tmp_path):
+    entry = CacheEntry.of(tmp_path, "esm2", "key", "abc")
+    entry.path.parent.mkdir(parents=True)
+    entry.path.write_bytes(b"half of an HDF5 file")
+    assert not entry.fetch(tmp_path / "output.h5")
+    assert not entry.path.exists() and not (tmp_path / "output.h5").exists()
+
+
+def test_pruning_keeps_what_was_used_lately(tmp_path):
+    made = tmp_path / "made.h5"
+    write_shard(made, IDS, vectors(4), {})
+    entry = CacheEntry.of(tmp_path / "cache", "esm2", "key", "abc")
+    with entry.claimed():
+        entry.keep(made)
+    assert prune_cache(tmp_path / "cache", 1) == (0, 0)
+    time.sleep(0.05)
+    assert prune_cache(tmp_path / "cache", 0)[0] == 1
+    assert made.exists() and not entry.fetch(tmp_path / "x.h5")
+
+
+def test_the_second_waits_for_the_first(tmp_path):
+    entry = CacheEntry.of(tmp_path, "esm2", "key", "abc")
+    order = []
+
+    def second():
+        with entry.claimed():
+            order.append("second")
+
+    with entry.claimed():
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.1)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """A shard folder's manifest, both encoders and their vectors of one shard."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    entry = {"sha": "abc", "frames": len(IDS), "bases": 1, "residues": 1, "fna_sha256": "", "faa_sha256": ""}
+    manifest = {"format": 1, "chunk_length": 500, "shard_frames": 9, "records": 1, "bases": 1, "chunks": 5}
+    manifest |= {"frames": len(IDS), "skipped_records": 0, "files": [], "shards": [entry]}
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    dna = write_canonical(
+        DNABERT(DNABERTConfig(1, 16, 1, 16), tokenizer_json=dnabert_tokenizer()), tmp_path / "dna.st", name="d"
+    )
+    protein = write_canonical(ESM2(ESM2Config(1, 32, 1, 16)), tmp_path / "protein.st", name="p")
+    for role, spec in (("dna", dna), ("protein", protein)):
+        (tmp_path / role).mkdir()
+        attributes = {"weights_sha256": spec.weights_sha256, "seconds": 1.0}
+        write_shard(tmp_path / role / "abc.h5", IDS, vectors(spec.width), attributes)
+    return tmp_path
+
+
+def run_merge(folder) -> int:
+    files = ([folder / role / "abc.h5"] for role in ("dna", "protein"))
+    return merge(folder / "shards", *files, folder / "dna.st", folder / "protein.st", folder / "merged.h5")
+
+
+def test_merged_rows_are_dna_then_protein(parts):
+    assert run_merge(parts) == len(IDS)
+    merged = MergedEmbeddings(parts / "merged.h5")
+    batches = list(merged.batches(rows=2))
+    assert [name for ids, _ in batches for name in ids] == IDS
+    assert np.array_equal(np.concatenate([rows for _, rows in batches]), np.hstack([vectors(16), vectors(32)]))
+    assert [shard["encoder"] for shard in merged.provenance["shards"]] == ["dna", "protein"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda ids, rows, digest: (ids[::-1], rows, digest), "frame ids differ"),
+        (lambda ids, rows, digest: (ids, rows, "0" * 64), "other weights"),
+        (lambda ids, rows, digest: (ids[:-1], rows[:-1], digest), r"holds \(4, 32\), expected \(5, 32\)"),
+        (lambda ids, rows, digest: (ids, np.full_like(rows, np.nan), digest), "not finite"),
+    ],
+    ids=["order", "weights", "count", "nan"],
+)
+def test_what_does_not_belong_together_is_refused(parts, change, says):
+    path = parts / "protein" / "abc.h5"
+    with open_shard(path) as file:
+        digest = file.attrs["weights_sha256"]
+    ids, rows, digest = change(IDS, vectors(32), digest)
+    write_shard(path, ids, rows, {"weights_sha256": digest})
+    with pytest.raises(StorageError, match=says):
+        run_merge(parts)
+    assert not (parts / "merged.h5").exists()

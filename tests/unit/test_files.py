@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from virnucpro.files import atomic_directory, atomic_file, sha256_file
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    path = tmp_path / "folder"
+    for content in ("one", "two"):
+        with atomic_directory(path) as temporary:
+            (temporary / content).write_text(content)
+    assert [entry.name for entry in path.iterdir()] == ["two"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_only_what_a_killed_writer_left_is_removed(tmp_path, kind):
+    """Of two writers one is killed; the next one removes its temporary, not the living one's."""
+    code = (
+        f"import sys, time; from virnucpro.files import atomic_{kind}\n"
+        "with atomic_" + kind + "(sys.argv[1]) as t: print(t, flush=True); time.sleep(60)"
+    )
+    path = tmp_path / "target"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    temporaries = [writer.stdout.readline().strip() for writer in writers]
+    try:
+        writers[0].send_signal(signal.SIGKILL)
+        writers[0].wait()
+        with (atomic_file if kind == "file" else atomic_directory)(path) as temporary:
+            assert not os.path.exists(temporaries[0])
+            assert os.path.exists(temporaries[1])
+            assert str(temporary) not in temporaries
+        assert path.exists()
+    finally:
+        writers[1].kill()
+        writers[1].wait()
+    time.sleep(0.01)
+    with (atomic_file if kind == "file" else atomic_directory)(path):
+        assert not os.path.exists(temporaries[1])
+
+
+def test_digest(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
