@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.encoder_fixtures import dnabert_tokenizer
+from tests.workflow.conftest import bpe
 from virnucpro.cli import cli
 from virnucpro.embeddings.cache import CacheEntry, list_cache, prune_cache
 from virnucpro.embeddings.merge import merge
@@ -117,7 +117,7 @@ def parts(tmp_path):
     manifest |= {"frames": len(IDS), "skipped_records": 0, "files": [], "shards": [entry]}
     (shards / "manifest.json").write_text(json.dumps(manifest))
     dna = write_canonical(
-        DNABERT(DNABERTConfig(1, 16, 1, 16), tokenizer_json=dnabert_tokenizer()), tmp_path / "dna.st", name="d"
+        DNABERT(DNABERTConfig(1, 16, 1, 16), tokenizer_json=bpe(["ACGT"])), tmp_path / "dna.st", name="d"
     )
     protein = write_canonical(ESM2(ESM2Config(1, 32, 1, 16)), tmp_path / "protein.st", name="p")
     for role, spec in (("dna", dna), ("protein", protein)):
