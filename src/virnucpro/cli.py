@@ -18,6 +18,7 @@ from virnucpro.configuration import missing_fasta, name_samples, resolve, schema
 from virnucpro.embeddings.cache import list_cache, prune_cache
 from virnucpro.errors import VirNucProError
 from virnucpro.files import atomic_file
+from virnucpro.models import KEYS, is_name
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,7 +27,7 @@ def cli() -> None:
     """Which of these sequences are viral?
 
     The commands run the same Snakemake workflow that `snakemake` runs in a clone. What follows `--` goes to Snakemake,
-    for example `virnucpro predict contigs.fa -- --profile workflow/profiles/slurm`.
+    for example `virnucpro predict contigs.fa -- --rerun-triggers mtime`.
     """
 
 
@@ -56,7 +57,6 @@ def from_schema(*keys: str) -> Callable[[Callable], Callable]:
 
 
 _PRESET_KEYS = ("chunk_length", "dnabert_model", "esm_model", "classifier")
-_PATH_KEYS = ("dnabert_model", "esm_model", "classifier", "cache_dir", "models_dir")
 _MODEL_KEYS = ("preset", "chunk_length", "dnabert_model", "esm_model", "models_dir")
 _COMPUTE_KEYS = (
     "precision",
@@ -74,9 +74,7 @@ def running(function: Callable) -> Callable:
     """Options of the commands that start the workflow."""
     for option in (
         click.option("--dry-run", "-n", is_flag=True, help="Show what would run."),
-        click.option(
-            "--gpus", default=None, type=int, help="GPUs to use at the same time  [default: one job at a time]"
-        ),
+        click.option("--gpus", default=1, show_default=True, type=int, help="GPUs to use at the same time."),
         click.option("--cores", "-c", default=None, type=int, help="CPU cores to use  [default: all]"),
         click.option(
             "--output", "-o", default="results", show_default=True, help="Folder for everything that the run makes."
@@ -145,12 +143,15 @@ def evaluate(table: str, evaluate_split: str | None, output: str, **given: Any) 
 
 
 def start(
-    target: str, folder: Path, made: Sequence[Path], *, cores: int | None, gpus: int | None, dry_run: bool, **given: Any
+    target: str, folder: Path, made: Sequence[Path], *, cores: int | None, gpus: int, dry_run: bool, **given: Any
 ) -> None:
     """Write the configuration to the output folder, run the workflow there, say what was made, and exit."""
     configuration = {key: value for key, value in given.items() if value is not None} | {"output_dir": folder}
-    for key in _PATH_KEYS:  # the workflow runs in the output folder
-        if key in configuration and Path(configuration[key]).expanduser().exists():
+    for key in ("cache_dir", "models_dir"):  # the workflow runs in the output folder
+        if key in configuration:
+            configuration[key] = Path(configuration[key]).expanduser().absolute()
+    for family, key in KEYS.items():
+        if key in configuration and not is_name(family, configuration[key]):
             configuration[key] = Path(configuration[key]).expanduser().absolute()
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in configuration.items()}
     settings = resolve(plain)
@@ -158,7 +159,7 @@ def start(
         file.write_text(f"# Written by virnucpro {__version__}\n" + yaml.safe_dump(settings.as_dict(), sort_keys=False))
     arguments = [target, f"--cores={cores or os.cpu_count()}", "--directory", str(folder)]
     arguments += ["--configfile", str(folder / "config.yaml")]
-    arguments += [f"--resources=gpu={gpus}"] if gpus else []
+    arguments += [f"--resources=gpu={gpus}"]
     arguments += ["--dry-run"] if dry_run else []
     status = run_workflow([*arguments, *click.get_current_context().obj])
     if status == 0 and not dry_run:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
-import hashlib
-import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -67,10 +66,6 @@ class Settings:
         """Plain mapping, for YAML and JSON."""
         return asdict(self)
 
-    def digest(self) -> str:
-        """Hex SHA-256 of the whole configuration."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
-
 
 @cache
 def schema() -> dict[str, Any]:
@@ -95,6 +90,8 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         if key not in properties:
             raise ConfigError(f"Unknown configuration key '{key}'{nearest(key, properties)}.")
     values = defaults() | {key: _coerce(value, properties[key]) for key, value in given.items()}
+    if values["threshold"] != values["threshold"]:
+        raise ConfigError("Configuration key 'threshold' can't be NaN: it must be a number.")
     for error in Draft202012Validator(schema()).iter_errors(values):
         raise _explain(error, values, properties)
     for key, value in PRESETS[values["preset"]].items():
@@ -104,9 +101,9 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         values["samples"] = str(installation.root() / "config" / "samples.tsv")
     if values["models_dir"] is None:
         values["models_dir"] = str(Path.home() / ".cache" / "virnucpro" / "models")
-    for key in ("cache_dir", "models_dir"):
+    for key in ("output_dir", "cache_dir", "models_dir"):  # one spelling for one folder
         if values[key] is not None:
-            values[key] = str(Path(values[key]).expanduser())
+            values[key] = os.path.normpath(Path(values[key]).expanduser())
     return Settings(**values)
 
 
@@ -127,16 +124,19 @@ def _coerce(value: Any, entry: Mapping[str, Any]) -> Any:
     for kind, convert in (("integer", int), ("number", float)):
         if kind in kinds and isinstance(value, str):
             with suppress(ValueError):
-                return convert(value)
+                value = convert(value)
+                break
     if isinstance(value, str):
         if "boolean" in kinds and value.lower() in ("true", "false"):
             return value.lower() == "true"
         if "null" in kinds and value.lower() in ("", "null", "none"):
             return None
-    if "string" in kinds and isinstance(value, int | float) and not isinstance(value, bool):
+    if "string" in kinds and "integer" not in kinds and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if value is None and "null" not in kinds:
-        return entry["default"]
+        return entry.get("default")
+    if "integer" in kinds and isinstance(value, float):  # 500.0, which the schema would take for a whole number
+        return int(value) if value.is_integer() else value
     return value
 
 
@@ -150,17 +150,17 @@ def _explain(error: ValidationError, values: Mapping[str, Any], properties: Mapp
     entry = error.schema
     if "enum" in entry:
         return ConfigError(f"{about}{nearest(str(error.instance), [str(choice) for choice in entry['enum']])}.")
-    words = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
-    wanted = []
-    for option in entry.get("anyOf", [entry]):
-        kinds = option.get("type", [])
-        text = " or ".join(words.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
-        limits = [f"{word} {option[name]}" for name, word in _LIMITS.items() if name in option]
-        wanted.append(repr(option["const"]) if "const" in option else " ".join([text, *limits]))
-    return ConfigError(f"{about}: it must be {', or '.join(wanted)}.")
+    kinds = entry.get("type", [])
+    text = " or ".join(_WORDS.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+    limits = [f"{word} {entry[name]}" for name, word in _LIMITS.items() if name in entry]
+    return ConfigError(f"{about}: it must be {' '.join([text, *limits])}.")
 
 
-_LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
+_WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"} | {
+    "object": "a mapping",
+    "array": "a list",
+}
+_LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "pattern": "matching"}
 
 
 def read_samples(path: str | Path) -> dict[str, list[Path]]:
@@ -170,15 +170,18 @@ def read_samples(path: str | Path) -> dict[str, list[Path]]:
         Sample name → its FASTA files, both in the sheet's order; relative paths start at its folder.
 
     Raises:
-        InputError: no such file, missing or unknown columns, a bad sample name, a file given twice.
+        InputError: no such file, missing columns, a bad sample name, a file given twice.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(
             f"{path}: no such sample sheet. Give a tab-separated file with the columns sample and fasta as 'samples'."
         )
-    with open(path, newline="", encoding="utf-8-sig") as handle:
-        lines = [line for line in handle if line.strip() and not line.startswith("#")]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as handle:
+            lines = [line for line in handle if line.strip() and not line.startswith("#")]
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: isn't UTF-8 text. Save the sample sheet as UTF-8.") from None
     table = csv.DictReader(lines, delimiter="\t")
     columns = [name.strip() for name in table.fieldnames or []]
     table.fieldnames = columns
@@ -201,7 +204,7 @@ def read_samples(path: str | Path) -> dict[str, list[Path]]:
             )
         if not fasta:
             raise InputError(f"{where}: sample '{sample}' has no FASTA path.")
-        file = path.parent / Path(fasta).expanduser()
+        file = Path(os.path.normpath(path.parent / Path(fasta).expanduser()))
         if file in samples.setdefault(sample, []):
             raise InputError(f"{where}: {file} is listed twice for sample '{sample}'.")
         samples[sample].append(file)

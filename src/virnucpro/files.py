@@ -7,16 +7,20 @@ what a living one is still writing: the kernel frees the lock with the process.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BLOCK = 1 << 20
+SETTLED = 2.0
+"""Seconds after which a temporary without a lock is taken for abandoned: its writer first makes it, then locks it."""
 
 
 def sha256_file(path: str | Path) -> str:
@@ -72,20 +76,35 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         for entry in temporary.iterdir():
             sync(entry)
         sync(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        _replace_directory(temporary, path)
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(descriptor)
 
 
+def _replace_directory(temporary: Path, path: Path) -> None:
+    """Put a folder in another's place, whatever a second writer does meanwhile; the last one stays."""
+    aside = temporary.with_suffix(".old.tmp")
+    while True:
+        with suppress(FileNotFoundError):
+            os.rename(path, aside)
+            shutil.rmtree(aside)
+        try:
+            os.rename(temporary, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
 def _remove_abandoned(path: Path) -> None:
     """Delete temporaries of ``path`` whose writer no longer lives."""
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         try:
-            descriptor = os.open(left, os.O_RDONLY)
+            if time.time() - left.stat().st_mtime < SETTLED:
+                continue
+            descriptor = os.open(left, os.O_RDONLY if left.is_dir() else os.O_RDWR)
         except OSError:
             continue
         try:

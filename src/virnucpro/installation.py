@@ -31,3 +31,8 @@ def prepare_environment() -> None:
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != source]
     if not (_PACKAGE / "_bundle").is_dir():
         os.environ["PYTHONPATH"] = os.pathsep.join([source, *paths])
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA device, told without loading a driver or PyTorch."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))

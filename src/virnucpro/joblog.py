@@ -18,14 +18,14 @@ logger = logging.getLogger("virnucpro")
 def job(log: str | Path) -> Iterator[None]:
     """Run a job's one library call with ``log`` as its log file.
 
-    An earlier attempt's log is kept as ``<name>.1.log``, ``<name>.2.log``, … A VirNucProError ends
+    An earlier attempt's log is kept as ``<name>.log.1``, ``<name>.log.2``, … A VirNucProError ends
     the process with status 1 and its message; anything else keeps its traceback.
     """
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
         number = 1
-        while (kept := log.with_suffix(f".{number}{log.suffix}")).exists():
+        while (kept := log.with_name(f"{log.name}.{number}")).exists():
             number += 1
         log.rename(kept)
     handlers = (logging.FileHandler(log), logging.StreamHandler(sys.stderr))

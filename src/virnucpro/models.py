@@ -54,6 +54,11 @@ class ModelSource:
         return sorted(file for kind in kinds for file in self.path.glob(kind))
 
 
+def is_name(family: str, name: str) -> bool:
+    """Whether a bundled or published model is called so (else it's a path)."""
+    return name in BUNDLED[family] or name in PUBLISHED[family]
+
+
 def find(family: str, name: str, models_dir: str | Path) -> ModelSource:
     """Resolve a bundled name, a published name or a path.
 

@@ -51,9 +51,12 @@ def test_preset_fills_only_what_is_null():
         ({"chunk_length": 5}, "at least 30"),
         ({"threshold": 1.5}, "at most 1"),
         ({"compile": "perhaps"}, "'compile' can't be 'perhaps': it must be true or false"),
-        ({"tokens_per_batch": "lots"}, "'tokens_per_batch' can't be 'lots'.*'auto'"),
+        ({"tokens_per_batch": "lots"}, "'tokens_per_batch' can't be 'lots'.*auto"),
         ({"preset": "mini500"}, "did you mean 'mini-500'"),
-        ({"output_dir": ""}, "'output_dir'"),
+        ({"output_dir": "a{b}"}, "'output_dir'"),
+        ({"threshold": "nan"}, "'threshold' can't be NaN"),
+        ({"shard_frames": 10.5}, "'shard_frames' can't be 10.5: it must be a whole number"),
+        ({"training": {"hidden": None}}, "'training: hidden' can't be None"),
         ({"training": {"epoch": 5}}, "'training: epoch'; did you mean 'epochs'"),
         ({"training": {"epochs": "many"}}, "'training: epochs' can't be 'many': it must be a whole number"),
         ({"training": {"balance": "wieghts"}}, "did you mean 'weights'"),
@@ -78,6 +81,12 @@ def test_command_line_text_is_understood():
         "standardise": "true",
     }  # as --config training='{epochs: 5, ...}' gives them
     assert resolve({"training": options}).training == {"epochs": 5, "dropout": 0.1, "standardise": True}
+
+
+def test_one_folder_has_one_spelling_and_whole_floats_are_whole():
+    settings = resolve({"output_dir": "results/./", "shard_frames": 1e3, "tokens_per_batch": "64"})
+    assert (settings.output_dir, settings.shard_frames, settings.tokens_per_batch) == ("results", 1000, 64)
+    assert isinstance(settings.shard_frames, int)
 
 
 def sheet(folder: Path, text: str) -> Path:

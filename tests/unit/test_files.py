@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from virnucpro import files
 from virnucpro.files import atomic_directory, atomic_file, sha256_file
 
 
@@ -31,8 +32,9 @@ def test_a_folder_is_replaced_whole(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_only_what_a_killed_writer_left_is_removed(tmp_path, kind):
+def test_only_what_a_killed_writer_left_is_removed(tmp_path, kind, monkeypatch):
     """Of two writers one is killed; the next one removes its temporary, not the living one's."""
+    monkeypatch.setattr(files, "SETTLED", 0.0)
     code = (
         f"import sys, time; from virnucpro.files import atomic_{kind}\n"
         "with atomic_" + kind + "(sys.argv[1]) as t: print(t, flush=True); time.sleep(60)"
@@ -56,6 +58,22 @@ def test_only_what_a_killed_writer_left_is_removed(tmp_path, kind):
     time.sleep(0.01)
     with (atomic_file if kind == "file" else atomic_directory)(path):
         assert not os.path.exists(temporaries[1])
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_many_writers_of_one_path(tmp_path, kind):
+    """All succeed, and what stays is one of theirs, whole."""
+    code = (
+        f"import sys, pathlib; from virnucpro.files import atomic_{kind}\n"
+        f"for i in range(40):\n  with atomic_{kind}(sys.argv[1]) as t:\n"
+        "    for name in 'ab': (t / name if t.is_dir() else t).write_text(sys.argv[2])"
+    )
+    path = tmp_path / "target"
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(n)]) for n in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    texts = {(path / name).read_text() for name in "ab"} if path.is_dir() else {path.read_text()}
+    assert len(texts) == 1 and texts <= {"0", "1", "2"}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_digest(tmp_path):

@@ -1,5 +1,6 @@
 # Configuration, paths and the functions that the rules ask. Nothing here writes or computes.
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ _library = Path(str(workflow.current_basedir)).parents[1] / "src"
 if _library.is_dir():
     sys.path.insert(0, str(_library))
 
+from virnucpro import __version__ as VERSION
 from virnucpro import installation, models
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
 from virnucpro.configuration import missing_fasta, name_samples, read_samples, resolve
@@ -24,6 +26,8 @@ try:
     SETTINGS = resolve(config)
     # A table of labelled files takes the place of the sample sheet: each of its files is a sample.
     LABELLED = SETTINGS.training_data or (SETTINGS.labels if SETTINGS.labels and has_fasta(SETTINGS.labels) else None)
+    if LABELLED and config.get("samples"):
+        raise VirNucProError(f"Both 'samples' and a table of labelled files ({LABELLED}) are given: give one of them.")
     if LABELLED:
         SAMPLES = name_samples(row.fasta for row in read_labelled_fasta(LABELLED))
     else:
@@ -45,7 +49,7 @@ OUT = SETTINGS.output_dir
 # is `ancient`; so `ancient` is only for files without a rule.)
 PREPARED = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}" for family in ("dnabert_s", "esm2")}
 MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
-CLASSIFIER = f"{OUT}/models/classifier.safetensors"
+CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 RESULTS = {
     "predictions": "predictions.tsv",
     "chunks": "chunks.tsv",
@@ -70,7 +74,7 @@ EMBED_OPTIONS = EmbedOptions(
 
 
 wildcard_constraints:
-    sample="[A-Za-z0-9][A-Za-z0-9._-]*",
+    sample="|".join(re.escape(sample) for sample in SAMPLES),
     key="[^/]+",
     shard="[0-9a-f]+",
 
@@ -127,9 +131,10 @@ def threads_per_embedding():
     cores = workflow.resource_settings.cores
     if not cores:
         return 8
+    if not gpus_per_job() or not installation.has_gpu():
+        return max(1, min(8, cores))  # more gain nothing with small models; other jobs take the rest
     limit = workflow.global_resources.get("gpu")
-    gpus = (limit.value or 1) if limit is not None and gpus_per_job() else 1
-    return max(1, min(8, cores // gpus))
+    return max(1, cores // (limit.value or 1 if limit is not None else 1))
 
 
 def megabytes_of_models(*families):

@@ -1,27 +1,25 @@
-# Snakemake's lock outlives a killed run (kill -9, power cut). This one doesn't: whoever can take it knows that no
-# other run of this workflow is alive here, and removes what a dead one left, so that the same command goes on.
+# Snakemake's lock outlives a killed run (kill -9, power cut). This one doesn't: whoever gets it alone knows that no other
+# run of this workflow is alive in the working directory, and removes what a dead one left, so that the same command goes on.
 import fcntl
 import socket
+from contextlib import suppress
 
 
-def take_working_directory():
-    """Hold a lock until this process ends, if it is free."""
+def hold_working_directory():
+    """Share a lock until this process ends; who could have it alone first clears Snakemake's."""
     path = Path(".snakemake/virnucpro.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    with suppress(OSError):  # a living run shares it, or locks don't work here: Snakemake's own lock decides
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return  # a living run holds it, or locks don't work here: Snakemake's own lock decides
-    host = socket.gethostname()
-    last = os.read(descriptor, 1000).decode(errors="replace").strip()
-    os.pwrite(descriptor, f"{host:<100}\n".encode(), 0)
-    if last not in ("", host):
-        return  # locks may not reach from that host to this one
-    for file in Path(".snakemake/locks").glob("*.lock"):
-        if CLASSIFIER in file.read_text().splitlines():
-            file.unlink(missing_ok=True)
+        host, last = socket.gethostname(), os.read(descriptor, 1000).decode(errors="replace").strip()
+        if last in ("", host):  # else locks may not reach from that host to this one
+            os.pwrite(descriptor, f"{host:<100}\n".encode(), 0)
+            for file in Path(".snakemake/locks").glob("*.lock"):
+                file.unlink(missing_ok=True)
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 if workflow.is_main_process:
-    take_working_directory()
+    hold_working_directory()

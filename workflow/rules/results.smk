@@ -52,6 +52,7 @@ rule predict:
         runtime=lambda wildcards, attempt: attempt * 240,
     params:
         threshold=SETTINGS.threshold,
+        version=VERSION,
         chunk_length=SETTINGS.chunk_length,
     script:
         "../scripts/predict.py"
@@ -75,5 +76,6 @@ rule report:
         runtime=60,
     params:
         settings=SETTINGS.as_dict(),
+        version=VERSION,
     script:
         "../scripts/report.py"

@@ -13,7 +13,8 @@ with job(snakemake.log[0]):
         Path(snakemake.input.shards),
         [Path(path) for path in snakemake.input.fasta],
         Outputs(**{name: Path(path) for name, path in snakemake.output.items()}),
-        **snakemake.params,
+        threshold=snakemake.params.threshold,
+        chunk_length=snakemake.params.chunk_length,
         encoders=(Path(snakemake.input.dna_model), Path(snakemake.input.protein_model)),
         threads=snakemake.threads,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ def read_labelled_fasta(path: str | Path) -> list[LabelledFasta]:
         if not row["fasta"]:
             raise InputError(f"{path}, row {number}: no FASTA path.")
         label = _label(path, number, row)
-        labelled.append(LabelledFasta(path.parent / Path(row["fasta"]).expanduser(), label, row.get("group") or None))
+        fasta = Path(os.path.normpath(path.parent / Path(row["fasta"]).expanduser()))
+        labelled.append(LabelledFasta(fasta, label, row.get("group") or None))
     return labelled
 
 

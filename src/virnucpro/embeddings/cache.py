@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,18 +42,27 @@ class CacheEntry:
         try:
             with open_shard(self.path):
                 pass
+            _place(self.path, output)
         except StorageError as error:
-            logger.warning("removed a damaged cache entry: %s", error)
-            self.path.unlink(missing_ok=True)
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # can't be read now, but may be sound
+                logger.warning("can't use a cache entry: %s", error)
+            else:
+                logger.warning("removed a damaged cache entry: %s", error)
+                self.path.unlink(missing_ok=True)
             return False
-        _place(self.path, output)
-        self._lock.touch()  # the time of last use; the entry's own would pass on to every link of it
+        except OSError as error:
+            logger.warning("can't use a cache entry: %s", error)
+            return False
+        with suppress(OSError):  # another user's
+            self._lock.touch()  # the time of last use; the entry's own would pass on to every link of it
         return True
 
     def keep(self, output: Path) -> None:
-        """Put a finished file into the cache."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _place(output, self.path)
+        """Put a finished file into the cache, or say why not: the run goes on without."""
+        try:
+            _place(output, self.path)
+        except OSError as error:
+            logger.warning("can't keep %s in the cache: %s", output.name, error)
 
     @property
     def _lock(self) -> Path:
@@ -61,9 +70,19 @@ class CacheEntry:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the sole right to compute this entry, waiting for who holds it now."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+        """Hold the sole right to compute this entry, waiting for who holds it now.
+
+        Where the cache can't be written, there is nothing to hold.
+        """
+        try:
+            _make_shared(self.path.parent)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+            with suppress(OSError):  # another user's is open to all already
+                os.fchmod(descriptor, 0o666)
+        except OSError as error:
+            logger.warning("going on without the cache: %s", error)
+            yield
+            return
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,7 +129,15 @@ def prune_cache(cache_dir: str | Path, unused_days: float) -> tuple[int, int]:
 
 def _last_use(entry: Path) -> float:
     lock = entry.with_suffix(".lock")
-    return max(file.stat().st_mtime for file in (entry, lock) if file.exists())
+    return max((file.stat().st_mtime for file in (entry, lock) if file.exists()), default=0.0)
+
+
+def _make_shared(folder: Path) -> None:
+    """Make a cache folder that other users can add to, as far as the one above allows."""
+    if not folder.is_dir():
+        _make_shared(folder.parent)
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o777)
 
 
 def _place(source: Path, destination: Path) -> None:

@@ -87,7 +87,7 @@ class MergedEmbeddings:
 
     def batches(self, rows: int = 8 * ROWS_PER_CHUNK) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield (ids, features) in file order; features are (<= rows, dna + protein) float32."""
-        with h5py.File(self.path, "r") as file:
+        with h5py.File(self.path, "r", locking=False) as file:
             for start in range(0, self.count, rows):
                 window = slice(start, min(start + rows, self.count))
                 features = np.empty((window.stop - start, self.width), np.float32)
@@ -99,11 +99,11 @@ class MergedEmbeddings:
 @contextmanager
 def _open_complete(path: str | Path, datasets: tuple[str, ...]) -> Iterator[h5py.File]:
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", locking=False)
     except FileNotFoundError:
         raise StorageError(f"{path}: no such file.") from None
     except OSError as error:
-        raise StorageError(f"{path}: not a readable HDF5 file ({error}). Delete it and run again.") from None
+        raise StorageError(f"{path}: not a readable HDF5 file ({error}). Delete it and run again.") from error
     with file:
         if not file.attrs.get("complete", False) or any(name not in file for name in datasets):
             raise StorageError(f"{path}: was not written to its end. Delete it and run again.")

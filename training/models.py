@@ -1,0 +1,120 @@
+"""The pair of encoders with its training heads, and a padded forward pass for GPUs.
+
+The encoders are the library's own modules, so what is trained is what is saved; only the batching differs (rows
+padded to one length instead of packed tokens), because frames of a chunk have nearly the same length.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from virnucpro.encoders.attention import alibi_slopes
+from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
+from virnucpro.encoders.esm2 import ESM2, ESM2Config, rotary_tables, rotate
+
+PROTEIN_PAD, PROTEIN_MASK = 1, 32
+DNA_PAD, DNA_MASK = 3, 4
+
+
+def attend(q, k, v, bias):
+    """q, k, v (B·L, H, D), bias broadcastable to (B, H, L, L) → (B·L, H, D)."""
+    b, length = bias.shape[0], bias.shape[-1]
+    q, k, v = (x.view(b, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return out.transpose(1, 2).reshape(b * length, *out.shape[1:2], -1)
+
+
+def esm_hidden(model: ESM2, tokens: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
+    """tokens (B, L) padded → hidden states (B, L, d), as ESM2.forward gives them; dropout in training only.
+
+    `dropout` drops attended vectors, and with the same rate whole layers for single sequences (stochastic depth).
+    """
+    b, length = tokens.shape
+    real = tokens != PROTEIN_PAD
+    masked = tokens == PROTEIN_MASK
+    observed = masked.sum(1) / real.sum(1)
+    scale = (0.88 / (1 - observed))[:, None].expand(b, length).masked_fill(masked, 0.0)
+    x = (model.embed_tokens(tokens) * scale[..., None]).reshape(b * length, -1)
+    cos, sin = rotary_tables(torch.arange(length, device=tokens.device), model.config.head_dim)
+    cos, sin = cos.repeat(b, 1), sin.repeat(b, 1)
+    bias = torch.zeros(b, 1, 1, length, device=tokens.device, dtype=torch.bfloat16 if tokens.is_cuda else x.dtype)
+    bias = bias.masked_fill(~real[:, None, None], float("-inf")).expand(b, model.config.heads, length, length)
+    for layer in model.layers:
+        q, k, v = layer.project(x, None, None)
+        attended = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, bias.to(v.dtype))
+        if dropout:
+            new = layer.finish(x, F.dropout(attended, dropout))
+            keep = (torch.rand(b, 1, 1, device=x.device) >= dropout).to(new.dtype) / (1 - dropout)
+            x = x + (keep * (new - x).view(b, length, -1)).view_as(x)
+        else:
+            x = layer.finish(x, attended)
+    return model.final_norm(x).view(b, length, -1)
+
+
+def dna_hidden(model: DNABERT, tokens: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
+    """tokens (B, L) padded → hidden states (B, L, d), as DNABERT.forward gives them."""
+    b, length = tokens.shape
+    real = tokens != DNA_PAD
+    position = torch.arange(length, device=tokens.device)
+    slopes = torch.tensor(alibi_slopes(model.config.heads), device=tokens.device)
+    alibi = -(position[:, None] - position).abs() * slopes[:, None, None]  # (H, L, L)
+    bias = alibi.to(torch.bfloat16 if tokens.is_cuda else torch.float32)[None]
+    bias = bias.expand(b, -1, -1, -1).masked_fill(~real[:, None, None], float("-inf"))
+    x = model.embed_norm(model.embed_tokens(tokens) + model.token_type).reshape(b * length, -1)
+    for layer in model.layers:
+        q, k, v = layer.project(F.dropout(x, dropout) if dropout else x)
+        attended = attend(q, k, v, bias.to(v.dtype))
+        x = layer.finish(x, F.dropout(attended, dropout) if dropout else attended)
+    return x.view(b, length, -1)
+
+
+def pool_protein(hidden, tokens):
+    inside = (tokens > 2) & (tokens != PROTEIN_PAD)  # residues and masked residues, no cls, eos, pad
+    return (hidden.float() * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
+
+
+def pool_dna(hidden, tokens):
+    inside = tokens != DNA_PAD
+    return (hidden.float() * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
+
+
+class MaskedHead(nn.Module):
+    """Logits of the masked tokens, with the embedding matrix as output layer."""
+
+    def __init__(self, embedding: nn.Embedding):
+        super().__init__()
+        n, d = embedding.weight.shape
+        self.dense, self.norm, self.bias = nn.Linear(d, d), nn.LayerNorm(d), nn.Parameter(torch.zeros(n))
+
+    def forward(self, hidden, embedding):
+        return F.linear(self.norm(F.gelu(self.dense(hidden))), embedding.weight, self.bias)
+
+
+def classifier(inputs: int, classes: int, hidden: int = 512, dropout: float = 0.5) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)
+    )
+
+
+class Pair(nn.Module):
+    """Both encoders, masked-token heads, and classification heads on the pooled vectors."""
+
+    def __init__(self, esm: dict, dna: dict, categories: int, tokenizer_json: str | None = None):
+        super().__init__()
+        self.esm, self.dna = ESM2(ESM2Config(**esm)), DNABERT(DNABERTConfig(**dna), tokenizer_json)
+        self.esm_masked, self.dna_masked = MaskedHead(self.esm.embed_tokens), MaskedHead(self.dna.embed_tokens)
+        d1, d2 = dna["width"], esm["width"]
+        self.both = classifier(d1 + d2, 2)
+        self.only_dna, self.only_protein = classifier(d1, 2, 128), classifier(d2, 2, 128)
+        self.category_dna, self.category_protein = classifier(d1, categories, 128), classifier(d2, categories, 128)
+
+    def forward(self, protein, dna, dropout: float = 0.0, which: str = "both"):
+        """Padded tokens → (protein hidden, dna hidden, protein vector, dna vector); None for an encoder not asked for."""
+        hp = hd = vp = vd = None
+        if which != "dna":
+            hp = esm_hidden(self.esm, protein, dropout)
+            vp = pool_protein(hp, protein)
+        if which != "protein":
+            hd = dna_hidden(self.dna, dna, dropout)
+            vd = pool_dna(hd, dna)
+        return hp, hd, vp, vd
