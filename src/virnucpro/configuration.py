@@ -44,7 +44,7 @@ class Settings:
     dnabert_model: str
     esm_model: str
     classifier: str
-    samples: str
+    samples: str | None
     output_dir: str
     cache_dir: str | None
     models_dir: str
@@ -97,8 +97,6 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     for key, value in PRESETS[values["preset"]].items():
         if values[key] is None:
             values[key] = value
-    if values["samples"] is None:
-        values["samples"] = str(installation.root() / "config" / "samples.tsv")
     if values["models_dir"] is None:
         values["models_dir"] = str(Path.home() / ".cache" / "virnucpro" / "models")
     for key in ("output_dir", "cache_dir", "models_dir"):  # one spelling for one folder
@@ -163,8 +161,8 @@ _WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or
 _LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "pattern": "matching"}
 
 
-def read_samples(path: str | Path) -> dict[str, list[Path]]:
-    """Read the sample sheet.
+def read_samples(path: str | Path | None) -> dict[str, list[Path]]:
+    """Read the sample sheet; None is the bundled example's.
 
     Returns:
         Sample name → its FASTA files, both in the sheet's order; relative paths start at its folder.
@@ -172,7 +170,7 @@ def read_samples(path: str | Path) -> dict[str, list[Path]]:
     Raises:
         InputError: no such file, missing columns, a bad sample name, a file given twice.
     """
-    path = Path(path)
+    path = Path(path or installation.root() / "config" / "samples.tsv")
     if not path.is_file():
         raise InputError(
             f"{path}: no such sample sheet. Give a tab-separated file with the columns sample and fasta as 'samples'."

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.conftest import Models, coding, fasta
-from tests.workflow.runner import Run, command, environment, snakemake
+from tests.workflow.runner import ROOT, Run, command, environment, snakemake
 
 NONE = {"embed_dnabert_s": 0, "embed_esm2": 0}
 TABLES = ("predictions.tsv", "chunks.tsv", "contigs.tsv", "prediction_results.txt")
@@ -84,7 +84,8 @@ def test_only_what_changed_is_computed(reference, tmp_path, tiny):
     assert project.run().nothing_to_do
 
     os.utime(project.fasta)
-    assert project.run().computed == NONE, "touch of the input"
+    os.utime(ROOT / "workflow" / "scripts" / "embed.py")
+    assert project.run().computed == NONE, "touch of the input and of a script"
     assert project.run().nothing_to_do
 
     changed = project.run(tokens_per_batch=64, device="cpu", cache_dir=tmp_path / "cache", compile="true")
@@ -139,6 +140,15 @@ def test_kill_and_the_same_command_again(reference, tmp_path, tiny):
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     assert len(finished) >= 2
+    # The models are prepared now; a second run is killed too.
+    started = subprocess.Popen(
+        command(config=project.config()), cwd=tmp_path, env=environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(4)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    finished = list((tmp_path / "results" / "s").glob("embeddings/*/*/*.h5"))
     again = project.run()
     shards = project.shards()
     # Of a file that appeared just before the kill Snakemake had no word yet: at most the running two.

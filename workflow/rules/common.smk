@@ -26,7 +26,7 @@ try:
     SETTINGS = resolve(config)
     # A table of labelled files takes the place of the sample sheet: each of its files is a sample.
     LABELLED = SETTINGS.training_data or (SETTINGS.labels if SETTINGS.labels and has_fasta(SETTINGS.labels) else None)
-    if LABELLED and config.get("samples"):
+    if LABELLED and SETTINGS.samples:
         raise VirNucProError(f"Both 'samples' and a table of labelled files ({LABELLED}) are given: give one of them.")
     if LABELLED:
         SAMPLES = name_samples(row.fasta for row in read_labelled_fasta(LABELLED))
@@ -44,8 +44,8 @@ except VirNucProError as error:
     raise WorkflowError(str(error)) from None
 
 OUT = SETTINGS.output_dir
-# Folders, as the shards: what jobs take from them has no rule of its own, so that making a model file anew makes
-# nothing else run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
+# Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
+# makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
 PREPARED = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}" for family in ("dnabert_s", "esm2")}
 MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
@@ -94,27 +94,18 @@ def fasta_of(wildcards):
     return [str(path) for path in SAMPLES[wildcards.sample]]
 
 
-def prepared_model(family):
-    """Input function: a prepared encoder, once all models are there and fit together.
+def embeddings_of(family):
+    """Input function: a sample's shard embeddings of one encoder, once it is split and all models fit together.
 
     With training data there need not be a classifier that fits.
     """
 
-    def file(wildcards):
+    def files(wildcards):
         checkpoints.prepare_dnabert_s.get()
         checkpoints.prepare_esm2.get()
         if not SETTINGS.training_data:
             checkpoints.prepare_classifier.get()
-        return MODELS[family]
-
-    return file
-
-
-def embeddings_of(family):
-    """Input function: a sample's shard embeddings of one encoder, once that is so and the sample is split."""
-
-    def files(wildcards):
-        key = embedding_key(read_spec(prepared_model(family)(wildcards)), SETTINGS.precision)
+        key = embedding_key(read_spec(MODELS[family]), SETTINGS.precision)
         shards = read_manifest(checkpoints.split.get(sample=wildcards.sample).output[0])["shards"]
         return [f"{OUT}/{wildcards.sample}/embeddings/{family}/{key}/{shard['sha']}.h5" for shard in shards]
 

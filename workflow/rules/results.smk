@@ -6,8 +6,8 @@ rule merge:
         shards=f"{OUT}/{{sample}}/shards",
         dna=embeddings_of("dnabert_s"),
         protein=embeddings_of("esm2"),
-        dna_model=ancient(prepared_model("dnabert_s")),
-        protein_model=ancient(prepared_model("esm2")),
+        dna_model=PREPARED["dnabert_s"],
+        protein_model=PREPARED["esm2"],
     output:
         f"{OUT}/{{sample}}/embeddings.h5",
     log:
@@ -36,8 +36,8 @@ rule predict:
         classifier=CLASSIFIER,
         shards=f"{OUT}/{{sample}}/shards",
         fasta=fasta_of,
-        dna_model=ancient(prepared_model("dnabert_s")),
-        protein_model=ancient(prepared_model("esm2")),
+        dna_model=PREPARED["dnabert_s"],
+        protein_model=PREPARED["esm2"],
     output:
         **{name: f"{OUT}/{{sample}}/{file}" for name, file in RESULTS.items()},
     log:

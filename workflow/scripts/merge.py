@@ -11,7 +11,7 @@ with job(snakemake.log[0]):
         Path(snakemake.input.shards),
         [Path(path) for path in snakemake.input.dna],
         [Path(path) for path in snakemake.input.protein],
-        Path(snakemake.input.dna_model),
-        Path(snakemake.input.protein_model),
+        Path(snakemake.input.dna_model) / "model.safetensors",
+        Path(snakemake.input.protein_model) / "model.safetensors",
         Path(snakemake.output[0]),
     )

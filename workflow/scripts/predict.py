@@ -15,6 +15,6 @@ with job(snakemake.log[0]):
         Outputs(**{name: Path(path) for name, path in snakemake.output.items()}),
         threshold=snakemake.params.threshold,
         chunk_length=snakemake.params.chunk_length,
-        encoders=(Path(snakemake.input.dna_model), Path(snakemake.input.protein_model)),
+        encoders=tuple(Path(snakemake.input[f"{role}_model"]) / "model.safetensors" for role in ("dna", "protein")),
         threads=snakemake.threads,
     )
