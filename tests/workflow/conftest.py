@@ -80,3 +80,16 @@ def tiny(tmp_path_factory) -> Models:
             folder / f"{name}.safetensors", model.eval(), ClassifierSpec(name=name, width=width, hidden=16)
         )
     return Models(folder)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory, tiny):
+    """An undisturbed run."""
+    from tests.workflow.project import Project
+
+    project = Project(tmp_path_factory.mktemp("reference"), tiny)
+    first = project.run()
+    shards = project.shards()
+    assert shards >= 4
+    assert first.computed == {"embed_dnabert_s": shards, "embed_esm2": shards}
+    return project

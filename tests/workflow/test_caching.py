@@ -1,70 +1,13 @@
-"""What is computed again after which change: every row of the table in docs/architecture.md."""
+"""What is computed again after which change: the table in docs/architecture.md."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import time
-from pathlib import Path
 
-import pytest
-
-from tests.workflow.conftest import Models, coding, fasta
-from tests.workflow.runner import ROOT, Run, command, environment, snakemake
-
-NONE = {"embed_dnabert_s": 0, "embed_esm2": 0}
-TABLES = ("predictions.tsv", "chunks.tsv", "contigs.tsv", "prediction_results.txt")
-
-
-def records(count: int = 12) -> dict[str, str]:
-    return {f"r{number}": coding(number, 1500) for number in range(count)}
-
-
-class Project:
-    """A working directory with one sample."""
-
-    def __init__(self, folder: Path, models: Models, arguments: tuple[str, ...] = ()):
-        self.folder, self.models, self.arguments = folder, models, arguments
-        self.fasta = folder / "input.fa"
-        self.write(records())
-        (folder / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
-
-    def write(self, content: dict[str, str]) -> None:
-        time.sleep(0.01)
-        self.fasta.write_text(fasta(content))
-
-    def config(self, *models: str, **changes) -> dict:
-        return self.models.config(*models) | {"samples": "samples.tsv"} | changes
-
-    def run(self, *models: str, extra: tuple[str, ...] = (), **changes) -> Run:
-        return snakemake(self.folder, *self.arguments, *extra, config=self.config(*models, **changes)).ok()
-
-    def tables(self) -> dict[str, bytes]:
-        return {name: (self.folder / "results" / "s" / name).read_bytes() for name in TABLES}
-
-    def shards(self) -> int:
-        return len(list((self.folder / "results" / "s" / "shards").glob("*.fna")))
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory, tiny) -> Project:
-    """An undisturbed run."""
-    project = Project(tmp_path_factory.mktemp("reference"), tiny)
-    first = project.run()
-    shards = project.shards()
-    assert shards >= 4
-    assert first.computed == {"embed_dnabert_s": shards, "embed_esm2": shards}
-    return project
-
-
-def copy_of(project: Project, folder: Path, arguments: tuple[str, ...] = ()) -> Project:
-    """The same finished run in another working directory, times kept."""
-    shutil.copytree(project.folder, folder, dirs_exist_ok=True)
-    copy = Project.__new__(Project)
-    copy.folder, copy.models, copy.arguments, copy.fasta = folder, project.models, arguments, folder / "input.fa"
-    return copy
+from tests.workflow.conftest import coding
+from tests.workflow.project import NONE, copy_of, records
+from tests.workflow.runner import ROOT
 
 
 def test_small_files_are_compared_by_content(reference, tmp_path):
@@ -124,66 +67,3 @@ def test_another_model_after_the_shards_were_deleted(reference, tmp_path):
     assert project.run().computed == NONE, "finished results need no shards"
     assert project.run("esm_b").computed == {"embed_dnabert_s": 0, "embed_esm2": shards}
     assert project.tables() != tables
-
-
-def test_kill_and_the_same_command_again(reference, tmp_path, tiny):
-    project = Project(tmp_path, tiny)
-    started = subprocess.Popen(
-        command(config=project.config()), cwd=tmp_path, env=environment(), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    finished: list[Path] = []
-    deadline = time.monotonic() + 120
-    while len(finished) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-        finished = list((tmp_path / "results" / "s").glob("embeddings/*/*/*.h5"))
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
-    assert len(finished) >= 2
-    # The models are prepared now; a second run is killed too.
-    started = subprocess.Popen(
-        command(config=project.config()), cwd=tmp_path, env=environment(), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    time.sleep(4)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
-    finished = list((tmp_path / "results" / "s").glob("embeddings/*/*/*.h5"))
-    again = project.run()
-    shards = project.shards()
-    # Of a file that appeared just before the kill Snakemake had no word yet: at most the running two.
-    assert sum(again.computed.values()) <= 2 * shards - len(finished) + 2
-    assert not list((tmp_path / "results").rglob("*.tmp"))
-    assert project.tables() == reference.tables()
-
-
-def test_samples_and_runs_share_the_cache(tmp_path, tiny):
-    cache = tmp_path / "cache"
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder in (one, two):
-        folder.mkdir()
-    first = Project(one, tiny)
-    (one / "copy.fa").write_bytes(first.fasta.read_bytes())
-    (one / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\nt\tcopy.fa\n")
-    killed = subprocess.Popen(
-        command(config=first.config(cache_dir=cache)), cwd=one, env=environment(), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while len(list(cache.rglob("*.h5"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    kept = len(list(cache.rglob("*.h5")))
-
-    second = Project(two, tiny)
-    run = second.run(cache_dir=cache)
-    shards = second.shards()
-    assert run.cache_hits == kept
-    assert sum(run.computed.values()) == 2 * shards - kept
-
-    rest = first.run(cache_dir=cache)
-    assert rest.computed == NONE, "two samples with the same shards, all in the cache"
-    assert first.tables() == second.tables()
-    assert (one / "results" / "t" / "predictions.tsv").read_bytes() == first.tables()["predictions.tsv"]
-    assert first.run(cache_dir=cache).nothing_to_do
