@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
@@ -145,7 +145,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any], properties: Mapp
         unknown = next(key for key in values[path[0]] if key not in known)
         return ConfigError(f"Unknown configuration key '{path[0]}: {unknown}'{nearest(unknown, known)}.")
     about = f"Configuration key '{': '.join(path)}' can't be {error.instance!r}"
-    entry = error.schema
+    entry = cast(Mapping[str, Any], error.schema)
     if "enum" in entry:
         return ConfigError(f"{about}{nearest(str(error.instance), [str(choice) for choice in entry['enum']])}.")
     kinds = entry.get("type", [])
