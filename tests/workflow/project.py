@@ -20,10 +20,10 @@ def records(count: int = 12) -> dict[str, str]:
 class Project:
     """A working directory with one sample."""
 
-    def __init__(self, folder: Path, models: Models, arguments: tuple[str, ...] = ()):
+    def __init__(self, folder: Path, models: Models, arguments: tuple[str, ...] = (), count: int = 12):
         self.folder, self.models, self.arguments = folder, models, arguments
         self.fasta = folder / "input.fa"
-        self.write(records())
+        self.write(records(count))
         (folder / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
 
     def write(self, content: dict[str, str]) -> None:
