@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections import deque
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from virnucpro.files import BLOCK, sha256_file
 
+_COUNTS = struct.Struct("5Q")
+"""Frames, bases, residues and the bytes in the two files: of a chunk until its shard is known (packed, since a third of a
+shard waits), or of a shard."""
 
-class Chunk(NamedTuple):
-    """What is kept of a chunk's frames until it is known which shard they are in."""
-
-    hash: bytes
-    frames: int
-    bases: int
-    residues: int
-    sizes: tuple[int, int]  # bytes in the two files
+Counts = tuple[int, ...]
 
 
 class _Boundaries:
@@ -32,47 +29,49 @@ class _Boundaries:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._window = max(1, limit // 3)
-        self._seen = self._decided = self._held = 0  # frames: in all, before the horizon, in the current shard
-        self._undecided: deque[Chunk] = deque()
+        self._seen = self._decided = 0  # frames in all, and before the horizon
+        self._undecided: deque[bytes] = deque()
         self._peaks: deque[tuple[int, bytes, bool]] = deque()  # (end, hash, largest to its left), hashes falling
         self._ends: deque[int] = deque()  # boundaries beyond what is decided
-        self._shard: list[Chunk] = []
+        self._shard: Counts = (0,) * 5
 
-    def push(self, chunk: Chunk) -> list[list[Chunk]]:
-        """Take the next chunk; returns the shards that are complete now."""
-        self._seen += chunk.frames
-        self._undecided.append(chunk)
+    def push(self, digest: bytes, counts: Counts) -> list[Counts]:
+        """Take the next chunk; returns the counts of the shards that are complete now."""
+        self._seen += counts[0]
+        self._undecided.append(_COUNTS.pack(*counts))
         while self._peaks and self._seen - self._peaks[0][0] >= self._window:
             end, _, is_largest = self._peaks.popleft()
             if is_largest:
                 self._ends.append(end)
-        while self._peaks and self._peaks[-1][1] < chunk.hash:
+        while self._peaks and self._peaks[-1][1] < digest:
             self._peaks.pop()
-        self._peaks.append((self._seen, chunk.hash, not self._peaks))
+        self._peaks.append((self._seen, digest, not self._peaks))
         return self._decide(self._seen - self._window)
 
-    def finish(self) -> list[list[Chunk]]:
+    def finish(self) -> list[Counts]:
         """The shards that are left at the end of the stream."""
         shards = self._decide(self._seen)
-        return [*shards, self._take()] if self._shard else shards
+        return [*shards, self._take()] if self._shard[0] else shards
 
-    def _decide(self, horizon: int) -> list[list[Chunk]]:
+    def _decide(self, horizon: int) -> list[Counts]:
         """Complete shards among the chunks that end by the horizon, before which all boundaries are known."""
         shards = []
-        while self._undecided and self._decided + self._undecided[0].frames <= horizon:
-            chunk = self._undecided.popleft()
-            self._decided += chunk.frames
-            if self._shard and self._held + chunk.frames > self._limit:
+        while self._undecided:
+            counts = _COUNTS.unpack(self._undecided[0])
+            if self._decided + counts[0] > horizon:
+                break
+            self._undecided.popleft()
+            self._decided += counts[0]
+            if self._shard[0] and self._shard[0] + counts[0] > self._limit:
                 shards.append(self._take())
-            self._shard.append(chunk)
-            self._held += chunk.frames
+            self._shard = tuple(map(sum, zip(self._shard, counts, strict=True)))
             if self._ends and self._ends[0] == self._decided:
                 self._ends.popleft()
                 shards.append(self._take())
         return shards
 
-    def _take(self) -> list[Chunk]:
-        shard, self._shard, self._held = self._shard, [], 0
+    def _take(self) -> Counts:
+        shard, self._shard = self._shard, (0,) * 5
         return shard
 
 
@@ -92,7 +91,7 @@ class ShardWriter:
         for pending, text in zip(self._pending, texts, strict=True):
             pending.file.write(text)
         digest = hashlib.blake2b(b"".join(texts), digest_size=8).digest()
-        for shard in self._boundaries.push(Chunk(digest, *counts, (len(texts[0]), len(texts[1])))):
+        for shard in self._boundaries.push(digest, (*counts, len(texts[0]), len(texts[1]))):
             self._write(shard)
 
     def finish(self) -> None:
@@ -102,12 +101,12 @@ class ShardWriter:
         for pending in self._pending:
             pending.close()
 
-    def _write(self, shard: list[Chunk]) -> None:
-        digests = [pending.cut(sum(chunk.sizes[i] for chunk in shard)) for i, pending in enumerate(self._pending)]
+    def _write(self, shard: Counts) -> None:
+        digests = [pending.cut(size) for pending, size in zip(self._pending, shard[3:], strict=True)]
         sha = hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
         for pending in self._pending:
             os.rename(pending.front, pending.front.with_name(f"{sha}{pending.path.suffix}"))
-        counts = {name: sum(getattr(chunk, name) for chunk in shard) for name in ("frames", "bases", "residues")}
+        counts = dict(zip(("frames", "bases", "residues"), shard[:3], strict=True))
         self.shards.append({"sha": sha, **counts, "fna_sha256": digests[0], "faa_sha256": digests[1]})
 
 
