@@ -57,9 +57,15 @@ def test_a_fair_esm_checkpoint(pt, tmp_path):
     assert (spec.name, spec.source["files"]) == ("esm2_t2_tiny", {"esm2_t2_tiny.pt": sha256_file(pt)})
 
 
+def read_pt(path):
+    """A fair-esm checkpoint's content, by the same rule as the library: no pickle is trusted."""
+    with torch.serialization.safe_globals([Namespace]):
+        return torch.load(path, weights_only=True)
+
+
 def test_formats_of_one_model_give_one_digest(pt, tmp_path):
     digest = prepare_encoder(pt, "esm2", tmp_path / "a").weights_sha256
-    content = torch.load(pt, weights_only=False)
+    content = read_pt(pt)
     state = {key.replace("sentence_encoder.", ""): value for key, value in content["model"].items()}
     torch.save({"cfg": content["cfg"], "model": state}, tmp_path / "other.pt")
     assert prepare_encoder(tmp_path / "other.pt", "esm2", tmp_path / "b").weights_sha256 == digest
@@ -120,7 +126,7 @@ def test_dtypes(pt, tmp_path):
     assert next(prepared(pt, "esm2", tmp_path / "a")[1].parameters()).dtype == torch.float32
     _, half = prepared(pt, "esm2", tmp_path / "b", dtype=torch.float16)
     assert next(half.parameters()).dtype == torch.float16
-    stored = torch.load(pt, weights_only=False)
+    stored = read_pt(pt)
     stored["model"] = {key: value.half() for key, value in stored["model"].items()}
     torch.save(stored, pt)
     _, kept = prepared(pt, "esm2", tmp_path / "c")
@@ -238,7 +244,7 @@ def test_settings_that_disagree_with_the_weights_are_refused(settings, match, tm
     ],
 )
 def test_missing_and_foreign_tensors_are_refused(pt, drop, add, match, tmp_path):
-    content = torch.load(pt, weights_only=False)
+    content = read_pt(pt)
     if drop:
         del content["model"]["encoder.sentence_encoder." + drop]
     if add:
@@ -248,7 +254,7 @@ def test_missing_and_foreign_tensors_are_refused(pt, drop, add, match, tmp_path)
 
 
 def test_settings_in_another_form_are_refused(pt, tmp_path):
-    content = torch.load(pt, weights_only=False)
+    content = read_pt(pt)
     torch.save({"cfg": {"model": Namespace(arch="x")}, "model": content["model"]}, pt)
     refuse(pt, "esm2", r"not a fair-esm ESM-2 checkpoint .'encoder_layers'", tmp_path)
 
