@@ -21,6 +21,8 @@ from virnucpro.classifier.predict import Outputs, predict
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.classifier.tables import CONTIGS, SortedRows, TablePaths, Tables, chunk_score, numbers
 from virnucpro.embeddings.store import create_merged
+from virnucpro.encoders.canonical import write_canonical
+from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.errors import ModelError, StorageError
 from virnucpro.sequences.chunks import chunk_starts
 from virnucpro.sequences.fasta import read_fasta
@@ -107,6 +109,14 @@ def run(folder, output, **changes):
     }
     summary = predict(**given | changes)
     return given["outputs"], summary
+
+
+def test_vectors_of_other_encoders_are_refused(original, tmp_path):
+    """Left by an earlier run with other models: never scored as if they were this run's."""
+    write_canonical(ESM2(ESM2Config(1, 32, 2, 32)), tmp_path / "other", name="other")
+    with pytest.raises(StorageError, match="dna vectors aren't from"):
+        run(original, tmp_path / "out", encoders=(tmp_path / "other", tmp_path / "other"))
+    assert not (tmp_path / "out" / "predictions.tsv").exists()
 
 
 def test_compatible_files_equal_the_originals(original, tmp_path):
