@@ -1,0 +1,52 @@
+"""The ``virnucpro`` command: writes a configuration and starts the workflow with it."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from virnucpro import __version__
+from virnucpro.errors import VirNucProError
+
+_COMMANDS = {
+    "predict": "predict:predict",
+    "train": "training:train",
+    "evaluate": "training:evaluate",
+    "classifier": "classifier:classifier",
+    "cache": "cache:cache",
+}
+"""Command → module of this package and the object in it, in the order of the help; imported when used."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[name].split(":")
+        return getattr(import_module(f"virnucpro.cli.{module}"), attribute)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Which of these sequences are viral?
+
+    The commands run the same Snakemake workflow that `snakemake` runs in a clone. What follows `--` goes to Snakemake,
+    for example `virnucpro predict contigs.fa -- --rerun-triggers mtime`.
+    """
+
+
+def main() -> None:
+    """Entry point: a user's error is one line and status 1; what follows ``--`` goes to Snakemake."""
+    words = sys.argv[1:]
+    own = words.index("--") if "--" in words else len(words)
+    try:
+        cli(words[:own], prog_name="virnucpro", obj=words[own + 1 :])
+    except VirNucProError as error:
+        click.echo(f"virnucpro: error: {error}", err=True)
+        sys.exit(1)

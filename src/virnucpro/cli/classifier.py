@@ -1,0 +1,22 @@
+"""``virnucpro classifier``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def classifier() -> None:
+    """Classifier files."""
+
+
+@classifier.command("import")
+@click.argument("original", type=click.Path())
+@click.argument("output", type=click.Path())
+def classifier_import(original: str, output: str) -> None:
+    """Turn the original's pickle (.pth) into OUTPUT.safetensors, without running what a pickle may hold."""
+    from virnucpro.classifier.importer import import_original
+    from virnucpro.classifier.model import write_classifier
+
+    spec = write_classifier(output, *import_original(original))
+    click.echo(f"{output}: {spec.width} inputs, {spec.hidden} hidden units, weights {spec.weights_sha256}")
