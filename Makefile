@@ -1,11 +1,13 @@
-# make demo: install, run the bundled example, show the results.   make test: all tests for one machine.
+# make demo: install, run the bundled example, show the results.
+# make test: minutes, any machine.   .ci/run: also tests marked `ci` (make test TIER=ci).   make soak: hours.
 # Settings for pip pass through, from the environment or as PIP_ARGS="--extra-index-url ...".
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= 2
+TIER ?= test
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test soak lint clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -19,7 +21,10 @@ demo: install
 	@for table in contigs chunks predictions; do echo; echo "$$table.tsv"; head -n 6 results/example/$$table.tsv; done
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --tier $(TIER) tests
+
+soak: install
+	$(BIN)/python -m pytest --tier soak -m soak tests
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,0 +1,20 @@
+"""Which tests run: `pytest --tier test` (the default), `ci` (more time, installs SLURM) or `soak` (hours)."""
+
+from __future__ import annotations
+
+import pytest
+
+TIERS = ("test", "ci", "soak")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tier", choices=TIERS, default="test", help="also run tests marked with this tier or one before")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, and so name in the summary, what belongs to a later tier."""
+    chosen = TIERS.index(config.getoption("--tier"))
+    for item in items:
+        for tier in TIERS[chosen + 1 :]:
+            if item.get_closest_marker(tier):
+                item.add_marker(pytest.mark.skip(reason=f"runs with make test TIER={tier} only"))
