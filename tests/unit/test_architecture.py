@@ -14,6 +14,7 @@ PACKAGE = ROOT / "src" / "virnucpro"
 LAYERS = [
     "errors",
     "files",
+    "switches",
     "sequences",
     "encoders",
     "embeddings",

@@ -68,9 +68,10 @@ def command(*arguments: str, config: dict | None = None) -> list[str]:
     ]
 
 
-def snakemake(folder: Path, *arguments: str, config: dict | None = None) -> Run:
+def snakemake(folder: Path, *arguments: str, config: dict | None = None, **variables: str) -> Run:
     """Run the workflow in ``folder``, which has no configuration file."""
     done = subprocess.run(
-        command(*arguments, config=config), cwd=folder, capture_output=True, text=True, env=environment(), timeout=600
-    )
+        command(*arguments, config=config), cwd=folder, capture_output=True, text=True, env=environment() | variables,
+        timeout=600,
+    )  # fmt: skip
     return Run(done.returncode, done.stdout + done.stderr)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from tests.workflow.runner import PARITY, ROOT, environment, snakemake
-from virnucpro.embeddings.store import MergedEmbeddings
+from virnucpro.embeddings.store import MergedEmbeddings, open_shard
+from virnucpro.encoders.embed import EMBEDDING_VERSION
 from virnucpro.sequences.split import read_manifest, read_shard
 
 EXPECTED = PARITY / "expected"
@@ -93,6 +94,32 @@ def test_small_shards_in_one_pack(tmp_path, models):
     run = snakemake(tmp_path, config=config).ok()
     assert run.computed["embed_esm2"] >= 7
     check(tmp_path / "results" / "parity")
+
+
+@pytest.mark.parametrize(
+    ("switch", "batching", "backend"),
+    [("VIRNUCPRO_V1_ATTENTION", "original", "original"), ("VIRNUCPRO_DISABLE_PACKING", "single", "sdpa")],
+)
+def test_environment_switches(tmp_path, models, switch, batching, backend):
+    config = models | {"samples": sheet(tmp_path, PARITY / "input.fa"), "tokens_per_batch": 64}
+    if batching == "original":
+        config |= {"precision": "auto", "compile": "true"}  # which it overrides
+    snakemake(tmp_path, config=config, **{switch: "1"}).ok()
+    result = tmp_path / "results" / "parity"
+    check(result)
+    for path in result.glob("embeddings/*/*/*.h5"):
+        assert path.parent.name.endswith(f"-fp32-v{EMBEDDING_VERSION}-{batching}")
+        with open_shard(path) as file:
+            seen = {key: file.attrs[key] for key in ("batching", "backend", "precision", "compile", "switches")}
+            frames, packs = len(file["ids"]), int(file.attrs["packs"])
+        assert seen == {
+            "batching": batching,
+            "backend": backend,
+            "precision": "fp32",
+            "compile": False,
+            "switches": f'{{"{switch}": true}}',
+        }
+        assert packs < frames if (batching, path.parts[-3]) == ("original", "esm2") else packs == frames
 
 
 def test_the_command_line(tmp_path, models):

@@ -20,10 +20,12 @@ from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import VirNucProError
 from virnucpro.sequences.split import read_manifest
+from virnucpro.switches import Switches
 
 installation.prepare_environment()
 try:
     SETTINGS = resolve(config)
+    SWITCHES = Switches.read(os.environ)
     # A table of labelled files takes the place of the sample sheet: each of its files is a sample.
     LABELLED = SETTINGS.training_data or (SETTINGS.labels if SETTINGS.labels and has_fasta(SETTINGS.labels) else None)
     if LABELLED and SETTINGS.samples:
@@ -43,6 +45,8 @@ try:
 except VirNucProError as error:
     raise WorkflowError(str(error)) from None
 
+# Jobs parse the workflow again, on another machine too.
+workflow.register_envvars(*SWITCHES.as_dict())
 OUT = SETTINGS.output_dir
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
@@ -64,12 +68,14 @@ EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../.
 # Not one of Snakemake's plain types, so that batch size, device, compile and cache, which don't change
 # what is computed, don't make anything run again; what does change it is in the file's path.
 EMBED_OPTIONS = EmbedOptions(
-    precision=SETTINGS.precision,
+    precision=SWITCHES.precision(SETTINGS.precision),
     attention=SETTINGS.attention,
     tokens_per_batch=SETTINGS.tokens_per_batch,
-    compile=SETTINGS.compile,
+    compile=SWITCHES.compile(SETTINGS.compile),
     device=SETTINGS.device,
     cache_dir=SETTINGS.cache_dir,
+    batching=SWITCHES.batching,
+    switches=SWITCHES.as_dict(),
 )
 
 
@@ -105,7 +111,7 @@ def embeddings_of(family):
         checkpoints.prepare_esm2.get()
         if not SETTINGS.training_data:
             checkpoints.prepare_classifier.get()
-        key = embedding_key(read_spec(MODELS[family]), SETTINGS.precision)
+        key = embedding_key(read_spec(MODELS[family]), EMBED_OPTIONS.precision, EMBED_OPTIONS.batching)
         shards = read_manifest(checkpoints.split.get(sample=wildcards.sample).output[0])["shards"]
         return [f"{OUT}/{wildcards.sample}/embeddings/{family}/{key}/{shard['sha']}.h5" for shard in shards]
 

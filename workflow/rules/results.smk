@@ -21,10 +21,11 @@ rule merge:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=lambda wildcards, attempt: attempt * 240,
     params:
-        # Known while the workflow is parsed, so that another model or precision is noticed even
+        # Known while the workflow is parsed, so that another model, precision or switch is noticed even
         # where the shards were deleted after a finished run.
         models=[str(SOURCES[family].path) for family in ("dnabert_s", "esm2")],
-        precision=SETTINGS.precision,
+        precision=EMBED_OPTIONS.precision,
+        batching=EMBED_OPTIONS.batching,
         chunk_length=SETTINGS.chunk_length,
     script:
         "../scripts/merge.py"

@@ -8,13 +8,15 @@ from virnucpro.encoders.canonical import EncoderSpec
 from virnucpro.encoders.embed import EMBEDDING_VERSION
 
 
-def embedding_key(spec: EncoderSpec, precision: str) -> str:
+def embedding_key(spec: EncoderSpec, precision: str, batching: str = "packed") -> str:
     """Folder name for vectors of one encoder.
 
     Args:
         spec: the prepared encoder.
         precision: the precision as configured; ``auto`` is a class of its own, since what it ran as
             depends on the machine (the file's attributes say).
+        batching: how sequences share a forward pass; see ``Switches.batching``.
     """
     pooling = re.sub(r"[^A-Za-z0-9]+", "-", spec.pooling)
-    return f"{spec.config['layers']}x{spec.width}-{spec.weights_sha256[:12]}-{pooling}-{precision}-v{EMBEDDING_VERSION}"
+    key = f"{spec.config['layers']}x{spec.width}-{spec.weights_sha256[:12]}-{pooling}-{precision}-v{EMBEDDING_VERSION}"
+    return key if batching == "packed" else f"{key}-{batching}"

@@ -18,7 +18,8 @@ from virnucpro.sequences.split import read_manifest
 
 logger = logging.getLogger(__name__)
 
-_STATISTICS = ("device", "precision", "backend", "compile", "tokens", "seconds", "tokens_per_second", "fill")
+_RECORDED = ("device", "precision", "backend", "batching", "compile")
+_STATISTICS = (*_RECORDED, "tokens", "seconds", "tokens_per_second", "fill")
 
 
 def merge(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from virnucpro import __version__
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """How to compute; of these only ``precision`` changes the numbers, and so the key."""
+    """How to compute; of these only ``precision`` and ``batching`` change the numbers, and so the key."""
 
     precision: str = "auto"
     attention: str = "auto"
@@ -29,6 +30,8 @@ class EmbedOptions:
     compile: bool = False
     device: str = "auto"
     cache_dir: str | None = None
+    batching: str = "packed"  # or "single", "original"; see Switches
+    switches: Mapping[str, bool] = field(default_factory=dict)  # those that led to these options, for the record
 
 
 def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> bool:
@@ -49,7 +52,7 @@ def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOption
     if options.cache_dir is None:
         _compute(sequences, model, output, options, threads)
         return True
-    key = embedding_key(spec, options.precision)
+    key = embedding_key(spec, options.precision, options.batching)
     entry = CacheEntry.of(options.cache_dir, spec.family, key, sequences.stem)
     for guard in (nullcontext(), entry.claimed()):  # look before waiting for whoever computes it
         with guard:
@@ -72,20 +75,26 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
 
     from virnucpro.encoders.canonical import load_encoder
     from virnucpro.encoders.embed import compute_dtype, embed, resolve_precision
+    from virnucpro.encoders.original import embed_original
 
     torch.set_num_threads(threads)
     device = resolve_device(options.device)
     logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
-    result = embed(
-        load_encoder(model, device, compute_dtype(resolve_precision(options.precision, device))),
-        ids,
-        letters,
-        tokens_per_batch=options.tokens_per_batch,
-        attention=options.attention,
-        precision=options.precision,
-        device=device,
-        compile=options.compile,
-    )
+    encoder = load_encoder(model, device, compute_dtype(resolve_precision(options.precision, device)))
+    if options.batching == "original":
+        result = embed_original(encoder, ids, letters, device)
+    else:
+        result = embed(
+            encoder,
+            ids,
+            letters,
+            tokens_per_batch=options.tokens_per_batch,
+            attention=options.attention,
+            precision=options.precision,
+            device=device,
+            compile=options.compile,
+            packing=options.batching == "packed",
+        )
     attributes = {
         "family": spec.family,
         "model": spec.name,
@@ -94,6 +103,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         "pooling": spec.pooling,
         "precision_configured": options.precision,
         "compile": options.compile,
+        "switches": dict(options.switches),
         "device": device,
         "shard": sequences.stem,
         "virnucpro_version": __version__,

@@ -92,18 +92,19 @@ def embed(
     precision: str = "auto",
     device: str | torch.device = "cpu",
     compile: bool = False,
+    packing: bool = True,
 ) -> Embedded:
     """Pooled vectors of all sequences, whatever the order and size of the packs.
 
     The encoder is moved to the device and to the precision's dtype in place, as ``nn.Module.to`` does.
     A pack that runs out of memory is planned again at half the budget; sequences whose vectors aren't
-    finite are computed again in fp32. Raises InputError for sequences that the encoder can't read,
+    finite are computed again in fp32. Without ``packing`` each sequence has a forward pass of its own. Raises InputError for sequences that the encoder can't read,
     ConfigError for settings that don't fit, ModelError for vectors that aren't finite in fp32 either.
     """
     if len(ids) != len(sequences):
         raise ValueError(f"{len(ids)} ids for {len(sequences)} sequences")
     precision = resolve_precision(precision, device)
-    budget = resolve_tokens_per_batch(tokens_per_batch, device)
+    budget = resolve_tokens_per_batch(tokens_per_batch, device) if packing else 1
     job = _Job(encoder, ids, budget, attention, precision, device, compile)
     started = time.perf_counter()
     for start, tokens, lengths in _tokenized(encoder, ids, sequences):
@@ -114,7 +115,8 @@ def embed(
     statistics = {
         "tokens": job.tokens,
         "packs": job.packs,
-        "fill": job.tokens / job.planned if job.packs else 0.0,
+        "fill": job.tokens / max(job.tokens, job.planned) if job.packs else 0.0,
+        "batching": "packed" if packing else "single",
         "backend": job.backend_name,
         "precision": precision,
         "tokens_per_batch": job.budget,
