@@ -8,9 +8,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from virnucpro import __version__
 from virnucpro.embeddings.cache import CacheEntry
 from virnucpro.embeddings.key import embedding_key
+from virnucpro.embeddings.progress import progress
 from virnucpro.embeddings.store import write_shard
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.encoders.embed import EMBEDDING_VERSION
@@ -81,20 +84,28 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
     device = resolve_device(options.device)
     logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
     encoder = load_encoder(model, device, compute_dtype(resolve_precision(options.precision, device)))
-    if options.batching == "original":
-        result = embed_original(encoder, ids, letters, device)
-    else:
-        result = embed(
-            encoder,
-            ids,
-            letters,
-            tokens_per_batch=options.tokens_per_batch,
-            attention=options.attention,
-            precision=options.precision,
-            device=device,
-            compile=options.compile,
-            packing=options.batching == "packed",
-        )
+    lengths = np.fromiter(map(len, letters), np.int64, len(letters))
+    unit = "residues" if spec.family == "esm2" else "bases"
+    with progress(sequences.name, int(lengths.sum()), unit) as advance:
+
+        def done(rows: np.ndarray | list[int]) -> None:
+            advance(int(lengths[rows].sum()))
+
+        if options.batching == "original":
+            result = embed_original(encoder, ids, letters, device, done)
+        else:
+            result = embed(
+                encoder,
+                ids,
+                letters,
+                tokens_per_batch=options.tokens_per_batch,
+                attention=options.attention,
+                precision=options.precision,
+                device=device,
+                compile=options.compile,
+                packing=options.batching == "packed",
+                progress=done,
+            )
     attributes = {
         "family": spec.family,
         "model": spec.name,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -93,19 +93,22 @@ def embed(
     device: str | torch.device = "cpu",
     compile: bool = False,
     packing: bool = True,
+    progress: Callable[[np.ndarray], object] | None = None,
 ) -> Embedded:
     """Pooled vectors of all sequences, whatever the order and size of the packs.
 
     The encoder is moved to the device and to the precision's dtype in place, as ``nn.Module.to`` does.
     A pack that runs out of memory is planned again at half the budget; sequences whose vectors aren't
-    finite are computed again in fp32. Without ``packing`` each sequence has a forward pass of its own. Raises InputError for sequences that the encoder can't read,
-    ConfigError for settings that don't fit, ModelError for vectors that aren't finite in fp32 either.
+    finite are computed again in fp32. Without ``packing`` each sequence has a forward pass of its own.
+    ``progress`` is told the rows of each pack when it is done. Raises InputError for sequences that the
+    encoder can't read, ConfigError for settings that don't fit, ModelError for vectors that aren't finite in fp32 either.
     """
     if len(ids) != len(sequences):
         raise ValueError(f"{len(ids)} ids for {len(sequences)} sequences")
     precision = resolve_precision(precision, device)
     budget = resolve_tokens_per_batch(tokens_per_batch, device) if packing else 1
     job = _Job(encoder, ids, budget, attention, precision, device, compile)
+    job.progress = progress
     started = time.perf_counter()
     for start, tokens, lengths in _tokenized(encoder, ids, sequences):
         with _matmul_precision(precision):
@@ -182,6 +185,7 @@ class _Job:
         self.tokens = self.packs = self.planned = self.redone = 0
         self.queued: deque[_Queued] = deque()
         self.not_finite: list[_Queued] = []
+        self.progress: Callable[[np.ndarray], object] | None = None
 
     def run(self, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> None:
         """Fill ``vectors[rows]``; tokens is the flat stream of those sequences, lengths their counts."""
@@ -237,10 +241,12 @@ class _Job:
         self.vectors[done.rows] = done.pooled.numpy()
         if not np.isfinite(self.vectors[done.rows]).all():
             self.not_finite.append(done)
+        if self.progress:
+            self.progress(done.rows)
 
     def redo_in_fp32(self) -> None:
         """Compute the packs again whose vectors overflowed; half-precision weights survive the way there and back."""
-        again, self.not_finite = self.not_finite, []
+        again, self.not_finite, self.progress = self.not_finite, [], None
         if again and not self.exact:
             self.redone = len(again)
             dtype = next(self.encoder.parameters()).dtype

@@ -9,7 +9,7 @@ these run is used: so it also serves as their reference.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,16 @@ PAD = 1  # ESM-2's
 
 
 def embed_original(
-    encoder: ESM2 | DNABERT, ids: Sequence[str], sequences: Sequence[bytes], device: str | torch.device = "cpu"
+    encoder: ESM2 | DNABERT,
+    ids: Sequence[str],
+    sequences: Sequence[bytes],
+    device: str | torch.device = "cpu",
+    progress: Callable[[list[int]], object] | None = None,
 ) -> Embedded:
     """Pooled vectors, as ``embed`` gives them; the encoder is moved to the device and to fp32 in place.
 
-    Raises InputError for sequences that the encoder can't read, ConfigError where memory doesn't suffice,
-    ModelError for vectors that aren't finite.
+    ``progress`` is told the rows of each batch when it is done. Raises InputError for sequences that the
+    encoder can't read, ConfigError where memory doesn't suffice, ModelError for vectors that aren't finite.
     """
     torch.set_float32_matmul_precision("highest")
     encoder = encoder.to(device=device, dtype=torch.float32).eval()
@@ -59,6 +63,8 @@ def embed_original(
                 f"{device} in fp32 with the original's attention; use a device with more, or unset VIRNUCPRO_V1_ATTENTION"
             ) from None
         computed += padded.numel()
+        if progress:
+            progress(rows)
     if bad := [name for name, row in zip(ids, vectors, strict=True) if not np.isfinite(row).all()]:
         raise ModelError(f"the encoder gave values that are not finite for {len(bad):,} sequences, first {bad[0]}")
     seconds = time.perf_counter() - started

@@ -1,0 +1,49 @@
+"""How far a shard job is: every sequence counts once; lines for a log, a bar for a terminal."""
+
+import logging
+import os
+import pty
+import subprocess
+import sys
+import termios
+
+import numpy as np
+
+from tests.unit.encoder_fixtures import proteins, random_esm2
+from virnucpro.embeddings import progress as module
+from virnucpro.embeddings.progress import progress
+from virnucpro.encoders.embed import embed
+
+
+def test_every_sequence_is_reported_once():
+    sequences, seen = proteins([5, 90, 33, 7, 60] * 10), []
+    embed(random_esm2(), [str(i) for i in range(50)], sequences, tokens_per_batch=128, progress=seen.append)
+    assert len(seen) > 5, "pack by pack"
+    assert sorted(np.concatenate(seen)) == list(range(50))
+
+
+def test_a_line_now_and_then_in_the_log(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    with progress("a.faa", 200, "residues") as advance:
+        advance(50)
+    assert not caplog.messages, "less than a minute has passed"
+    monkeypatch.setattr(module, "INTERVAL", 0)
+    with progress("a.faa", 200, "residues") as advance:
+        advance(50)
+        advance(100)
+    assert [line.partition(" (")[0] for line in caplog.messages] == [f"a.faa: {n} of 200 residues" for n in (50, 150)]
+    assert caplog.messages[1].endswith(" left") and "(75 %)" in caplog.messages[1]
+
+
+def test_a_bar_only_on_a_terminal():
+    code = (
+        "from virnucpro.embeddings.progress import progress\n"
+        "with progress('a.faa', 2000, 'residues') as advance: advance(1000)"
+    )
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True)
+    os.close(theirs)
+    assert b"residues/s" in os.read(ours, 10_000)
+    os.close(ours)
+    assert not subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=True).stderr
