@@ -26,6 +26,7 @@ from virnucpro.encoders import original
 from virnucpro.encoders.canonical import load_encoder, read_spec, write_canonical
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import ConfigError
+from virnucpro.record import RunRecord
 from virnucpro.switches import OTHERS, PREFIX, Switches
 
 NAMES = {PREFIX + field.name.upper() for field in dataclasses.fields(Switches)}
@@ -115,7 +116,7 @@ def run(shard, monkeypatch, **environment) -> tuple[np.ndarray, dict, list[int]]
         precision=switches.precision("auto"),
         compile=switches.compile(False),
         batching=switches.batching,
-        switches=switches.as_dict(),
+        run=RunRecord(switches=switches.as_dict()),
     )
     embed_shard(fasta, model, fasta.with_suffix(".h5"), options, threads=1)
     monkeypatch.undo()

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from tests.workflow.runner import PARITY, ROOT, environment, snakemake
-from virnucpro.embeddings.store import MergedEmbeddings, open_shard
+from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.encoders.embed import EMBEDDING_VERSION
+from virnucpro.provenance import read_provenance
 from virnucpro.sequences.split import read_manifest, read_shard
 
 EXPECTED = PARITY / "expected"
@@ -109,17 +110,23 @@ def test_environment_switches(tmp_path, models, switch, batching, backend):
     check(result)
     for path in result.glob("embeddings/*/*/*.h5"):
         assert path.parent.name.endswith(f"-fp32-v{EMBEDDING_VERSION}-{batching}")
-        with open_shard(path) as file:
-            seen = {key: file.attrs[key] for key in ("batching", "backend", "precision", "compile", "switches")}
-            frames, packs = len(file["ids"]), int(file.attrs["packs"])
-        assert seen == {
-            "batching": batching,
-            "backend": backend,
+        made = read_provenance(path)
+        how = {key: made[key] for key in ("precision", "backend", "batching", "compile", "switches")}
+        assert how == {
             "precision": "fp32",
+            "backend": backend,
+            "batching": batching,
             "compile": False,
-            "switches": f'{{"{switch}": true}}',
+            "switches": {switch: True},
         }
-        assert packs < frames if (batching, path.parts[-3]) == ("original", "esm2") else packs == frames
+        batched = (batching, path.parts[-3]) == ("original", "esm2")
+        assert made["packs"] < made["count"] if batched else made["packs"] == made["count"]
+    for name in ("embeddings.h5", "summary.json", "viral.fasta.gz", "report.html"):
+        made = read_provenance(result / name)
+        assert made["run"]["switches"] == {switch: True}
+        assert all(made["run"]["versions"].values()) and len(made["run"]["configuration_sha256"]) == 64
+        assert [ways[0]["batching"] for ways in made["computed"].values()] == [batching, batching]
+        assert all(made[f"{role}_encoder"]["weights_sha256"] for role in ("dna", "protein"))
 
 
 def test_the_command_line(tmp_path, models):

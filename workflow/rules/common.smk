@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake import __version__ as SNAKEMAKE
 from snakemake.exceptions import WorkflowError
 
 # In a clone the library lies beside the workflow.
@@ -19,6 +20,7 @@ from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import VirNucProError
+from virnucpro.record import RunRecord
 from virnucpro.sequences.split import read_manifest
 from virnucpro.switches import Switches
 
@@ -65,7 +67,8 @@ RESULTS = {
 }
 EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
 
-# Not one of Snakemake's plain types, so that batch size, device, compile and cache, which don't change
+RUN = RunRecord(SETTINGS.as_dict(), SWITCHES.as_dict(), SNAKEMAKE)
+# Neither is one of Snakemake's plain types, so that batch size, device, compile and cache, which don't change
 # what is computed, don't make anything run again; what does change it is in the file's path.
 EMBED_OPTIONS = EmbedOptions(
     precision=SWITCHES.precision(SETTINGS.precision),
@@ -75,7 +78,7 @@ EMBED_OPTIONS = EmbedOptions(
     device=SETTINGS.device,
     cache_dir=SETTINGS.cache_dir,
     batching=SWITCHES.batching,
-    switches=SWITCHES.as_dict(),
+    run=RUN,
 )
 
 

@@ -27,6 +27,7 @@ rule merge:
         precision=EMBED_OPTIONS.precision,
         batching=EMBED_OPTIONS.batching,
         chunk_length=SETTINGS.chunk_length,
+        run=RUN,
     script:
         "../scripts/merge.py"
 
@@ -55,6 +56,7 @@ rule predict:
         threshold=SETTINGS.threshold,
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,
+        run=RUN,
     script:
         "../scripts/predict.py"
 

@@ -25,6 +25,7 @@ if SETTINGS.training_data:
         params:
             options=SETTINGS.training,
             samples=list(SAMPLES),
+            run=RUN,
         script:
             "../scripts/train.py"
 
@@ -58,5 +59,6 @@ rule evaluate:
     params:
         contrasts=SETTINGS.contrasts,
         samples=list(SAMPLES),
+        run=RUN,
     script:
         "../scripts/evaluate.py"

@@ -13,4 +13,5 @@ with job(snakemake.log[0]):
         Path(snakemake.output[0]),
         split=Path(snakemake.input.split[0]) if snakemake.input.split else None,
         contrasts=snakemake.params.contrasts,
+        run=snakemake.params.run,
     )

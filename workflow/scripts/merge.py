@@ -14,4 +14,5 @@ with job(snakemake.log[0]):
         Path(snakemake.input.dna_model) / "model.safetensors",
         Path(snakemake.input.protein_model) / "model.safetensors",
         Path(snakemake.output[0]),
+        run=snakemake.params.run,
     )

@@ -13,4 +13,5 @@ with job(snakemake.log[0]):
         Path(snakemake.output.classifier),
         TrainOptions(**snakemake.params.options),
         threads=snakemake.threads,
+        run=snakemake.params.run,
     )

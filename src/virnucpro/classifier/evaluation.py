@@ -18,6 +18,7 @@ from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
 from virnucpro.classifier.tables import NO_OPEN_FRAME, UNSCORED, VIRAL
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_file
+from virnucpro.record import RunRecord
 
 LEVELS = {
     "frame": "frames",
@@ -53,6 +54,7 @@ def evaluate_from_table(
     output: str | Path,
     split: str | Path | None = None,
     contrasts: Mapping[str, Collection[str]] | None = None,
+    run: RunRecord | None = None,
 ) -> dict[str, Any]:
     """``evaluate`` with the labels of a table of files (one per sample, in order) or of records; see ``labels``.
 
@@ -66,7 +68,7 @@ def evaluate_from_table(
         records = read_labelled_records(table)
     samples = [Labelled(name, folder, labels.get(name), records) for name, folder in folders.items()]
     only = {(row["sample"], row["record"]) for row in _rows(Path(split)) if row["part"] == "test"} if split else None
-    return evaluate(samples, output, only=only, contrasts=contrasts)
+    return evaluate(samples, output, only=only, contrasts=contrasts, run=run)
 
 
 def evaluate(
@@ -75,6 +77,7 @@ def evaluate(
     *,
     only: Collection[tuple[str, str]] | None = None,
     contrasts: Mapping[str, Collection[str]] | None = None,
+    run: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Measure per frame, chunk and record (``LEVELS``), write everything to a folder, and return what the JSON holds.
 
@@ -86,6 +89,7 @@ def evaluate(
         output: folder for ``metrics.tsv``, ``reliability.tsv``, ``evaluation.json``, ``.png``, ``.svg``.
         only: (sample name, record) pairs to look at, such as the test part of a split; all otherwise.
         contrasts: name → categories that are measured apart from all others, such as phages and prokaryotes.
+        run: kept in the JSON.
 
     Raises:
         InputError: a record has no label, or nothing is left to look at.
@@ -124,6 +128,7 @@ def evaluate(
     ]
     curves = {level: reliability(table["truth"], table["score"]) for level, table in columns.items()}
     result = {
+        "run": (run or RunRecord()).as_dict(),
         "levels": LEVELS,
         "samples": [sample.name for sample in samples],
         "chunks_without_open_frame": {"viral": excluded[True], "non-viral": excluded[False]},

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from virnucpro import __version__
 from virnucpro.classifier.model import load_classifier
 from virnucpro.classifier.spec import check_fit
 from virnucpro.classifier.tables import VIRAL, TablePaths, Tables
@@ -22,6 +21,7 @@ from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import StorageError
 from virnucpro.files import atomic_file
+from virnucpro.record import RunRecord
 from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.split import iter_records, read_manifest
 
@@ -50,6 +50,7 @@ def predict(
     encoders: tuple[Path, Path] | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    run: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Score every frame of a sample, write all results, and return the summary.
 
@@ -63,6 +64,7 @@ def predict(
         chunk_length: bases per chunk of this run.
         encoders: the canonical DNA and protein encoders that must have made the embeddings.
         device, threads: where the classifier runs, in fp32.
+        run: kept in the summary.
 
     Raises:
         ModelError: the classifier isn't for these embeddings.
@@ -103,7 +105,9 @@ def predict(
         "classifier": {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256},
         "dna_encoder": embeddings.provenance["dna_encoder"],
         "protein_encoder": embeddings.provenance["protein_encoder"],
-        "virnucpro_version": __version__,
+        "computed": embeddings.provenance.get("computed", {}),
+        "run": (run or RunRecord()).as_dict(),
+        "configuration": dict(run.configuration) if run else {},
     }
     with atomic_file(outputs.summary) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")

@@ -22,6 +22,7 @@ from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.errors import ConfigError, ModelError
 from virnucpro.files import atomic_file
+from virnucpro.record import RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def train_from_table(
     output: str | Path,
     options: TrainOptions,
     threads: int | None = None,
+    run: RunRecord | None = None,
 ) -> ClassifierSpec:
     """``train`` on the files of a label table (see ``labels.read_labelled_fasta``).
 
@@ -74,7 +76,7 @@ def train_from_table(
         for (name, path), row in zip(embeddings.items(), rows, strict=True)
     ]
     groups = groups_from_headers([row.fasta for row in rows if row.group == FROM_HEADER])
-    return train(samples, output, options, groups=groups, threads=threads)
+    return train(samples, output, options, groups=groups, threads=threads, run=run)
 
 
 def train(
@@ -85,13 +87,15 @@ def train(
     groups: Mapping[str, str] | None = None,
     name: str | None = None,
     threads: int | None = None,
+    run: RunRecord | None = None,
 ) -> ClassifierSpec:
     """Train, choose the epoch with the lowest validation loss, measure on the test part, and write.
 
     Equal data, options and thread count give equal bytes on a CPU. Memory holds one pool of features
     (``dataset.POOL_BYTES``), and a byte per frame. Beside the output, a canonical classifier file, appear
     ``training.json`` (options, counts, history, metrics) and ``split.tsv`` (genome and part of each record with
-    an open frame). ``groups`` is record → genome; see ``Dataset``. The name is the output's stem otherwise.
+    an open frame). ``groups`` is record → genome; see ``Dataset``. The name is the output's stem otherwise;
+    ``run`` is kept in both.
     """
     output = Path(output)
     if threads is not None:
@@ -113,6 +117,7 @@ def train(
         "data_sha256": data.digest,
         "genomes": {part: sum(found == part for found in data.parts.values()) for part in PARTS},
         "frames": {part: {"viral": data.frames(part, True), "non-viral": data.frames(part, False)} for part in PARTS},
+        "run": (run or RunRecord()).as_dict(),
         "best_epoch": min(history, key=lambda row: row["validation_loss"])["epoch"],
     }
     encoders = {role: data.provenance[f"{role}_encoder"] for role in ("dna", "protein")}

@@ -16,6 +16,7 @@ _COMMANDS = {
     "evaluate": "training:evaluate",
     "classifier": "classifier:classifier",
     "cache": "cache:cache",
+    "provenance": "provenance:provenance",
 }
 """Command → module of this package and the object in it, in the order of the help; imported when used."""
 

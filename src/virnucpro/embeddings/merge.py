@@ -10,20 +10,26 @@ from typing import Any
 import h5py
 import numpy as np
 
-from virnucpro import __version__
-from virnucpro.embeddings.store import ROWS_PER_CHUNK, create_merged, open_shard
+from virnucpro.embeddings.store import ROWS_PER_CHUNK, create_merged, open_shard, read_attributes
 from virnucpro.encoders.canonical import EncoderSpec, read_spec
 from virnucpro.errors import StorageError
+from virnucpro.record import RunRecord
 from virnucpro.sequences.split import read_manifest
 
 logger = logging.getLogger(__name__)
 
-_RECORDED = ("device", "precision", "backend", "batching", "compile")
-_STATISTICS = (*_RECORDED, "tokens", "seconds", "tokens_per_second", "fill")
+_STATISTICS = ("device", "precision", "backend", "tokens", "seconds", "tokens_per_second", "fill")
+_HOW = ("precision", "backend", "batching", "compile", "device", "versions", "configuration_sha256", "switches")
 
 
 def merge(
-    shards: Path, dna: Sequence[Path], protein: Sequence[Path], dna_model: Path, protein_model: Path, output: Path
+    shards: Path,
+    dna: Sequence[Path],
+    protein: Sequence[Path],
+    dna_model: Path,
+    protein_model: Path,
+    output: Path,
+    run: RunRecord | None = None,
 ) -> int:
     """Join the vectors of all shards of a sample.
 
@@ -33,6 +39,7 @@ def merge(
         protein: an ESM-2 file per shard.
         dna_model, protein_model: the canonical encoders that made them.
         output: ``embeddings.h5``.
+        run: kept with the result.
 
     Returns:
         The number of frames.
@@ -46,10 +53,12 @@ def merge(
         name: {Path(path).stem: Path(path) for path in paths} for name, paths in (("dna", dna), ("protein", protein))
     }
     provenance: dict[str, Any] = {
-        "virnucpro_version": __version__,
+        "run": (run or RunRecord()).as_dict(),
         "chunk_length": manifest["chunk_length"],
         "dna_encoder": describe(specs["dna"]),
         "protein_encoder": describe(specs["protein"]),
+        "checkpoints": {name: spec.source for name, spec in specs.items()},
+        "computed": {name: [] for name in specs},  # how, each way once
         "shards": [],
     }
     row = 0
@@ -59,7 +68,10 @@ def merge(
             for name, spec in specs.items():
                 if sha not in files[name]:
                     raise StorageError(f"{output}: shard {sha} has no {name} embeddings. Run the workflow again.")
-                provenance["shards"].append(_append(merged, name, files[name][sha], spec, row, count))
+                statistics, how = _append(merged, name, files[name][sha], spec, row, count)
+                provenance["shards"].append(statistics)
+                if how not in provenance["computed"][name]:
+                    provenance["computed"][name].append(how)
             row += count
         if row != manifest["frames"]:
             raise StorageError(f"{shards}: the shards hold {row} frames, the manifest says {manifest['frames']}.")
@@ -79,10 +91,15 @@ def describe(spec: EncoderSpec) -> dict[str, Any]:
     }
 
 
-def _append(merged: h5py.File, name: str, path: Path, spec: EncoderSpec, row: int, count: int) -> dict[str, Any]:
-    """Copy one shard's vectors to rows ``row`` …; the DNA file gives the ids, the protein file must agree."""
+def _append(
+    merged: h5py.File, name: str, path: Path, spec: EncoderSpec, row: int, count: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Copy one shard's vectors to rows ``row`` …; the DNA file gives the ids, the protein file must agree.
+
+    Returns the shard's statistics, and how it was computed.
+    """
     with open_shard(path) as file:
-        attributes = dict(file.attrs)
+        attributes = read_attributes(file)
         if attributes["weights_sha256"] != spec.weights_sha256:
             raise StorageError(f"{path}: was made with other weights than {spec.name} has. Delete it and run again.")
         shape = file["embeddings"].shape
@@ -101,9 +118,6 @@ def _append(merged: h5py.File, name: str, path: Path, spec: EncoderSpec, row: in
                     f"{path}: its frame ids differ from those of the DNA embeddings. Delete both and run again."
                 )
             merged[name][there] = vectors
-    statistics = {key: _plain(attributes[key]) for key in _STATISTICS if key in attributes}
-    return {"shard": path.stem, "encoder": name, "frames": count, **statistics}
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    statistics = {key: attributes[key] for key in _STATISTICS if key in attributes}
+    how = {key: attributes[key] for key in _HOW if key in attributes}
+    return {"shard": path.stem, "encoder": name, "frames": count, **statistics}, how

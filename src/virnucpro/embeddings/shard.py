@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from virnucpro import __version__
 from virnucpro.embeddings.cache import CacheEntry
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
@@ -18,6 +16,7 @@ from virnucpro.embeddings.store import write_shard
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.encoders.embed import EMBEDDING_VERSION
 from virnucpro.errors import ConfigError
+from virnucpro.record import RunRecord
 from virnucpro.sequences.split import check_protein, read_shard
 
 logger = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class EmbedOptions:
     device: str = "auto"
     cache_dir: str | None = None
     batching: str = "packed"  # or "single", "original"; see Switches
-    switches: Mapping[str, bool] = field(default_factory=dict)  # those that led to these options, for the record
+    run: RunRecord = field(default_factory=RunRecord)  # kept with the vectors
 
 
 def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> bool:
@@ -114,12 +113,12 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         "pooling": spec.pooling,
         "precision_configured": options.precision,
         "compile": options.compile,
-        "switches": dict(options.switches),
         "device": device,
         "shard": sequences.stem,
-        "virnucpro_version": __version__,
+        "source": spec.source,
         "embedding_version": EMBEDDING_VERSION,
         **result.statistics,
+        **options.run.as_dict(),
     }
     write_shard(output, ids, result.vectors, attributes)
     logger.info("computed %d embeddings of %s: %s", len(ids), spec.family, result.statistics)

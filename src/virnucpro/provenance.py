@@ -1,0 +1,61 @@
+"""Where a result comes from: what any output of the workflow says of its making."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from virnucpro.embeddings.store import read_attributes
+from virnucpro.encoders.canonical import read_header
+from virnucpro.errors import StorageError
+
+RECORDS = ("summary.json", "evaluation.json", "training.json")
+"""What stands for the files beside it that have no room for a record: tables, FASTA, plots and pages."""
+
+_BULKY = ("alphabet", "tokenizer", "metrics", "reliability", "history")  # content of a file rather than its origin
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """What a file records of its making; for a table, sequences or a report what the run's record beside it says.
+
+    Raises:
+        StorageError: no such file, or neither it nor its folder says anything.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise StorageError(f"{path}: no such file.")
+    if path.suffix == ".h5":
+        found = _of_hdf5(path)
+    elif path.suffix == ".safetensors":
+        found = json.loads(read_header(path)[0].get("virnucpro", "{}"))
+    else:
+        found = _of_folder(path)
+    if not found:
+        raise StorageError(f"{path}: holds no record of its making. Name an output of this workflow.")
+    return {key: value for key, value in found.items() if key not in _BULKY}
+
+
+def _of_hdf5(path: Path) -> dict[str, Any]:
+    """The merged file's record, or a shard's attributes."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            if "provenance" in file:
+                return json.loads(file["provenance"].asstr()[()])
+            return read_attributes(file)
+    except OSError as error:
+        raise StorageError(f"{path}: not a readable HDF5 file ({error}). Delete it and run again.") from error
+
+
+def _of_folder(path: Path) -> dict[str, Any]:
+    folder = path if path.is_dir() else path.parent
+    for record in (path, *(folder / name for name in RECORDS)):
+        if record.suffix == ".json" and record.is_file():
+            try:
+                found = json.loads(record.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise StorageError(f"{record}: can't be read as JSON ({error}). Delete it and run again.") from error
+            return found if isinstance(found, dict) else {}
+    return {}
