@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
 from virnucpro.embeddings.store import write_shard
 from virnucpro.encoders.canonical import read_spec
-from virnucpro.encoders.embed import EMBEDDING_VERSION
+from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
 from virnucpro.errors import ConfigError
 from virnucpro.record import RunRecord
 from virnucpro.sequences.split import check_protein, read_shard
@@ -75,14 +76,9 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
     # PyTorch is imported only now: a cache hit or a bad file needs none of it.
     import torch
 
-    from virnucpro.encoders.canonical import load_encoder
-    from virnucpro.encoders.embed import compute_dtype, embed, resolve_precision
-    from virnucpro.encoders.original import embed_original
-
     torch.set_num_threads(threads)
     device = resolve_device(options.device)
     logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
-    encoder = load_encoder(model, device, compute_dtype(resolve_precision(options.precision, device)))
     lengths = np.fromiter(map(len, letters), np.int64, len(letters))
     unit = "residues" if spec.family == "esm2" else "bases"
     with progress(sequences.name, int(lengths.sum()), unit) as advance:
@@ -90,21 +86,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         def done(rows: np.ndarray | list[int]) -> None:
             advance(int(lengths[rows].sum()))
 
-        if options.batching == "original":
-            result = embed_original(encoder, ids, letters, device, done)
-        else:
-            result = embed(
-                encoder,
-                ids,
-                letters,
-                tokens_per_batch=options.tokens_per_batch,
-                attention=options.attention,
-                precision=options.precision,
-                device=device,
-                compile=options.compile,
-                packing=options.batching == "packed",
-                progress=done,
-            )
+        result = compute(model, ids, letters, options, device, done)
     attributes = {
         "family": spec.family,
         "model": spec.name,
@@ -122,6 +104,36 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
     }
     write_shard(output, ids, result.vectors, attributes)
     logger.info("computed %d embeddings of %s: %s", len(ids), spec.family, result.statistics)
+
+
+def compute(
+    model: Path,
+    ids: Sequence[str],
+    sequences: Sequence[bytes],
+    options: EmbedOptions,
+    device: str,
+    progress: Callable[[np.ndarray | list[int]], object] | None = None,
+) -> Embedded:
+    """Load the encoder and embed as the options say; ``device`` is resolved, and ``progress`` told the rows done."""
+    from virnucpro.encoders.canonical import load_encoder
+    from virnucpro.encoders.embed import compute_dtype, embed, resolve_precision
+    from virnucpro.encoders.original import embed_original
+
+    encoder = load_encoder(model, device, compute_dtype(resolve_precision(options.precision, device)))
+    if options.batching == "original":
+        return embed_original(encoder, ids, sequences, device, progress)
+    return embed(
+        encoder,
+        ids,
+        sequences,
+        tokens_per_batch=options.tokens_per_batch,
+        attention=options.attention,
+        precision=options.precision,
+        device=device,
+        compile=options.compile,
+        packing=options.batching == "packed",
+        progress=progress,
+    )
 
 
 def resolve_device(name: str) -> str:

@@ -2,8 +2,8 @@
 
 ESM-2 as fair-esm's extraction does it: shortest sequences first, batches of at most 2,048 tokens
 padding included, scores masked at the padding, softmax, weighted sum. DNABERT-S one sequence a call,
-with its bias added to the scores. The weights are those of the packed encoders, and nothing of how
-these run is used: so it also serves as their reference.
+with its bias added to the scores. The weights and the plain block functions are the packed encoders';
+packs, attention backends, kernels and compiled stages aren't used: so it also serves as their reference.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ def embed_original(
     sequences: Sequence[bytes],
     device: str | torch.device = "cpu",
     progress: Callable[[list[int]], object] | None = None,
+    hidden: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Embedded:
     """Pooled vectors, as ``embed`` gives them; the encoder is moved to the device and to fp32 in place.
 
-    ``progress`` is told the rows of each batch when it is done. Raises InputError for sequences that the
-    encoder can't read, ConfigError where memory doesn't suffice, ModelError for vectors that aren't finite.
+    ``progress`` is told the rows of each batch when it is done. ``hidden`` stands in for an ESM-2's own forward
+    pass: padded tokens (n, L) to hidden states (n, L, d). Raises InputError for sequences that the encoder can't
+    read, ConfigError where memory doesn't suffice, ModelError for vectors that aren't finite.
     """
     torch.set_float32_matmul_precision("highest")
     encoder = encoder.to(device=device, dtype=torch.float32).eval()
@@ -53,7 +55,8 @@ def embed_original(
             with torch.inference_mode():
                 padded = padded.to(device)
                 if isinstance(encoder, ESM2):
-                    pooled = esm2_vectors(encoder, padded, lengths[rows])
+                    states = hidden(padded) if hidden else esm2_hidden(encoder, padded)
+                    pooled = pool_residues(states, lengths[rows])
                 else:
                     pooled = dnabert_vectors(encoder, padded)
                 vectors[rows] = pooled.cpu().numpy()
@@ -97,8 +100,8 @@ def plan_batches(lengths: np.ndarray) -> list[list[int]]:
     return batches
 
 
-def esm2_vectors(encoder: ESM2, tokens: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
-    """Padded tokens (n, L) of sequences with (n,) ``lengths`` -> (n, d): mean of the first 1,024 residues."""
+def esm2_hidden(encoder: ESM2, tokens: torch.Tensor) -> torch.Tensor:
+    """Padded tokens (n, L) -> hidden states (n, L, d)."""
     n, longest = tokens.shape
     # Token dropout's factor as long as no token is <mask>, and no letter stands for <mask>.
     x = encoder.embed_tokens(tokens).flatten(0, 1) * (1 - TRAINING_MASK_FRACTION)
@@ -109,10 +112,13 @@ def esm2_vectors(encoder: ESM2, tokens: torch.Tensor, lengths: np.ndarray) -> to
     for layer in blocks:
         q, k, v = (part.unflatten(0, (n, longest)) for part in layer.project(x, cos, sin))
         x = layer.finish(x, attention(q, k, v, bias).flatten(0, 1))
-    x = encoder.final_norm(x).unflatten(0, (n, longest))
-    return torch.stack(
-        [row[1 : 1 + min(int(m) - 2, POOLED_RESIDUES)].mean(0) for row, m in zip(x, lengths, strict=True)]
-    )
+    return encoder.final_norm(x).unflatten(0, (n, longest))
+
+
+def pool_residues(hidden: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
+    """Hidden states (n, L, d) of sequences with (n,) ``lengths`` -> (n, d): mean of the first 1,024 residues."""
+    ends = np.minimum(lengths - 2, POOLED_RESIDUES) + 1
+    return torch.stack([row[1 : int(end)].mean(0) for row, end in zip(hidden, ends, strict=True)])
 
 
 def dnabert_vectors(encoder: DNABERT, tokens: torch.Tensor) -> torch.Tensor:
