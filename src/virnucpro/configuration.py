@@ -108,8 +108,9 @@ def resolve(given: Mapping[str, Any]) -> Settings:
 def nearest(word: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' for an unknown word, or what there is to choose from."""
     known = list(known)
-    close = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}" if known else ""
+    small = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(word).lower(), small, n=1, cutoff=0.5)
+    return f"; did you mean '{small[close[0]]}'?" if close else f"; known are {', '.join(known)}" if known else ""
 
 
 def _coerce(value: Any, entry: Mapping[str, Any]) -> Any:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from virnucpro.errors import ConfigError
 
 PREFIX = "VIRNUCPRO_"
-OTHERS = ("VIRNUCPRO_TEST_TOKENIZER",)
-"""Variables of that prefix that aren't switches: the tests'."""
+OTHERS = ("VIRNUCPRO_ESM_URL", "VIRNUCPRO_CLASSIFIER_URL", "VIRNUCPRO_TEST_TOKENIZER")
+"""Variables of that prefix that aren't switches: where models are fetched from, and the tests'."""
 
 _VALUES = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 

@@ -24,6 +24,7 @@ LAYERS = [
     "report",
     "configuration",
     "models",
+    "downloads",
     "cli",
 ]
 BESIDE = {"__init__", "__main__", "installation", "joblog"}

@@ -48,10 +48,10 @@ def test_bad_fasta(tmp_path, tiny, content, says):
         ({"samples": "absent.tsv"}, ["absent.tsv", "no such sample sheet"]),
         ({"samples": "typo.tsv"}, ["inptu.fa", "did you mean 'input.fa'", "typo.tsv"]),
         ({"samples": "slash.tsv"}, ["a/b"]),
-        ({"esm_model": "3B"}, ["esm_model", "3B", "expected"]),
+        ({"esm_model": "4B"}, ["esm_model", "4B", "did you mean '3B'"]),
         ({"classifier": "absent.pth"}, ["classifier", "absent.pth"]),
     ],
-    ids=["unknown-key", "wrong-value", "no-sheet", "no-fasta", "bad-sample", "no-weights", "no-classifier"],
+    ids=["unknown-key", "wrong-value", "no-sheet", "no-fasta", "bad-sample", "no-such-model", "no-classifier"],
 )
 def test_errors_before_any_job(tmp_path, tiny, config, says):
     (tmp_path / "input.fa").write_text(GOOD)

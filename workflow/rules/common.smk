@@ -54,6 +54,12 @@ OUT = SETTINGS.output_dir
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
 PREPARED = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}" for family in ("dnabert_s", "esm2")}
+# What is prepared from: the user's own files, or for a published model the record of its digests, which says that it
+# is fetched and unchanged; the model itself lies in a folder that runs share, so it is no rule's output.
+CHECKPOINTS = {
+    family: [f"{OUT}/models/{family}/{source.identifier}.sha256"] if source.published else source.files
+    for family, source in SOURCES.items()
+}
 MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 RESULTS = {
@@ -137,9 +143,14 @@ def threads_per_embedding():
     return max(1, cores // (limit.value or 1 if limit is not None else 1))
 
 
-def megabytes_of_models(*families):
-    """Size of the checkpoints, for memory requests."""
-    return sum(file.stat().st_size for family in families for file in SOURCES[family].files) // 2**20
+def path_of(family):
+    """Param function: where a checkpoint lies, whether it is an input or not."""
+    return lambda wildcards: str(SOURCES[family].path)
+
+
+def preparing_memory(family):
+    """Memory request for making the canonical file of an encoder."""
+    return lambda wildcards, attempt: attempt * (2000 + 3 * SOURCES[family].megabytes)
 
 
 def embedding_memory(family, bytes_per_frame):
@@ -147,7 +158,7 @@ def embedding_memory(family, bytes_per_frame):
 
     def mem_mb(wildcards, attempt):
         shard = SETTINGS.shard_frames * bytes_per_frame // 2**20
-        return attempt * (3000 + 2 * megabytes_of_models(family) + shard)
+        return attempt * (3000 + 2 * SOURCES[family].megabytes + shard)
 
     return mem_mb
 

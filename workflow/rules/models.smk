@@ -1,53 +1,63 @@
-# Each checkpoint becomes one canonical safetensors file, once; what doesn't fit together ends here.
+# Published models are fetched, each checkpoint becomes one canonical safetensors file, once; what doesn't fit together
+# ends here.
 
 
-checkpoint prepare_dnabert_s:
-    input:
-        SOURCES["dnabert_s"].files,
-    output:
-        directory(PREPARED["dnabert_s"]),
-    log:
-        f"{OUT}/logs/prepare_dnabert_s/{SOURCES['dnabert_s'].identifier}.log",
-    benchmark:
-        f"{OUT}/benchmarks/prepare_dnabert_s/{SOURCES['dnabert_s'].identifier}.tsv"
-    conda:
-        "../../envs/cpu.yaml"
-    threads: 1
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * (2000 + 3 * megabytes_of_models("dnabert_s")),
-        runtime=60,
-    params:
-        source=lambda wildcards: str(SOURCES["dnabert_s"].path),
-        family="dnabert_s",
-    script:
-        "../scripts/prepare_encoder.py"
+for family, source in SOURCES.items():
+    if source.published:
+
+        # Where Snakemake itself runs, since compute nodes often have no way to the internet, and before anything else.
+        rule:
+            name:
+                f"fetch_{family}"
+            output:
+                CHECKPOINTS[family],
+            log:
+                f"{OUT}/logs/fetch_{family}/{source.identifier}.log",
+            benchmark:
+                f"{OUT}/benchmarks/fetch_{family}/{source.identifier}.tsv"
+            priority: 100
+            localrule: True
+            conda:
+                "../../envs/cpu.yaml"
+            threads: 1
+            resources:
+                mem_mb=1000,
+                runtime=600,
+            params:
+                model={"family": family, "name": source.name, "models_dir": str(source.path.parent)},
+            script:
+                "../scripts/fetch_model.py"
 
 
-checkpoint prepare_esm2:
-    input:
-        SOURCES["esm2"].files,
-    output:
-        directory(PREPARED["esm2"]),
-    log:
-        f"{OUT}/logs/prepare_esm2/{SOURCES['esm2'].identifier}.log",
-    benchmark:
-        f"{OUT}/benchmarks/prepare_esm2/{SOURCES['esm2'].identifier}.tsv"
-    conda:
-        "../../envs/cpu.yaml"
-    threads: 1
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * (2000 + 3 * megabytes_of_models("esm2")),
-        runtime=60,
-    params:
-        source=lambda wildcards: str(SOURCES["esm2"].path),
-        family="esm2",
-    script:
-        "../scripts/prepare_encoder.py"
+for family in PREPARED:
+
+    checkpoint:
+        name:
+            f"prepare_{family}"
+        input:
+            CHECKPOINTS[family],
+        output:
+            directory(PREPARED[family]),
+        log:
+            f"{OUT}/logs/prepare_{family}/{SOURCES[family].identifier}.log",
+        benchmark:
+            f"{OUT}/benchmarks/prepare_{family}/{SOURCES[family].identifier}.tsv"
+        conda:
+            "../../envs/cpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=preparing_memory(family),
+            runtime=60,
+        params:
+            source=path_of(family),
+            family=family,
+        script:
+            "../scripts/prepare_encoder.py"
 
 
 checkpoint prepare_classifier:
     input:
-        source=str(SOURCES["classifier"].path),
+        checkpoint=CHECKPOINTS["classifier"],
         dnabert_s=PREPARED["dnabert_s"],
         esm2=PREPARED["esm2"],
     output:
@@ -63,6 +73,7 @@ checkpoint prepare_classifier:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=20,
     params:
+        source=path_of("classifier"),
         chunk_length=SETTINGS.chunk_length,
     script:
         "../scripts/prepare_classifier.py"

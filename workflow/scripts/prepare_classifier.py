@@ -9,7 +9,7 @@ with job(snakemake.log[0]):
     from virnucpro.encoders.canonical import read_spec
 
     prepare_classifier(
-        Path(snakemake.input.source),
+        Path(snakemake.params.source),
         Path(snakemake.output[0]),
         dna_spec=read_spec(Path(snakemake.input.dnabert_s) / "model.safetensors"),
         protein_spec=read_spec(Path(snakemake.input.esm2) / "model.safetensors"),

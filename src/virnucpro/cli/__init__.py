@@ -15,6 +15,7 @@ _COMMANDS = {
     "train": "training:train",
     "evaluate": "training:evaluate",
     "classifier": "classifier:classifier",
+    "models": "models:models",
     "cache": "cache:cache",
     "provenance": "provenance:provenance",
 }

@@ -21,11 +21,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from virnucpro.encoders.canonical import EncoderSpec, build_encoder, write_canonical
+from virnucpro.encoders.prepare import WEIGHTS
 from virnucpro.errors import ModelError
 from virnucpro.files import sha256_file
 
 State = dict[str, torch.Tensor]
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 class Layout(NamedTuple):

@@ -20,6 +20,9 @@ from virnucpro.files import atomic_file
 if TYPE_CHECKING:
     import torch
 
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""What the weights of a model folder may be called, the preferred first."""
+
 
 def prepare_encoder(source: Path, family: str, output: Path, dtype: torch.dtype | None = None) -> EncoderSpec:
     """Write ``source`` to ``output`` as a canonical file, in its own dtype unless one is given.
@@ -31,7 +34,7 @@ def prepare_encoder(source: Path, family: str, output: Path, dtype: torch.dtype 
     if family not in FAMILIES:
         raise ModelError(f"{family!r} is not an encoder family; use {' or '.join(FAMILIES)}")
     if not source.exists():
-        raise ModelError(f"{source} does not exist; correct the path or download the model")
+        raise ModelError(f"{source} does not exist; correct the path, or fetch it: virnucpro models fetch")
     if not _is_canonical(source):
         from virnucpro.encoders.checkpoints import convert_checkpoint
 

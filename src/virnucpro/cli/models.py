@@ -1,0 +1,78 @@
+"""``virnucpro models``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+
+import click
+
+from virnucpro.cli.options import from_schema
+from virnucpro.configuration import resolve
+from virnucpro.downloads import obtain, verify
+from virnucpro.models import BUNDLED, KEYS, PUBLISHED, ModelSource, find, find_published
+
+
+@click.group()
+def models() -> None:
+    """The published models: fetch them before a run, and look after them."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+
+
+def _folder(models_dir: str | None) -> str:
+    return resolve({"models_dir": models_dir}).models_dir
+
+
+@models.command("fetch")
+@click.argument("names", nargs=-1, metavar="NAME...", required=True)
+@from_schema("models_dir")
+def fetch(names: tuple[str, ...], models_dir: str | None) -> None:
+    """Fetch what isn't there: a preset's models (virnucpro-500), or 3B, DNABERT-S, facebook/esm2_t33_650M_UR50D, ...
+
+    A download that was broken off goes on. What is there already is compared with its recorded SHA-256.
+    """
+    for source in [source for name in names for source in find_published(name, _folder(models_dir))]:
+        obtain(source)
+        click.echo(source.path)
+
+
+@models.command("list")
+@from_schema("models_dir")
+def list_models(models_dir: str | None) -> None:
+    """Every model that has a name, and where it is."""
+    click.echo("key\tMB\tstate\tnames\tpath")
+    for family, key in KEYS.items():
+        names: dict[ModelSource, list[str]] = {}
+        for name in (*BUNDLED[family], *PUBLISHED[family]):
+            names.setdefault(replace(find(family, name, _folder(models_dir)), name=""), []).append(name)
+        for source, aliases in names.items():
+            state = "bundled" if not source.published else "here" if source.path.exists() else "not fetched"
+            click.echo(f"{key}\t{source.megabytes}\t{state}\t{', '.join(aliases)}\t{source.path}")
+
+
+@models.command("verify")
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@from_schema("models_dir")
+def verify_models(names: tuple[str, ...], models_dir: str | None) -> None:
+    """Compare models on disk, all unless some are named, with their recorded SHA-256."""
+    folder = _folder(models_dir)
+    named = [source for name in names for source in find_published(name, folder)]
+    every = (find(family, name, folder) for family, known in PUBLISHED.items() for name in known)
+    sources = {source.path: source for source in named or every if named or source.path.exists()}
+    if not sources:
+        click.echo(f"no published models in {folder}", err=True)
+        sys.exit(1)
+    for source in sources.values():
+        for name, digest in verify(source).items():
+            click.echo(f"{digest}  {name}")
+
+
+@models.command("path")
+@click.argument("name")
+@from_schema("models_dir")
+def path(name: str, models_dir: str | None) -> None:
+    """Where a published model lies, or will when it is fetched."""
+    for source in find_published(name, _folder(models_dir)):
+        click.echo(source.path)

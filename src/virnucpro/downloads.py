@@ -1,0 +1,252 @@
+"""Published models → the models folder: fetched once, whole or not at all, checked by SHA-256 ever after.
+
+A download collects its files in a hidden folder beside the model's place, where a later one goes on after a break; it
+moves into place when all is there. The digests lie beside a model as ``NAME.sha256``, in ``sha256sum``'s format.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from virnucpro.encoders.prepare import WEIGHTS
+from virnucpro.errors import ModelError
+from virnucpro.files import atomic_file, sha256_file, sync
+from virnucpro.models import ModelSource
+
+logger = logging.getLogger(__name__)
+
+FAIR_ESM = "https://dl.fbaipublicfiles.com/fair-esm/models"  # instead of it: VIRNUCPRO_ESM_URL
+CLASSIFIERS = "https://github.com/Li-Jing-1997/VirNucPro/raw/HEAD"  # VIRNUCPRO_CLASSIFIER_URL
+
+
+class _File(NamedTuple):
+    """A file to fetch; what the publisher doesn't tell is None."""
+
+    name: str
+    url: str  # or a path
+    size: int | None
+    sha256: str | None
+    headers: dict[str, str]
+
+
+def obtain(source: ModelSource, record: Path | None = None) -> dict[str, str]:
+    """Make sure that a published model is in its folder and unchanged; fetch it if it isn't there.
+
+    Returns file → SHA-256, and writes that to ``record`` if given. Raises ModelError: no way to the publisher, none of
+    that name there, or content that isn't what the publisher says or what was there before.
+    """
+    digests = None
+    if not source.path.exists():
+        with _alone(source):
+            if not source.path.exists():
+                digests = _fetch(source)
+    digests = digests or verify(source)
+    if record is not None:
+        with atomic_file(record) as temporary:
+            temporary.write_text(_as_text(digests))
+    return digests
+
+
+def verify(source: ModelSource) -> dict[str, str]:
+    """The SHA-256 of each file of a model on disk, compared with its record, or recorded if it has none.
+
+    Raises ModelError that names the first file that is missing or has changed.
+    """
+    known = _read_record(source)
+    folder = source.path.parent
+    if not source.path.exists():
+        raise ModelError(f"{source.path} isn't there. Fetch it: {command(source)}")
+    files = [folder / name for name in known] if known else source.files
+    found = {str(file.relative_to(folder)): sha256_file(file) for file in files if file.is_file()}
+    if not found:
+        raise ModelError(f"{source.path} has none of the files of a model. Delete it and fetch it: {command(source)}")
+    if not known:
+        try:
+            _write_record(source, found)
+            logger.info("recorded the SHA-256 of %s in %s", source.path, _record(source))
+        except OSError as error:
+            logger.warning("the SHA-256 of %s can't be recorded (%s): changes will go unnoticed", source.path, error)
+    _compare(source, found, known or found)
+    return found
+
+
+def command(source: ModelSource) -> str:
+    """What to type to fetch a model."""
+    return f"virnucpro models fetch {source.name} --models-dir {source.path.parent}"
+
+
+def _fetch(source: ModelSource) -> dict[str, str]:
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    folder, name = source.path.parent, source.path.name
+    try:
+        revision, files = _plan(source)
+        partial = folder / f".{name}-{revision}.partial"
+        partial.mkdir(exist_ok=True)
+        found = {}
+        for file in files:
+            logger.info("fetching %s to %s", file.url, partial)
+            digest = _download(file, partial / file.name)
+            found[name if file.name == name else f"{name}/{file.name}"] = digest
+    except (OSError, HTTPError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        remedy = f"Run it again, and it goes on with what has arrived: {command(source)}"
+        if isinstance(error, HfHubHTTPError):
+            remedy = f"Check the name, try again later, or put the files there yourself: {source.path}"
+        elif isinstance(error, (HTTPError, ConnectionError)):
+            remedy = f"Where there is internet access (on a cluster: the login node), run: {command(source)}"
+        raise ModelError(
+            f"'{source.name}' isn't in {folder} and can't be fetched from here: {reason}. {remedy}"
+        ) from error
+    if known := _read_record(source):
+        _compare(source, found, known)
+    _write_record(source, found)
+    for file in files:
+        sync(partial / file.name)
+    os.rename(partial / name if files[0].name == name else partial, source.path)
+    sync(folder)
+    for left in folder.glob(f".{name}-*.partial"):
+        shutil.rmtree(left)
+    return found
+
+
+def _plan(source: ModelSource) -> tuple[str, list[_File]]:
+    """What to fetch, and an identifier of this state of it."""
+    if source.published and source.published.repository:
+        return _repository(source.published.repository)
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    variable, default = (
+        ("VIRNUCPRO_CLASSIFIER_URL", CLASSIFIERS) if source.family == "classifier" else ("VIRNUCPRO_ESM_URL", FAIR_ESM)
+    )
+    url = f"{os.environ.get(variable, default).rstrip('/')}/{source.path.name}"
+    response = get_session().head(url, headers={"Accept-Encoding": "identity"}, timeout=_TIMEOUT)
+    hf_raise_for_status(response)
+    size = response.headers.get("Content-Length")
+    state = hashlib.sha256(f"{response.headers.get('ETag')} {size}".encode()).hexdigest()
+    return state[:12], [_File(source.path.name, url, int(size) if size else None, None, {})]
+
+
+_TIMEOUT = 30  # seconds
+
+
+def _repository(repository: str) -> tuple[str, list[_File]]:
+    """A Hugging Face repository's weights, settings and tokenizer; from the Hub's own cache if they are all there."""
+    from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers
+
+    cached = try_to_load_from_cache(repository, "config.json")
+    if isinstance(cached, str) and (names := _wanted([path.name for path in Path(cached).parent.iterdir()])):
+        folder = Path(cached).parent
+        return folder.name[:12], [_File(name, str(folder / name), None, None, {}) for name in names]
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    info = HfApi(endpoint=endpoint).model_info(repository, files_metadata=True, timeout=_TIMEOUT)
+    listed = {file.rfilename: file for file in info.siblings or []}
+    names = _wanted(listed)
+    if not names:
+        raise ModelError(f"{repository} has no config.json, or none of {', '.join(WEIGHTS)}. Is it the right model?")
+    files = []
+    for name in names:
+        url = hf_hub_url(repository, name, revision=info.sha, endpoint=endpoint)
+        lfs = listed[name].lfs
+        files.append(_File(name, url, listed[name].size, lfs.sha256 if lfs else None, build_hf_headers()))
+    return str(info.sha)[:12], files
+
+
+def _wanted(names: Collection[str]) -> list[str]:
+    """The files of a model folder that are read, safetensors rather than a pickle; none if they aren't all there."""
+    weights = next((name for name in WEIGHTS if name in names), None)
+    if weights is None or "config.json" not in names:
+        return []
+    shards: list[str] = []
+    if weights.endswith(".index.json"):
+        stem, suffix = weights.removesuffix(".index.json").rsplit(".", 1)
+        shards = sorted(name for name in names if re.fullmatch(rf"{stem}-\d+-of-\d+\.{suffix}", name))
+        if not shards or f"-of-{len(shards):05d}." not in shards[0]:
+            return []
+    return [weights, *shards, "config.json", *(name for name in ("tokenizer.json",) if name in names)]
+
+
+def _download(file: _File, target: Path) -> str:
+    """Fetch one file, going on where an earlier attempt ended, and return its SHA-256."""
+    from huggingface_hub.file_download import http_get
+
+    if not target.exists():
+        part = target.with_name(f"{target.name}.part")
+        if Path(file.url).is_absolute():
+            shutil.copyfile(file.url, part)
+        else:
+            if file.size is not None and part.exists() and part.stat().st_size > file.size:
+                part.unlink()
+            with open(part, "ab") as handle:
+                http_get(
+                    file.url, handle, resume_size=handle.tell(), headers=file.headers, expected_size=file.size,
+                    displayed_filename=file.name,
+                )  # fmt: skip
+        digest = sha256_file(part)
+        if file.sha256 not in (None, digest):
+            part.unlink()
+            raise ModelError(
+                f"{file.url} arrived with SHA-256 {digest[:12]}…, but its publisher says {str(file.sha256)[:12]}…: it was "
+                "damaged or replaced on its way. It is deleted; fetch it again."
+            )
+        os.replace(part, target)
+        return digest
+    return sha256_file(target)
+
+
+def _compare(source: ModelSource, found: dict[str, str], known: dict[str, str]) -> None:
+    for name in sorted(known.keys() | found):
+        if found.get(name) != known.get(name):
+            what = "isn't what" if name in found and name in known else "is missing here or"
+            raise ModelError(
+                f"{source.path.parent / name} {what} {_record(source)} says: it was damaged, removed or replaced. Delete "
+                f"{source.path} and fetch it again; delete that record too if the new content is what you want."
+            )
+
+
+@contextmanager
+def _alone(source: ModelSource) -> Iterator[None]:
+    """Only one process fetches a model; the others wait, and find it there."""
+    folder = source.path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / f".{source.path.name}.lock", "a")
+    except OSError as error:
+        raise ModelError(f"'{source.name}' isn't in {folder}, where nothing can be written ({error}).") from error
+    with lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _record(source: ModelSource) -> Path:
+    return source.path.with_name(f"{source.path.name}.sha256")
+
+
+def _read_record(source: ModelSource) -> dict[str, str]:
+    path = _record(source)
+    if not path.exists():
+        return {}
+    lines = [line.split(maxsplit=1) for line in path.read_text().splitlines()]
+    if not lines or any(len(line) != 2 or not re.fullmatch("[0-9a-f]{64}", line[0]) for line in lines):
+        raise ModelError(f"{path} isn't a list of SHA-256 digests. Delete it, and it is made anew.")
+    return {name: digest for digest, name in lines}
+
+
+def _write_record(source: ModelSource, digests: dict[str, str]) -> None:
+    with atomic_file(_record(source)) as temporary:
+        temporary.write_text(_as_text(digests))
+
+
+def _as_text(digests: dict[str, str]) -> str:
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
