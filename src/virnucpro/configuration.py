@@ -6,6 +6,7 @@ import csv
 import difflib
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from virnucpro import installation
 from virnucpro.errors import ConfigError, InputError
+from virnucpro.files import matching
 
 PRESETS: dict[str, dict[str, Any]] = {
     f"{name}-{length}": {
@@ -31,7 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What a preset puts in place of null."""
 
-RESERVED = ("benchmarks", "evaluation", "logs", "models", "training")
+_COMPRESSED = re.compile(r"\.(gz|bgz|zst|zstd)$", re.IGNORECASE)
+RESERVED = ("benchmarks", "evaluation", "inputs", "logs", "models", "training")
 """Folders of ``output_dir`` that no sample may be called after."""
 
 
@@ -105,6 +108,29 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     return Settings(**values)
 
 
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The keys of a configuration file, as they are; ConfigError if it isn't a YAML mapping."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: can't read the configuration ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: isn't YAML: {' '.join(str(error).split())}. Correct that line.") from None
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"{path}: holds no 'key: value' lines. `virnucpro config init` writes an example.")
+    return values or {}
+
+
+def commented_defaults() -> str:
+    """A configuration file that says what each key is for and sets it to its default."""
+    lines = [f"# {schema()['title']}: every key with its default; a key that isn't given has it too."]
+    for key, entry in schema()["properties"].items():
+        choices = f" One of {', '.join(entry['enum'])}." if "enum" in entry else ""
+        lines += ["", *textwrap.wrap(entry["description"] + choices, 118, initial_indent="# ", subsequent_indent="# ")]
+        lines.append(yaml.safe_dump({key: entry["default"]}).rstrip())
+    return "\n".join(lines) + "\n"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' for an unknown word, or what there is to choose from."""
     known = list(known)
@@ -166,10 +192,11 @@ def read_samples(path: str | Path | None) -> dict[str, list[Path]]:
     """Read the sample sheet; None is the bundled example's.
 
     Returns:
-        Sample name → its FASTA files, both in the sheet's order; relative paths start at its folder.
+        Sample name → its FASTA or FASTQ files, both in the sheet's order; relative paths start at its folder, and a
+        pattern (``reads/*.fq.gz``) stands for its files, sorted.
 
     Raises:
-        InputError: no such file, missing columns, a bad sample name, a file given twice.
+        InputError: no such file, missing columns, a bad sample name, a file given twice, a pattern without a file.
     """
     path = Path(path or installation.root() / "config" / "samples.tsv")
     if not path.is_file():
@@ -193,23 +220,26 @@ def read_samples(path: str | Path | None) -> dict[str, list[Path]]:
     for number, row in enumerate(table, start=1):
         sample, fasta = ((row[name] or "").strip() for name in ("sample", "fasta"))
         where = f"{path}, row {number}"
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", sample):
-            raise InputError(
-                f"{where}: sample name {sample!r} must consist of letters, digits, '.', '_' and '-' and start with a letter or digit."
-            )
-        if sample in RESERVED:
-            raise InputError(
-                f"{where}: sample name '{sample}' is reserved for a folder of the results. Choose another."
-            )
+        check_sample_name(sample, where)
         if not fasta:
             raise InputError(f"{where}: sample '{sample}' has no FASTA path.")
-        file = Path(os.path.normpath(path.parent / Path(fasta).expanduser()))
-        if file in samples.setdefault(sample, []):
-            raise InputError(f"{where}: {file} is listed twice for sample '{sample}'.")
-        samples[sample].append(file)
+        for file in matching(Path(os.path.normpath(path.parent / Path(fasta).expanduser()))):
+            if file in samples.setdefault(sample, []):
+                raise InputError(f"{where}: {file} is listed twice for sample '{sample}'.")
+            samples[sample].append(file)
     if not samples:
         raise InputError(f"{path}: lists no samples.")
     return samples
+
+
+def check_sample_name(sample: str, where: str) -> None:
+    """Raise InputError for a name that can't be a folder of the results; ``where`` begins the message."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", sample):
+        raise InputError(
+            f"{where}: sample name {sample!r} must consist of letters, digits, '.', '_' and '-' and start with a letter or digit."
+        )
+    if sample in RESERVED:
+        raise InputError(f"{where}: sample name '{sample}' is reserved for a folder of the results. Choose another.")
 
 
 def name_samples(fastas: Iterable[Path]) -> dict[str, list[Path]]:
@@ -220,15 +250,20 @@ def name_samples(fastas: Iterable[Path]) -> dict[str, list[Path]]:
     """
     samples: dict[str, list[Path]] = {}
     for path in fastas:
-        stem = re.sub(r"\.(fa|fna|fasta|fas|ffn)$", "", re.sub(r"\.b?gz$", "", path.name), flags=re.IGNORECASE)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip("._-") or "sample"
-        name = f"{name}_sample" if name in RESERVED else name
+        name = sample_name(path)
         if name in samples:
             raise InputError(
                 f"{path} and {samples[name][0]} would both be sample '{name}'. Rename one, or run them apart."
             )
         samples[name] = [path]
     return samples
+
+
+def sample_name(path: Path) -> str:
+    """A file's name without what tells its format, as the name of a sample."""
+    stem = re.sub(r"\.(fa|fna|fasta|fas|ffn|fq|fastq)$", "", _COMPRESSED.sub("", path.name), flags=re.IGNORECASE)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip("._-") or "sample"
+    return f"{name}_sample" if name in RESERVED else name
 
 
 def missing_fasta(path: Path, sheet: str | Path) -> InputError:

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from virnucpro import installation
+from virnucpro.classifier.labels import read_labelled_fasta
 from virnucpro.classifier.training import TrainOptions
-from virnucpro.configuration import PRESETS, Settings, defaults, read_samples, resolve, schema
+from virnucpro.configuration import PRESETS, Settings, defaults, read_samples, resolve, sample_name, schema
 from virnucpro.errors import ConfigError, InputError, ModelError
 from virnucpro.models import find
 
@@ -100,6 +101,29 @@ def test_samples_keep_order_and_start_at_the_sheets_folder(tmp_path):
     assert samples == {"z": [tmp_path / "b.fa", tmp_path / "c.fa"], "a": [Path("/a.fa")]}
 
 
+def test_patterns_stand_for_their_files(tmp_path):
+    for name in ("b.fa", "a.fa", "sub/c.fq", "odd[1].fa"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    samples = read_samples(sheet(tmp_path, "sample\tfasta\nx\t[ab].fa\nx\t**/*.fq\ny\todd[1].fa\n"))
+    assert samples == {
+        "x": [tmp_path / "a.fa", tmp_path / "b.fa", tmp_path / "sub/c.fq"],
+        "y": [tmp_path / "odd[1].fa"],
+    }
+    table = tmp_path / "labels.tsv"
+    table.write_text("fasta\tlabel\n[ab].fa\tviral\nsub/c.fq\t0\n")
+    assert [(row.fasta.name, row.label.viral) for row in read_labelled_fasta(table)] == [
+        ("a.fa", True),
+        ("b.fa", True),
+        ("c.fq", False),
+    ]
+
+
+@pytest.mark.parametrize("name", ["s.1.fa", "s.1.fq.gz", "s.1.FASTA.bgz", "s.1.fastq.zst", "s.1.fna", "s.1"])
+def test_samples_are_called_after_their_files(name):
+    assert sample_name(Path(name)) == "s.1"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -111,6 +135,8 @@ def test_samples_keep_order_and_start_at_the_sheets_folder(tmp_path):
         ("sample\tfasta\nlogs\tx.fa\n", "reserved"),
         ("sample\tfasta\na\t\n", "no FASTA path"),
         ("sample\tfasta\na\tx.fa\na\tx.fa\n", "listed twice"),
+        ("sample\tfasta\na\t*.tsv\na\tsamples.tsv\n", "listed twice"),
+        ("sample\tfasta\na\t*.fq\n", "no file matches"),
     ],
 )
 def test_bad_sheets_are_explained(tmp_path, text, message):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from virnucpro.errors import InputError
+from virnucpro.files import matching
 from virnucpro.sequences.fasta import read_fasta
 
 LABELS = {"viral": True, "1": True, "non-viral": False, "0": False}
@@ -38,10 +39,10 @@ class LabelledFasta:
 def read_labelled_fasta(path: str | Path) -> list[LabelledFasta]:
     """Rows of a table with the columns fasta, label and, if wanted, group and category.
 
-    Relative paths start at the table's folder.
+    Relative paths start at the table's folder; a pattern (``viruses/*.fa.gz``) stands for its files.
 
     Raises:
-        InputError: names the table, the row and the value.
+        InputError: names the table, the row and the value, or a pattern without a file.
     """
     path = Path(path)
     labelled = []
@@ -49,8 +50,8 @@ def read_labelled_fasta(path: str | Path) -> list[LabelledFasta]:
         if not row["fasta"]:
             raise InputError(f"{path}, row {number}: no FASTA path.")
         label = _label(path, number, row)
-        fasta = Path(os.path.normpath(path.parent / Path(row["fasta"]).expanduser()))
-        labelled.append(LabelledFasta(fasta, label, row.get("group") or None))
+        for fasta in matching(Path(os.path.normpath(path.parent / Path(row["fasta"]).expanduser()))):
+            labelled.append(LabelledFasta(fasta, label, row.get("group") or None))
     return labelled
 
 

@@ -12,6 +12,8 @@ from virnucpro.errors import VirNucProError
 
 _COMMANDS = {
     "predict": "predict:predict",
+    "validate": "validate:validate",
+    "config": "config:config",
     "train": "training:train",
     "evaluate": "training:evaluate",
     "classifier": "classifier:classifier",
@@ -40,6 +42,23 @@ def cli() -> None:
 
     The commands run the same Snakemake workflow that `snakemake` runs in a clone. What follows `--` goes to Snakemake,
     for example `virnucpro predict contigs.fa -- --rerun-triggers mtime`.
+
+    \b
+    Start with:
+      virnucpro validate contigs.fa              is the file all right, how much work is it?
+      virnucpro predict contigs.fa -o out        results in out/contigs, an overview in out/contigs/report.html
+
+    \b
+    Exit status:
+      0    done
+      1    refused: an input, a key or a model is wrong; the message says which, and what to do
+      2    the command line can't be understood
+      3    the workflow stopped with an error; the same command goes on after it is mended
+      130  interrupted (143: terminated); the same command goes on
+
+    \b
+    Completion of commands and options, for bash (zsh and fish alike):
+      eval "$(_VIRNUCPRO_COMPLETE=bash_source virnucpro)"
     """
 
 

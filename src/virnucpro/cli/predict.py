@@ -7,27 +7,39 @@ from typing import Any
 
 import click
 
+from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema, running
-from virnucpro.cli.workflow import start
-from virnucpro.configuration import missing_fasta, name_samples
+from virnucpro.cli.workflow import start, working_folder
 from virnucpro.files import atomic_file
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path())
+@click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
 @from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS, "threshold")
 @running
-def predict(inputs: tuple[str, ...], output: str, **given: Any) -> None:
-    """Predict for FASTA files (plain or gzip), each a sample named after its file.
+def predict(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
+    """Predict which records of FASTA (or FASTQ) files are viral.
 
-    Results are in OUTPUT/SAMPLE: predictions.tsv, chunks.tsv, contigs.tsv, viral.fasta.gz, report.html.
-    The same command again computes only what is missing.
+    INPUT is a file, plain or compressed (gzip, bgzip, zstd), and a sample named after it; a quoted pattern; - for
+    standard input; NAME=INPUT, where several with the same NAME are one sample; or a table of samples (.tsv with the
+    columns sample and fasta).
+
+    Results are in OUTPUT/SAMPLE: predictions.tsv, chunks.tsv, contigs.tsv, viral.fasta.gz, report.html. Resuming is
+    the default: the same command again computes only what is missing or new.
+
+    \b
+    Examples:
+      virnucpro predict contigs.fa -o out
+      virnucpro predict 'assemblies/*.fa.gz' --threshold 0.9 -o out
+      virnucpro predict gut=gut_1.fa gut=gut_2.fa soil=soil.fa.zst -o out
+      samtools fasta unmapped.bam | virnucpro predict - -o out
+      virnucpro predict samples.tsv --preset virnucpro-500 --gpus 2 --cache-dir /data/cache -o out
+      virnucpro predict contigs.fa --dry-run -- --quiet       (what follows -- goes to Snakemake)
     """
-    samples = name_samples([Path(path).absolute() for path in inputs])
-    for (path,) in samples.values():
-        if not path.is_file():
-            raise missing_fasta(path, "the command line")
-    folder = Path(output).absolute()
-    with atomic_file(folder / "samples.tsv") as file:
-        file.write_text("sample\tfasta\n" + "".join(f"{name}\t{path}\n" for name, (path,) in samples.items()))
-    start("all", folder, [folder / name / "report.html" for name in samples], samples=folder / "samples.tsv", **given)
+    with working_folder(output, dry_run) as work:
+        samples = samples_of(inputs, work / "inputs")
+        with atomic_file(work / "samples.tsv") as file:
+            rows = (f"{name}\t{path}\n" for name, paths in samples.items() for path in paths)
+            file.write_text("sample\tfasta\n" + "".join(rows))
+        made = [Path(output).absolute() / name / "report.html" for name in samples]
+        start("all", output, work, made, dry_run=dry_run, samples=str(work / "samples.tsv"), **given)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema, running
-from virnucpro.cli.workflow import start
+from virnucpro.cli.workflow import start, working_folder
 
 
 @click.command()
@@ -22,14 +22,21 @@ from virnucpro.cli.workflow import start
 )
 @from_schema(*MODEL_KEYS, *COMPUTE_KEYS)
 @running
-def train(table: str, settings: tuple[str, ...], output: str, **given: Any) -> None:
+def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
     """Train a classifier on the labelled FASTA files of TABLE (columns fasta, label; group, category if wanted).
 
     The classifier is OUTPUT/training/classifier.safetensors, for any pair of encoders; it knows which.
+
+    \b
+    Example:
+      virnucpro train labels.tsv --esm-model 650M --dnabert-model DNABERT-S --chunk-length 500 --set epochs=50 -o out
     """
-    folder, options = Path(output).absolute(), dict(setting.partition("=")[::2] for setting in settings)
-    made = [folder / "training" / name for name in ("classifier.safetensors", "training.json", "split.tsv")]
-    start("train", folder, made, training_data=Path(table).absolute(), training=options, **given)
+    made = [
+        Path(output).absolute() / "training" / name for name in ("classifier.safetensors", "training.json", "split.tsv")
+    ]
+    options = dict(setting.partition("=")[::2] for setting in settings) or None
+    with working_folder(output, dry_run) as work:
+        start("train", output, work, made, dry_run=dry_run, training_data=table, training=options, **given)
 
 
 @click.command()
@@ -39,11 +46,15 @@ def train(table: str, settings: tuple[str, ...], output: str, **given: Any) -> N
 )
 @from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS, "threshold")
 @running
-def evaluate(table: str, evaluate_split: str | None, output: str, **given: Any) -> None:
+def evaluate(table: str, output: str, dry_run: bool, **given: Any) -> None:
     """Predict for the labelled FASTA files of TABLE and measure how good it is.
 
     OUTPUT/evaluation holds metrics.tsv, evaluation.json and the plots.
+
+    \b
+    Example:
+      virnucpro evaluate labels.tsv --classifier out/training/classifier.safetensors --split out/training/split.tsv
     """
-    folder = Path(output).absolute()
-    given |= {"labels": Path(table).absolute(), "evaluate_split": evaluate_split and Path(evaluate_split).absolute()}
-    start("evaluate", folder, [folder / "evaluation" / "metrics.tsv"], **given)
+    made = [Path(output).absolute() / "evaluation" / "metrics.tsv"]
+    with working_folder(output, dry_run) as work:
+        start("evaluate", output, work, made, dry_run=dry_run, labels=table, **given)

@@ -2,50 +2,176 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 import yaml
 
 from virnucpro import __version__, installation
-from virnucpro.configuration import resolve
+from virnucpro.configuration import read_config, resolve
+from virnucpro.errors import ConfigError
 from virnucpro.files import atomic_file
 from virnucpro.models import KEYS, is_name
 
+FAILED = 3
+"""Exit status of a workflow that ended with an error."""
+
+
+@contextmanager
+def working_folder(output: str | Path, dry_run: bool) -> Iterator[Path]:
+    """The folder that a run writes its configuration to and starts in: ``output``, held against other runs.
+
+    A dry run gets a temporary folder that links to what Snakemake remembers of ``output`` and to what was piped in,
+    and leaves ``output`` untouched.
+
+    Raises:
+        ConfigError: a run is going on in ``output``, or it can't be written to.
+    """
+    folder = Path(output).absolute()
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="virnucpro-dry-run-") as name:
+            temporary = Path(name)
+            memory = [folder / ".snakemake" / name for name in ("metadata", "incomplete")]
+            for known in (*memory, *folder.glob("inputs/*")):
+                if known.exists():
+                    link = temporary / known.relative_to(folder)
+                    link.parent.mkdir(exist_ok=True)
+                    link.symlink_to(known)
+            yield temporary
+        return
+    try:
+        (folder / ".snakemake").mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".snakemake" / "virnucpro-command.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        workflow = os.open(folder / ".snakemake" / "virnucpro.lock", os.O_RDWR | os.O_CREAT, 0o666)  # see lock.smk
+    except OSError as error:
+        raise ConfigError(f"{folder}: can't be written to ({error.strerror}). Choose another --output.") from error
+    try:
+        for lock in (descriptor, workflow):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(workflow)  # the workflow takes it itself
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(f"A run is going on in {folder}. Wait until it ends, or choose another --output.") from None
+    except OSError:
+        pass  # no locks on this file system: Snakemake's own decides
+    try:
+        yield folder
+    finally:
+        os.close(descriptor)
+
 
 def start(
-    target: str, folder: Path, made: Sequence[Path], *, cores: int | None, gpus: int, dry_run: bool, **given: Any
+    target: str,
+    output: str | Path,
+    work: Path,
+    made: Sequence[Path],
+    *,
+    cores: int | None,
+    gpus: int | None,
+    profile: str | None,
+    configfile: str | None,
+    dry_run: bool,
+    **given: Any,
 ) -> None:
-    """Write the configuration to the output folder, run the workflow there, say what was made, and exit."""
-    configuration = {key: value for key, value in given.items() if value is not None} | {"output_dir": folder}
-    for key in ("cache_dir", "models_dir"):  # the workflow runs in the output folder
-        if key in configuration:
-            configuration[key] = Path(configuration[key]).expanduser().absolute()
-    for family, key in KEYS.items():
-        if key in configuration and not is_name(family, configuration[key]):
-            configuration[key] = Path(configuration[key]).expanduser().absolute()
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in configuration.items()}
-    settings = resolve(plain)
-    with atomic_file(folder / "config.yaml") as file:
+    """Write the configuration to the folder ``work``, run the workflow there, say what was made, and exit.
+
+    Args:
+        target: of the workflow.
+        output: the folder of results.
+        work: see ``working_folder``.
+        made: files to name at the end.
+        cores, gpus, profile, configfile, dry_run: the options that all such commands have.
+        given: configuration keys; None is as if not given.
+    """
+    configuration = read_config(configfile) if configfile else {}
+    configuration |= {key: value for key, value in given.items() if value is not None}
+    settings = resolve(_absolute(configuration) | {"output_dir": str(Path(output).absolute())})
+    with atomic_file(work / "config.yaml") as file:
         file.write_text(f"# Written by virnucpro {__version__}\n" + yaml.safe_dump(settings.as_dict(), sort_keys=False))
-    arguments = [target, f"--cores={cores or os.cpu_count()}", "--directory", str(folder)]
-    arguments += ["--configfile", str(folder / "config.yaml")]
-    arguments += [f"--resources=gpu={gpus}"]
-    arguments += ["--dry-run"] if dry_run else []
-    status = run_workflow([*arguments, *click.get_current_context().obj])
-    if status == 0 and not dry_run:
-        for path in made:
-            click.echo(path)
-    sys.exit(status)
+    arguments = [target, f"--directory={work}", f"--configfile={work / 'config.yaml'}"]
+    if profile:
+        carried = installation.root() / "workflow" / "profiles" / profile
+        arguments.append(f"--profile={carried if carried.is_dir() else profile}")
+    # A profile says what it may use; on a cluster a total of GPUs would make jobs wait for one another.
+    if cores or not profile:
+        arguments.append(f"--cores={cores or os.cpu_count()}")
+    if gpus is not None or not profile:
+        arguments.append(f"--resources=gpu={1 if gpus is None else gpus}")
+    began = time.time()
+    status = run_workflow([*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
+    if status < 0:
+        click.echo(
+            f"\nInterrupted. What is finished is kept; the same command goes on from there:\n{_again(work)}", err=True
+        )
+        sys.exit(128 - status)
+    if status:
+        _explain_failure(Path(output).absolute() / "logs", began)
+        sys.exit(FAILED)
+    for path in made if not dry_run else ():
+        click.echo(path)
 
 
 def run_workflow(arguments: Sequence[str]) -> int:
-    """Run the workflow with Snakemake's own arguments; returns its exit status."""
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), *arguments]
-    ).returncode
+    """Run the workflow with Snakemake's own arguments; returns its exit status, or minus the signal that ended it.
+
+    Interrupts (also SIGTERM and a closed terminal) reach Snakemake and its jobs once, and this waits for them.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    received: list[int] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return -received[0] if received and status else status
+
+
+def _absolute(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with absolute paths: the workflow runs in another folder than the user does."""
+    names = {key: family for family, key in KEYS.items()}
+    paths = ("samples", "cache_dir", "models_dir", "training_data", "labels", "evaluate_split", *names)
+    return {
+        key: str(Path(value).expanduser().absolute())
+        if key in paths and value is not None and not (key in names and is_name(names[key], value))
+        else value
+        for key, value in configuration.items()
+    }
+
+
+def _again(work: Path) -> str:
+    """The command that goes on: this one, with what was piped in as a file."""
+    spooled = {"-": str(work / "inputs" / "stdin")}
+    spooled |= {f"{path.name}=-": str(path) for path in (work / "inputs").glob("*")}
+    return shlex.join(["virnucpro", *(spooled.get(word, word) for word in sys.argv[1:])])
+
+
+def _explain_failure(logs: Path, began: float) -> None:
+    """Say what the jobs of this run said last, which Snakemake's own output buries."""
+    for log in sorted(logs.rglob("*.log")):
+        if log.stat().st_mtime >= began:
+            errors = [line for line in log.read_text(errors="replace").splitlines() if " ERROR " in line]
+            for line in errors:
+                click.echo(f"virnucpro: error: {line.partition(' ERROR ')[2]} (log: {log})", err=True)
+    click.echo(
+        "The workflow stopped with an error. What is finished is kept; mend it and give the same command.", err=True
+    )

@@ -1,0 +1,46 @@
+"""``virnucpro validate``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from virnucpro.cli.inputs import samples_of
+from virnucpro.cli.options import from_schema
+from virnucpro.configuration import resolve
+from virnucpro.sequences.survey import survey
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
+@from_schema("preset", "chunk_length")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> None:
+    """Read FASTA (or FASTQ) files as `predict` would, and say what is in them, or what is wrong, without running anything.
+
+    INPUT is as for `predict`. Each open frame becomes two embeddings, of its DNA and of its protein.
+
+    \b
+    Examples:
+      virnucpro validate contigs.fa
+      virnucpro validate 'reads/*.fq.gz' --chunk-length 300 --json
+    """
+    chunk_length = resolve({key: value for key, value in given.items() if value is not None}).chunk_length
+    with tempfile.TemporaryDirectory() as spool:
+        samples = samples_of(inputs, Path(spool))
+        found = {name: survey(paths, chunk_length) for name, paths in samples.items()}
+    if as_json:
+        click.echo(json.dumps({name: asdict(counts) for name, counts in found.items()}, indent=2))
+        return
+    for name, counts in found.items():
+        click.echo(f"{name}: {', '.join(map(str, samples[name]))}")
+        for key, value in asdict(counts).items():
+            if key != "remarks":
+                click.echo(f"  {key.replace('_', ' '):28}{value:>16,}")
+        click.echo(f"  {f'embeddings ({chunk_length}-base windows)':28}{2 * counts.open_frames:>16,}")
+        for remark, example in counts.remarks.items():
+            click.echo(f"  note: records {remark}, e.g. '{example[:60]}'")

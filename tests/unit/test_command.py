@@ -1,0 +1,175 @@
+"""The ``virnucpro`` command where it starts no workflow: inputs, samples, validate, config."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from virnucpro.cli import cli
+from virnucpro.cli.inputs import samples_of
+from virnucpro.cli.workflow import working_folder
+from virnucpro.configuration import commented_defaults, defaults, read_config, schema
+from virnucpro.errors import ConfigError, InputError
+from virnucpro.sequences.split import split_fasta
+from virnucpro.sequences.survey import survey
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    for name in ("b.fa.gz", "a.fna", "c.fastq.zst", "d=e.fa"):
+        (tmp_path / name).write_bytes(b">x\nACGT\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(inputs, spool=Path("spool")):
+    return {name: [path.name for path in paths] for name, paths in samples_of(inputs, spool).items()}
+
+
+def test_files_patterns_and_named_samples(files):
+    assert names(["b.fa.gz", "c.fastq.zst"]) == {"b": ["b.fa.gz"], "c": ["c.fastq.zst"]}
+    assert names(["*.f*"]) == {"a": ["a.fna"], "b": ["b.fa.gz"], "c": ["c.fastq.zst"], "d_e": ["d=e.fa"]}
+    assert names(["gut=b.fa.gz", "gut=a.*", "c.fastq.zst"]) == {"gut": ["b.fa.gz", "a.fna"], "c": ["c.fastq.zst"]}
+    (files / "sheet.tsv").write_text("sample\tfasta\ngut\t[ab].f*\n")
+    assert names(["sheet.tsv"]) == {"gut": ["a.fna", "b.fa.gz"]}
+    assert all(path.is_absolute() for path in samples_of(["a.fna"], files)["a"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (["nothing*.fa"], "no file matches this pattern"),
+        (["b.fa"], r"b\.fa: no such file; did you mean 'b.fa.gz'"),
+        (["logs=a.fna"], "reserved"),
+        (["a.fna", "a=b.fa.gz"], "would both be sample 'a'"),
+    ],
+)
+def test_inputs_that_are_refused(files, inputs, message):
+    with pytest.raises(InputError, match=message):
+        samples_of(inputs, files)
+
+
+def test_standard_input_is_kept_and_kept_as_it_is(files, monkeypatch):
+    def pipe(content):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    pipe(b">x\nACGT\n")
+    assert names(["-"]) == {"stdin": ["stdin"]}
+    kept = files / "spool" / "stdin"
+    before = kept.stat()
+    pipe(b">x\nACGT\n")
+    samples_of(["-"], files / "spool")
+    assert kept.stat().st_mtime_ns == before.st_mtime_ns, "the same content must look unchanged to Snakemake"
+    pipe(b">x\nACGTT\n")
+    samples_of(["-"], files / "spool")
+    assert kept.read_bytes() == b">x\nACGTT\n"
+    pipe(b"")
+    with pytest.raises(InputError, match=f"empty. What was piped before is {kept}"):
+        samples_of(["-"], files / "spool")
+    assert kept.read_bytes() == b">x\nACGTT\n"
+    pipe(b">x\nACGT\n")
+    assert names(["soil=-"]) == {"soil": ["soil"]}
+    assert sorted(path.name for path in (files / "spool").iterdir()) == ["soil", "stdin"]
+
+
+def test_a_folder_where_a_run_is_going_on_is_refused(tmp_path):
+    with working_folder(tmp_path / "out", dry_run=False) as work:
+        assert work == tmp_path / "out"
+        with pytest.raises(ConfigError, match="A run is going on in"), working_folder(work, dry_run=False):
+            pass
+    with working_folder(tmp_path / "out", dry_run=False):
+        pass
+    with open(tmp_path / "out/.snakemake/virnucpro.lock", "w") as workflow:  # as a run started by snakemake holds it
+        fcntl.flock(workflow, fcntl.LOCK_SH)
+        with pytest.raises(ConfigError, match="A run is going on in"), working_folder(tmp_path / "out", dry_run=False):
+            pass
+
+
+def invoke(*words):
+    return CliRunner().invoke(cli, words, obj=[])
+
+
+def test_validate_counts_what_a_run_would_make(tmp_path):
+    path = tmp_path / "x.fa"
+    path.write_text(">a,1\n" + "ATGGCC" * 200 + "\n>b\n>c\nTA\n>" + "n" * 101 + "\nACGT\n")
+    counts = survey([path], 300)
+    manifest = split_fasta([path], tmp_path / "shards", 300, 1000, "skip")
+    made = [manifest[key] for key in ("records", "skipped_records", "bases", "chunks", "frames")]
+    assert made == [counts.records, counts.empty_records, counts.bases, counts.windows, counts.open_frames]
+    assert counts.residues == sum(shard["residues"] for shard in manifest["shards"])
+    ids = [line.split("_chunk_")[0] for shard in manifest["shards"] for line in shard_ids(tmp_path, shard)]
+    assert counts.records_without_open_frame == counts.records - len(set(ids)) == 1
+    assert (counts.shortest, counts.longest) == (2, 1200)
+    assert sorted(counts.remarks.values()) == ["a,1", "b", "n" * 101]
+    answer = json.loads(invoke("validate", str(path), "--json", "--chunk-length", "300").output)
+    assert answer["x"]["open_frames"] == counts.open_frames
+    assert f"{2 * counts.open_frames}" in invoke("validate", str(path), "--preset", "mini-300").output
+
+
+def shard_ids(folder, shard):
+    return [line[1:] for line in (folder / "shards" / f"{shard['sha']}.fna").read_text().splitlines()[::2]]
+
+
+def test_validate_names_what_is_wrong(tmp_path):
+    (tmp_path / "x.fa").write_text(">a\nACGT\n>a\nACGT\n")
+    with pytest.raises(InputError, match="record 'a' occurs twice"):
+        survey([tmp_path / "x.fa"], 300)
+
+
+def test_config_init_is_the_schema_with_its_defaults(tmp_path):
+    path = tmp_path / "config.yaml"
+    assert invoke("config", "init", str(path)).output.strip() == str(path)
+    assert read_config(path) == defaults()
+    assert path.read_text() == commented_defaults()
+    words = " ".join(path.read_text().replace("#", " ").split())
+    assert all(" ".join(entry["description"].split()) in words for entry in schema()["properties"].values())
+    path.write_text("threshold: 0.7\n")
+    assert "there already" in str(invoke("config", "init", str(path)).exception)
+    assert path.read_text() == "threshold: 0.7\n"
+    shown = yaml.safe_load(invoke("config", "show", str(path), "--set", "preset=virnucpro-300").output)
+    assert (shown["threshold"], shown["esm_model"], shown["chunk_length"]) == (0.7, "3B", 300)
+    assert json.loads(invoke("config", "schema").output) == schema()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "isn't YAML: .*line 1"), ("just words", "no 'key: value' lines"), (None, "can't read")],
+)
+def test_configuration_files_that_are_refused(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_config(path)
+
+
+def test_a_configuration_file_is_checked_before_anything_runs(files):
+    (files / "c.yaml").write_text("threshold: 2\n")
+    answer = invoke("predict", "a.fna", "--configfile=c.yaml", "--output=out")
+    assert "'threshold' can't be 2" in str(answer.exception)
+    assert invoke("predict", "a.fna", "--no-such-option").exit_code == 2
+
+
+def test_every_command_has_a_help_that_says_what_it_is_for():
+    context = cli.make_context("virnucpro", ["predict", "x"], obj=[])
+    for name in cli.list_commands(context):
+        answer = invoke(name, "--help")
+        assert answer.exit_code == 0 and len(answer.output.splitlines()) > 4, name
+
+
+def test_completion_knows_commands_and_values(monkeypatch):
+    from click.shell_completion import BashComplete
+
+    def complete(*words):
+        completer = BashComplete(cli, {}, "virnucpro", "_VIRNUCPRO_COMPLETE")
+        return {item.value for item in completer.get_completions(list(words[:-1]), words[-1])}
+
+    assert {"predict", "validate"} <= complete("")
+    assert complete("predict", "--preset", "mini") == {"mini-500", "mini-300"}

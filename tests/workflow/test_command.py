@@ -1,0 +1,96 @@
+"""``virnucpro predict`` as a user meets it: dry runs, pipes, interrupts, exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tests.workflow.conftest import Models, coding, fasta
+from tests.workflow.project import records
+from tests.workflow.runner import environment
+
+
+def words(tiny: Models, *arguments: str, **changes: object) -> list[str]:
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in (tiny.config() | changes).items()]
+    return [sys.executable, "-m", "virnucpro", "predict", *arguments, "--cores=2", *options]
+
+
+def run(folder: Path, command: list[str], piped: bytes = b"") -> tuple[int, str]:
+    done = subprocess.run(command, cwd=folder, input=piped, capture_output=True, env=environment(), timeout=300)
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+def everything(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_pipes_formats_and_dry_runs(tmp_path, tiny):
+    """One sample of a pipe, a zstd FASTA and a FASTQ; a dry run before and after."""
+    content = records(3)
+    piped = fasta({"r0": content["r0"]}).encode()
+    (tmp_path / "p1.fa.zst").write_bytes(zstandard.compress(fasta({"r1": content["r1"]}).encode()))
+    (tmp_path / "p2.fq").write_text(f"@r2\n{content['r2']}\n+\n{'I' * len(content['r2'])}\n")
+    command = words(tiny, "s=-", "s=p*", "--output=out", shard_frames=1000)
+    status, said = run(tmp_path, [*command, "--dry-run"], piped)
+    assert status == 0 and "split:" in said, said
+    assert not (tmp_path / "out").exists(), "a dry run wrote"
+    status, said = run(tmp_path, command, piped)
+    assert status == 0, said
+    contigs = [line.split("\t")[:2] for line in (tmp_path / "out/s/contigs.tsv").read_text().splitlines()[1:]]
+    assert contigs == [[name, "1500"] for name in content]
+    before = everything(tmp_path / "out")
+    status, said = run(tmp_path, [*command, "--dry-run", "--threshold=0.9"], piped)
+    assert status == 0 and "rule predict:" in said and "split:" not in said, said
+    assert everything(tmp_path / "out") == before, "a dry run wrote"
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, tiny):
+    (tmp_path / "x.fa").write_text(fasta(records(1)))
+    command = words(tiny, "x.fa", "--output=out", shard_frames=6)
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said, env=environment())
+        while not list((tmp_path / "out").glob("x/embeddings/*/*/*.h5")):
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    text = (tmp_path / "said").read_text()
+    assert "the same command goes on from there:\nvirnucpro predict x.fa --output=out" in text
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("x/embeddings/*/*/*.h5")}
+    shards = list((tmp_path / "out/x/shards").glob("*.fna"))
+    assert len(kept) < 2 * len(shards), "the run was over before it was interrupted"
+    status, text = run(tmp_path, command)
+    assert status == 0, text
+    assert text.count("computed ") == 2 * len(shards) - len(kept)
+    assert all(path.stat().st_mtime_ns == date for path, date in kept.items())
+
+
+def test_exit_status_and_last_word(tmp_path, tiny):
+    (tmp_path / "x.fa").write_text(fasta({"r1": coding(1, 700)}))
+    (tmp_path / "protein.fa").write_text(">p1\nMKVLATEFILPQEFILPQ\n")
+    status, said = run(tmp_path, words(tiny, "absent.fa"))
+    assert status == 1 and said.startswith("virnucpro: error:") and "absent.fa: no such file" in said
+    status, said = run(tmp_path, words(tiny, "x.fa", precision="fp61"))
+    assert status == 1 and "did you mean 'fp16'" in said
+    assert not (tmp_path / "results" / "config.yaml").exists()
+    status, said = run(tmp_path, words(tiny, "protein.fa"))
+    assert status == 3
+    last = said[said.rindex("virnucpro: error:") :]
+    assert "record 'p1'" in last and "protein" in last and "logs/split/protein.log" in last
+    assert "What is finished is kept" in last
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(tmp_path, tiny):
+    (tmp_path / "x.fa").write_text(fasta({"r1": coding(1, 700)}))
+    (tmp_path / "locked").mkdir(mode=0o500)
+    status, said = run(tmp_path, words(tiny, "x.fa", "--output=locked/out"))
+    assert status == 1 and "can't be written to" in said
