@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +36,7 @@ def job(log: str | Path) -> Iterator[None]:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.info("virnucpro %s", __version__)
+    logger.info("virnucpro %s on %s", __version__, ", ".join([socket.gethostname(), *_allocation()]))
     try:
         yield
         logger.info("done")
@@ -48,3 +50,8 @@ def job(log: str | Path) -> Iterator[None]:
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+def _allocation() -> list[str]:
+    """What a cluster gave to this job."""
+    return [f"{name}={os.environ[name]}" for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES") if name in os.environ]

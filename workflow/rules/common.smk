@@ -163,6 +163,16 @@ def embedding_memory(family, bytes_per_frame):
     return mem_mb
 
 
+def embedding_minutes(family):
+    """Time request in minutes, enough for a GPU a twentieth as fast as an H200 or for 8 CPU cores."""
+    per_minute = 10_000_000 if gpus_per_job() else 200_000  # frames · megabytes of weights
+
+    def runtime(wildcards, attempt):
+        return attempt * (30 + SETTINGS.shard_frames * megabytes_of_models(family) // per_minute)
+
+    return runtime
+
+
 def table_or_error(key):
     """Input function: the table that a configuration key names; an error where the key isn't set."""
 

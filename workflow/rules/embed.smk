@@ -18,7 +18,7 @@ rule embed_dnabert_s:
     resources:
         gpu=gpus_per_job(),
         mem_mb=embedding_memory("dnabert_s", 6_000),
-        runtime=lambda wildcards, attempt: attempt * 120,
+        runtime=embedding_minutes("dnabert_s"),
     params:
         options=EMBED_OPTIONS,
     script:
@@ -41,7 +41,7 @@ rule embed_esm2:
     resources:
         gpu=gpus_per_job(),
         mem_mb=embedding_memory("esm2", 16_000),
-        runtime=lambda wildcards, attempt: attempt * 240,
+        runtime=embedding_minutes("esm2"),
     params:
         options=EMBED_OPTIONS,
     script:
