@@ -24,8 +24,11 @@ from virnucpro.models import ModelSource
 
 logger = logging.getLogger(__name__)
 
-FAIR_ESM = "https://dl.fbaipublicfiles.com/fair-esm/models"  # instead of it: VIRNUCPRO_ESM_URL
-CLASSIFIERS = "https://github.com/Li-Jing-1997/VirNucPro/raw/HEAD"  # VIRNUCPRO_CLASSIFIER_URL
+PUBLISHERS = {
+    "esm2": ("VIRNUCPRO_ESM_URL", "https://dl.fbaipublicfiles.com/fair-esm/models"),
+    "classifier": ("VIRNUCPRO_CLASSIFIER_URL", "https://github.com/Li-Jing-1997/VirNucPro/raw/HEAD"),
+}
+"""Family → the variable that names a mirror, and the publisher's address of single files."""
 
 
 class _File(NamedTuple):
@@ -51,8 +54,7 @@ def obtain(source: ModelSource, record: Path | None = None) -> dict[str, str]:
                 digests = _fetch(source)
     digests = digests or verify(source)
     if record is not None:
-        with atomic_file(record) as temporary:
-            temporary.write_text(_as_text(digests))
+        _write(record, digests)
     return digests
 
 
@@ -71,7 +73,7 @@ def verify(source: ModelSource) -> dict[str, str]:
         raise ModelError(f"{source.path} has none of the files of a model. Delete it and fetch it: {command(source)}")
     if not known:
         try:
-            _write_record(source, found)
+            _write(_record(source), found)
             logger.info("recorded the SHA-256 of %s in %s", source.path, _record(source))
         except OSError as error:
             logger.warning("the SHA-256 of %s can't be recorded (%s): changes will go unnoticed", source.path, error)
@@ -109,7 +111,7 @@ def _fetch(source: ModelSource) -> dict[str, str]:
         ) from error
     if known := _read_record(source):
         _compare(source, found, known)
-    _write_record(source, found)
+    _write(_record(source), found)
     for file in files:
         sync(partial / file.name)
     os.rename(partial / name if files[0].name == name else partial, source.path)
@@ -125,9 +127,7 @@ def _plan(source: ModelSource) -> tuple[str, list[_File]]:
         return _repository(source.published.repository)
     from huggingface_hub.utils import get_session, hf_raise_for_status
 
-    variable, default = (
-        ("VIRNUCPRO_CLASSIFIER_URL", CLASSIFIERS) if source.family == "classifier" else ("VIRNUCPRO_ESM_URL", FAIR_ESM)
-    )
+    variable, default = PUBLISHERS[source.family]
     url = f"{os.environ.get(variable, default).rstrip('/')}/{source.path.name}"
     response = get_session().head(url, headers={"Accept-Encoding": "identity"}, timeout=_TIMEOUT)
     hf_raise_for_status(response)
@@ -188,10 +188,8 @@ def _download(file: _File, target: Path) -> str:
             if file.size is not None and part.exists() and part.stat().st_size > file.size:
                 part.unlink()
             with open(part, "ab") as handle:
-                http_get(
-                    file.url, handle, resume_size=handle.tell(), headers=file.headers, expected_size=file.size,
-                    displayed_filename=file.name,
-                )  # fmt: skip
+                have = handle.tell()
+                http_get(file.url, handle, resume_size=have, headers=file.headers, expected_size=file.size)
         digest = sha256_file(part)
         if file.sha256 not in (None, digest):
             part.unlink()
@@ -243,10 +241,6 @@ def _read_record(source: ModelSource) -> dict[str, str]:
     return {name: digest for digest, name in lines}
 
 
-def _write_record(source: ModelSource, digests: dict[str, str]) -> None:
-    with atomic_file(_record(source)) as temporary:
-        temporary.write_text(_as_text(digests))
-
-
-def _as_text(digests: dict[str, str]) -> str:
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+def _write(record: Path, digests: dict[str, str]) -> None:
+    with atomic_file(record) as temporary:
+        temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())))
