@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What a preset puts in place of null."""
 
 _COMPRESSED = re.compile(r"\.(gz|bgz|zst|zstd)$", re.IGNORECASE)
-RESERVED = ("benchmarks", "evaluation", "inputs", "logs", "models", "training")
+RESERVED = ("benchmarks", "check", "evaluation", "inputs", "logs", "models", "training")
 """Folders of ``output_dir`` that no sample may be called after."""
 
 
@@ -64,6 +64,8 @@ class Settings:
     labels: str | None
     evaluate_split: str | None
     contrasts: dict[str, list[str]]
+    check_frames: int
+    check_published: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain mapping, for YAML and JSON."""

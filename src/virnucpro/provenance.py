@@ -12,10 +12,19 @@ from virnucpro.embeddings.store import read_attributes
 from virnucpro.encoders.canonical import read_header
 from virnucpro.errors import StorageError
 
-RECORDS = ("summary.json", "evaluation.json", "training.json")
+RECORDS = ("summary.json", "evaluation.json", "training.json", "check.json")
 """What stands for the files beside it that have no room for a record: tables, FASTA, plots and pages."""
 
-_BULKY = ("alphabet", "tokenizer", "metrics", "reliability", "history")  # content of a file rather than its origin
+_BULKY = (
+    "alphabet",
+    "tokenizer",
+    "metrics",
+    "reliability",
+    "history",
+    "rows",
+    "gates",
+    "not_available",
+)  # content of a file rather than its origin
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:

@@ -12,7 +12,16 @@ from typing import Any
 
 from virnucpro import __version__
 
-PLACES = ("samples", "output_dir", "cache_dir", "models_dir", "training_data", "labels", "evaluate_split")
+PLACES = (
+    "samples",
+    "output_dir",
+    "cache_dir",
+    "models_dir",
+    "training_data",
+    "labels",
+    "evaluate_split",
+    "check_published",
+)
 """Keys that say where files are; the digest leaves them out, so that the same run elsewhere has the same."""
 
 

@@ -21,6 +21,7 @@ LAYERS = [
     "embeddings",
     "classifier",
     "provenance",
+    "check",
     "report",
     "configuration",
     "models",

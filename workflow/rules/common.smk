@@ -168,7 +168,7 @@ def embedding_minutes(family):
     per_minute = 10_000_000 if gpus_per_job() else 200_000  # frames · megabytes of weights
 
     def runtime(wildcards, attempt):
-        return attempt * (30 + SETTINGS.shard_frames * megabytes_of_models(family) // per_minute)
+        return attempt * (30 + SETTINGS.shard_frames * SOURCES[family].megabytes // per_minute)
 
     return runtime
 

@@ -16,6 +16,7 @@ _COMMANDS = {
     "config": "config:config",
     "train": "training:train",
     "evaluate": "training:evaluate",
+    "check": "check:check",
     "classifier": "classifier:classifier",
     "models": "models:models",
     "cache": "cache:cache",

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from virnucpro.configuration import check_sample_name, missing_fasta, name_samples, read_samples
@@ -44,6 +44,14 @@ def samples_of(inputs: Sequence[str], spool: Path) -> dict[str, list[Path]]:
         if not path.is_file() and not path.is_fifo():
             raise missing_fasta(path, "the command line" if len(inputs) > 1 else inputs[0])
     return {name: [Path(os.path.abspath(path)) for path in files] for name, files in samples.items()}
+
+
+def write_sheet(samples: Mapping[str, Sequence[Path]], path: Path) -> str:
+    """Write the samples as a sheet, and return its path as the configuration has it."""
+    rows = (f"{name}\t{file}\n" for name, files in samples.items() for file in files)
+    with atomic_file(path) as temporary:
+        temporary.write_text("sample\tfasta\n" + "".join(rows))
+    return str(path)
 
 
 def _spooled(spool: Path, name: str) -> Path:

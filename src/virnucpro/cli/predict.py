@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from virnucpro.cli.inputs import samples_of
+from virnucpro.cli.inputs import samples_of, write_sheet
 from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
-from virnucpro.files import atomic_file
 
 
 @click.command()
@@ -38,8 +37,6 @@ def predict(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -
     """
     with working_folder(output, dry_run) as work:
         samples = samples_of(inputs, work / "inputs")
-        with atomic_file(work / "samples.tsv") as file:
-            rows = (f"{name}\t{path}\n" for name, paths in samples.items() for path in paths)
-            file.write_text("sample\tfasta\n" + "".join(rows))
+        sheet = write_sheet(samples, work / "samples.tsv")
         made = [Path(output).absolute() / name / "report.html" for name in samples]
-        start("all", output, work, made, dry_run=dry_run, samples=str(work / "samples.tsv"), **given)
+        start("all", output, work, made, dry_run=dry_run, samples=sheet, **given)

@@ -149,7 +149,16 @@ def run_workflow(arguments: Sequence[str]) -> int:
 def _absolute(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The same with absolute paths: the workflow runs in another folder than the user does."""
     names = {key: family for family, key in KEYS.items()}
-    paths = ("samples", "cache_dir", "models_dir", "training_data", "labels", "evaluate_split", *names)
+    paths = (
+        "samples",
+        "cache_dir",
+        "models_dir",
+        "training_data",
+        "labels",
+        "evaluate_split",
+        "check_published",
+        *names,
+    )
     return {
         key: str(Path(value).expanduser().absolute())
         if key in paths and value is not None and not (key in names and is_name(names[key], value))

@@ -1,0 +1,81 @@
+"""How far vectors and scores are from their reference, and how far they may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+DOMINATING = 10
+"""A dimension dominates if its mean magnitude is above so many times the median dimension's.
+
+ESM-2 3B has one that holds most of a vector's norm, and so hides errors everywhere else from cosine and relative L2.
+"""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The most that a precision may differ from fp32: by frame, the worst one counts."""
+
+    relative_l2: float  # without dominating dimensions
+    score: float
+
+
+GATES = {
+    "fp32": Gate(1e-5, 1e-4),
+    "tf32": Gate(2e-3, 0.01),
+    "fp16": Gate(2e-3, 0.01),
+    "bf16": Gate(2e-2, 0.02),
+    "fp8": Gate(2e-2, 0.02),
+}
+
+PUBLISHED = {"dna": 2e-5, "protein": 1e-4}
+"""Largest difference in any dimension between fp32 vectors and published fp32 vectors, which another machine made."""
+
+
+def dominating(reference: np.ndarray) -> np.ndarray:
+    """(n, d) vectors -> (d,) bool: dimensions that dominate."""
+    magnitude = np.abs(reference).mean(0, dtype=np.float64)
+    return magnitude > DOMINATING * np.median(magnitude)
+
+
+def relative_l2(found: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(n, d) twice -> (n,): norm of the difference over the norm of the reference."""
+    difference = np.linalg.norm(found.astype(np.float64) - reference, axis=1)
+    return difference / np.linalg.norm(reference.astype(np.float64), axis=1)
+
+
+def compare_vectors(found: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """Measures of (n, d) vectors against theirs, the worst frame's; and (n,) what the gate looks at, by frame."""
+    hidden = dominating(reference)
+    rest = relative_l2(found[:, ~hidden], reference[:, ~hidden])
+    a, b = found.astype(np.float64), reference.astype(np.float64)
+    cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    measures = {
+        "relative_l2": float(relative_l2(found, reference).max()),
+        "relative_l2_rest": float(rest.max()),
+        "relative_l2_rest_median": float(np.median(rest)),
+        "dominating_dimensions": np.flatnonzero(hidden).tolist(),
+        "largest_difference": float(np.abs(a - b).max()),
+        "cosine": float(cosine.min()),
+    }
+    return measures, rest
+
+
+def compare_scores(found: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """Measures of (n,) virus scores against theirs."""
+    return {
+        "score_change": float(np.abs(found - reference).max()),
+        "label_flips": int(((found > 0.5) != (reference > 0.5)).sum()),
+    }
+
+
+def within(row: dict[str, Any]) -> bool:
+    """Whether a row of measures keeps to its precision's gate; a value that isn't finite doesn't."""
+    gate = GATES[row["precision"]]
+    if row["reference"] == "published" and row["precision"] == "fp32" and row["encoder"] in PUBLISHED:
+        vectors = row["largest_difference"] <= PUBLISHED[row["encoder"]]
+    else:
+        vectors = row.get("relative_l2_rest", 0.0) <= gate.relative_l2
+    return bool(vectors and row["score_change"] <= gate.score)

@@ -1,0 +1,69 @@
+"""The check's table and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virnucpro.check.measure import GATES
+from virnucpro.files import atomic_file
+
+_COLUMNS = {
+    "encoder": "",
+    "precision": "",
+    "backend": "",
+    "batching": "",
+    "reference": "",
+    "relative_l2": ".1e",
+    "relative_l2_rest": ".1e",
+    "largest_difference": ".1e",
+    "cosine": ".7f",
+    "score_change": ".1e",
+    "label_flips": "d",
+}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows as text; ``*`` marks the chosen way, which decides."""
+    head = ["", *(name.replace("relative_l2", "rel_L2") for name in _COLUMNS), "gate"]
+    lines = [head]
+    for row in result["rows"]:
+        cells = [format(row[name], spec) if name in row else "" for name, spec in _COLUMNS.items()]
+        lines.append(["*" * row["chosen"], *cells, "passed" if row["passed"] else "FAILED"])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    about = [
+        f"{result['frames']} frames on {result['device']}: {'PASSED' if result['passed'] else 'FAILED'}",
+        "*: the chosen way of computing, which decides. The worst frame counts; rel_L2_rest leaves out dominating"
+        " dimensions.",
+        "Gates for rel_L2_rest (score_change): "
+        + ", ".join(f"{name} {gate.relative_l2:g} ({gate.score:g})" for name, gate in GATES.items()),
+    ]
+    if rest := len(result["not_available"]):
+        about.append(f"{rest} other precisions or backends can't run here; not_available in check.json says why.")
+    return "\n".join([*text, "", *about])
+
+
+def plot(output: Path, rows: Sequence[tuple[dict[str, Any], np.ndarray | None]]) -> None:
+    """The errors of all frames, a box for each row with vectors, and its gate: ``check.png`` and ``check.svg``."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    shown = [(row, np.maximum(errors, 1e-9)) for row, errors in rows if errors is not None][::-1]
+    with rc_context({"svg.hashsalt": "virnucpro"}):  # equal data give equal files
+        figure = Figure(figsize=(9, 1.2 + 0.35 * len(shown)), layout="constrained")
+        axes = figure.subplots()
+        axes.boxplot([errors for _, errors in shown], orientation="horizontal", whis=(0, 100))
+        for place, (row, _) in enumerate(shown, start=1):
+            gate = GATES[row["precision"]].relative_l2
+            axes.plot([gate, gate], [place - 0.4, place + 0.4], color="C0" if row["passed"] else "C3", linewidth=3)
+        names = ("encoder", "precision", "backend", "reference")
+        labels = [("* " if row["chosen"] else "") + " · ".join(row[name] for name in names) for row, _ in shown]
+        axes.set(xscale="log", yticks=range(1, len(shown) + 1), yticklabels=labels)
+        axes.set(xlabel="relative L2 to the reference without dominating dimensions, per frame; bar: gate")
+        for kind in ("png", "svg"):
+            with atomic_file(output / f"check.{kind}") as temporary:
+                figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)

@@ -1,0 +1,70 @@
+"""fp32 vectors to compare with: fair-esm's own module where it is installed, else the plain padded forward pass."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from virnucpro.encoders.canonical import load_encoder
+from virnucpro.encoders.checkpoints import FAIR_ESM
+from virnucpro.encoders.esm2 import ESM2
+from virnucpro.encoders.original import embed_original
+from virnucpro.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+PLAIN = "plain fp32"
+
+
+def reference_vectors(
+    model: Path, ids: Sequence[str], sequences: Sequence[bytes], device: str
+) -> tuple[np.ndarray, str]:
+    """(n, d) float32 vectors of a canonical encoder and what computed them; on the CPU where the GPU is too small."""
+    try:
+        encoder = load_encoder(model, device, torch.float32)
+        hidden = fair_esm(encoder) if isinstance(encoder, ESM2) else None
+        vectors = embed_original(encoder, ids, sequences, device, hidden=hidden).vectors
+    except (torch.OutOfMemoryError, ConfigError):
+        if device == "cpu":
+            raise
+    else:
+        return vectors, "fair-esm" if hidden else PLAIN
+    logger.warning("%s in fp32 doesn't fit in the memory of %s: the reference runs on the CPU", model, device)
+    torch.cuda.empty_cache()
+    return reference_vectors(model, ids, sequences, "cpu")
+
+
+def fair_esm(encoder: ESM2) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """fair-esm's ESM-2 with this one's weights: padded tokens (n, L) to hidden states (n, L, d).
+
+    None without fair-esm (another package is also called ``esm``), or for a shape that it doesn't have.
+    It isn't imported where it isn't needed: nothing but this comparison uses it.
+    """
+    config = encoder.config
+    if config.ffn != 4 * config.width or not config.token_dropout:
+        return None
+    try:
+        esm2 = importlib.import_module("esm.model.esm2")
+        rotary = importlib.import_module("esm.rotary_embedding")
+    except ImportError:
+        return None
+    with torch.device("meta"):
+        module = esm2.ESM2(config.layers, config.width, config.heads, "ESM-1b").eval()
+    state = {}
+    for name, tensor in encoder.state_dict().items():
+        *where, kind = name.split(".")
+        block = where[0] == "layers"
+        parts = FAIR_ESM.block[where[2]] if block else (FAIR_ESM.top[where[0]],)
+        prefix = f"layers.{where[1]}." if block else ""
+        for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True):
+            state[f"{prefix}{part}.{kind}"] = piece
+    module.load_state_dict(state, strict=False, assign=True)
+    for layer in module.layers:  # its frequencies are a buffer that no checkpoint of ours holds
+        layer.self_attn.rot_emb = rotary.RotaryEmbedding(dim=config.head_dim).to(encoder.embed_tokens.weight.device)
+    module.lm_head = torch.nn.Identity()
+    return lambda tokens: module(tokens, repr_layers=[config.layers])["representations"][config.layers]

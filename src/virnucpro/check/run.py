@@ -1,0 +1,178 @@
+"""The check: frames through the chosen path and all others that the device has, against fp32 references."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from virnucpro.check.frames import Frames, read_published, sample_frames
+from virnucpro.check.measure import GATES, compare_scores, compare_vectors, within
+from virnucpro.check.output import plot, table
+from virnucpro.check.reference import reference_vectors
+from virnucpro.classifier.model import Classifier, load_classifier
+from virnucpro.embeddings.merge import describe
+from virnucpro.embeddings.shard import EmbedOptions, compute, resolve_device
+from virnucpro.encoders.attention import BACKENDS, choose_backend
+from virnucpro.encoders.canonical import EncoderSpec, read_spec
+from virnucpro.encoders.embed import PRECISIONS, compute_dtype, resolve_precision
+from virnucpro.errors import ConfigError, ModelError
+from virnucpro.files import atomic_file
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED = "published"
+
+
+@dataclass
+class Comparison:
+    """One row of the result, and the errors behind it."""
+
+    measures: dict[str, Any]
+    errors: np.ndarray | None = None  # (n,) relative L2 per frame without dominating dimensions
+
+
+def check(
+    shards: Sequence[Path],
+    models: Mapping[str, Path],
+    classifier: Path,
+    output: Path,
+    options: EmbedOptions,
+    *,
+    frames: int = 200,
+    published: Path | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Compare, and write ``check.json``, ``check.txt``, ``check.png`` and ``check.svg`` to the folder ``output``.
+
+    Args:
+        shards: shard folders of the samples.
+        models: canonical encoders, ``dna`` and ``protein``.
+        classifier: canonical classifier for both.
+        output: the files appear here, also if the check fails.
+        options: the chosen path.
+        frames: how many of the samples' frames to compare.
+        published: vectors to compare with as well; see ``read_published``.
+        threads: CPU threads.
+
+    Raises:
+        InputError: the shards hold no frame, or the published vectors can't be used.
+        ModelError: the chosen path exceeds a gate.
+    """
+    torch.set_num_threads(threads)
+    device = resolve_device(options.device)
+    specs = {role: read_spec(model) for role, model in models.items()}
+    scorer, about = load_classifier(classifier)
+    rest: list[str] = []
+    own, vectors, against = sample_frames(shards, frames), {}, {}
+    for role, model in models.items():
+        vectors[role], against[role] = reference_vectors(model, own.ids, own.sequences[role], device)
+    compared = _compare(own, vectors, against, models, specs, scorer, options, device, rest)
+    if published:
+        given, vectors = read_published(published, [spec.width for spec in specs.values()])
+        against = dict.fromkeys(models, PUBLISHED)
+        compared += _compare(given, vectors, against, models, specs, scorer, options, device, None)
+    rows = [comparison.measures for comparison in compared]
+    failed = [row for row in rows if row["chosen"] and not row["passed"]]
+    result = {
+        "passed": not failed,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        "frames": len(own.ids),
+        "rows": rows,
+        "not_available": rest,
+        "gates": {name: asdict(gate) for name, gate in GATES.items()},
+        "dna_encoder": describe(specs["dna"]),
+        "protein_encoder": describe(specs["protein"]),
+        "classifier": {"name": about.name, "weights_sha256": about.weights_sha256},
+        "run": options.run.as_dict(),
+    }
+    text = table(result)
+    logger.info("\n%s", text)
+    plot(output, [(row, comparison.errors) for row, comparison in zip(rows, compared, strict=True)])
+    for name, content in (("check.txt", text), ("check.json", json.dumps(result, indent=2))):
+        with atomic_file(output / name) as temporary:
+            temporary.write_text(content + "\n", encoding="utf-8")
+    if failed:
+        names = ", ".join(f"{row['encoder']} against {row['reference']}" for row in failed)
+        raise ModelError(
+            f"The chosen way of computing differs too much from its reference: {names}. See {output / 'check.txt'}; "
+            "choose another precision or attention backend, or VIRNUCPRO_V1_ATTENTION=1."
+        )
+    return result
+
+
+def _compare(
+    frames: Frames,
+    references: Mapping[str, np.ndarray],
+    against: Mapping[str, str],
+    models: Mapping[str, Path],
+    specs: Mapping[str, EncoderSpec],
+    scorer: Classifier,
+    options: EmbedOptions,
+    device: str,
+    rest: list[str] | None,
+) -> list[Comparison]:
+    """Rows for these frames: each encoder by the chosen path, and both; the other ways too, unless ``rest`` is None.
+
+    In an encoder's row the scores differ by its vectors alone. ``rest`` collects what the device doesn't have.
+    """
+
+    def scores(vectors: Mapping[str, np.ndarray]) -> np.ndarray:
+        features = np.hstack([vectors["dna"], vectors["protein"]])
+        return scorer.scores(torch.from_numpy(features))[:, 1].numpy()
+
+    before = scores(references)
+    chosen: dict[str, np.ndarray] = {}
+    rows: list[Comparison] = []
+    for role, spec in specs.items():
+        done: set[tuple[str, str]] = set()
+        for way in (options, *(_other_ways(spec, options, device, rest) if rest is not None else ())):
+            if (way.precision, way.attention) in done:
+                continue
+            try:
+                found, statistics = compute(models[role], frames.ids, frames.sequences[role], way, device)
+            except ConfigError as error:  # too little memory
+                if way is options or rest is None:
+                    raise
+                rest.append(f"{spec.name}, {way.precision}, {way.attention}: {error}")
+                continue
+            if way.batching == "packed" and not way.compile:
+                done.add((statistics["precision"], statistics["backend"]))
+            if way is options:
+                chosen[role] = found
+            row = {"encoder": role, "reference": against[role], "chosen": way is options}
+            row |= {key: statistics[key] for key in ("precision", "backend", "batching")}
+            vectors, errors = compare_vectors(found, references[role])
+            row |= vectors | compare_scores(scores({**references, role: found}), before)
+            rows.append(Comparison(row, errors))
+    ways = [row.measures for row in rows if row.measures["chosen"]]
+    both = {"encoder": "both", "chosen": True, "precision": ways[0]["precision"]}
+    both |= {key: ", ".join(dict.fromkeys(way[key] for way in ways)) for key in ("reference", "backend", "batching")}
+    rows.append(Comparison(both | compare_scores(scores(chosen), before)))
+    for comparison in rows:
+        comparison.measures["passed"] = within(comparison.measures)
+    return rows
+
+
+def _other_ways(spec: EncoderSpec, options: EmbedOptions, device: str, rest: list[str]) -> Iterator[EmbedOptions]:
+    """Every precision with every backend that this encoder can run in here."""
+    head_dim = spec.config["width"] // spec.config["heads"]
+    for precision in PRECISIONS[1:]:
+        try:
+            dtype = compute_dtype(resolve_precision(precision, device))
+        except ConfigError as error:
+            rest.append(f"{spec.name}, {precision}: {error}")
+            continue
+        for attention in BACKENDS[1:]:
+            try:
+                choose_backend(attention, torch.device(device), dtype, head_dim, spec.family == "dnabert_s")
+            except ConfigError as error:
+                rest.append(f"{spec.name}, {precision}, {attention}: {error}")
+                continue
+            yield replace(options, precision=precision, attention=attention, batching="packed", compile=False)

@@ -1,0 +1,42 @@
+"""``virnucpro check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virnucpro.cli.inputs import samples_of, write_sheet
+from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema, running
+from virnucpro.cli.workflow import start, working_folder
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
+@click.option("--frames", "check_frames", type=int, default=None, help="Frames to compare  [default: 200]")
+@click.option(
+    "--published", "check_published", type=click.Path(), help="Published vectors (.npz) to compare with, too."
+)
+@from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS)
+@running
+def check(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
+    """Compare some frames of FASTA files, computed as a run with these options would, with fp32, on this machine.
+
+    Ends with status 0 if the vectors and scores keep to the gates, with 3 otherwise. INPUT is as for predict.
+    OUTPUT/check holds check.txt (the table that is printed), check.json, check.png and check.svg.
+
+    \b
+    Example:
+      virnucpro check contigs.fa --preset virnucpro-500 --frames 1000 -o out
+    """
+    made = [Path(output).absolute() / "check" / f"check.{kind}" for kind in ("txt", "json", "png", "svg")]
+    with working_folder(output, dry_run) as work:
+        sheet = write_sheet(samples_of(inputs, work / "inputs"), work / "samples.tsv")
+        if not dry_run:
+            made[0].unlink(missing_ok=True)
+        try:
+            start("check", output, work, made, dry_run=dry_run, samples=sheet, **given)
+        finally:
+            if made[0].exists() and not dry_run:
+                click.echo(f"\n{made[0].read_text()}")

@@ -1,0 +1,202 @@
+"""The check: what it measures, that it passes where it should, and that it fails where it must."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.encoder_fixtures import bpe_json, dna, random_dnabert, random_esm2
+from virnucpro.check import reference, run
+from virnucpro.check.frames import read_published, sample_frames
+from virnucpro.check.measure import GATES, compare_scores, compare_vectors, within
+from virnucpro.check.reference import reference_vectors
+from virnucpro.check.run import check
+from virnucpro.classifier.model import Classifier, write_classifier
+from virnucpro.classifier.spec import ClassifierSpec
+from virnucpro.embeddings.shard import EmbedOptions
+from virnucpro.encoders import embed as embedding
+from virnucpro.encoders.canonical import write_canonical
+from virnucpro.errors import InputError, ModelError
+from virnucpro.sequences.split import split_fasta
+
+WIDTHS = (48, 32)
+
+
+def row(precision="fp16", against="fair-esm", encoder="protein", **measures):
+    return {"precision": precision, "reference": against, "encoder": encoder, "score_change": 0.0} | measures
+
+
+def test_a_dominating_dimension_hides_errors_from_all_measures_but_one():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(20, 64)).astype(np.float32)
+    vectors[:, 7] += 3000
+    wrong = vectors + 0.1 * rng.normal(size=vectors.shape).astype(np.float32)
+    measures, errors = compare_vectors(wrong, vectors)
+    assert measures["dominating_dimensions"] == [7]
+    assert measures["cosine"] > 0.9999999 and measures["relative_l2"] < GATES["fp16"].relative_l2
+    assert measures["relative_l2_rest"] == errors.max() > 0.08
+    assert not within(row(**measures))
+    exact, _ = compare_vectors(vectors, vectors)
+    assert exact["relative_l2_rest"] == exact["largest_difference"] == 0 and within(row(**exact))
+
+
+def test_gates():
+    assert within(row(relative_l2_rest=1e-3)) and not within(row("fp32", relative_l2_rest=1e-3))
+    assert not within(row(relative_l2_rest=float("nan")))
+    assert not within(row(relative_l2_rest=0.0, score_change=0.02))
+    assert within(row("fp8", relative_l2_rest=0.0, score_change=0.02))
+    published = {"against": "published", "relative_l2_rest": 1e-3}
+    assert within(row("fp32", **published, largest_difference=1e-4))
+    assert not within(row("fp32", **published, largest_difference=1e-4, encoder="dna"))
+    assert compare_scores(np.array([0.4, 0.6, 0.9]), np.array([0.6, 0.61, 0.9])) == {
+        "score_change": pytest.approx(0.2),
+        "label_flips": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Shards, two random encoders and a classifier."""
+    folder = tmp_path_factory.mktemp("check")
+    records = dna([600] * 40, seed=3, letters=b"ACG")  # no T, so no stop on the forward strand
+    (folder / "in.fa").write_bytes(b"".join(b">r%d\n%s\n" % pair for pair in enumerate(records)))
+    split_fasta([folder / "in.fa"], folder / "shards", chunk_length=300, shard_frames=40, empty_records="error")
+    models = {"dna": folder / "dna.safetensors", "protein": folder / "protein.safetensors"}
+    write_canonical(random_dnabert(tokenizer=bpe_json()), models["dna"], name="d")
+    write_canonical(random_esm2(), models["protein"], name="p")
+    torch.manual_seed(0)
+    classifier = Classifier(sum(WIDTHS), 16).eval()
+    write_classifier(folder / "c.safetensors", classifier, ClassifierSpec(name="c", width=sum(WIDTHS), hidden=16))
+    return [folder / "shards"], models, folder / "c.safetensors"
+
+
+def test_frames_come_from_all_over_the_samples(made):
+    frames = sample_frames(made[0], 25)
+    assert 25 <= len(frames.ids) <= 30 and len(set(frames.ids)) == len(frames.ids)
+    assert len({name.split("_")[0] for name in frames.ids}) > 10
+    assert {len(sequence) for sequence in frames.sequences["protein"]} <= {99, 100}
+    assert len(sample_frames(made[0], 10**6).ids) > 60
+
+
+def test_no_frames_is_an_error(tmp_path):
+    (tmp_path / "in.fa").write_text(">r\n" + "TAA" * 120 + "\n")
+    split_fasta([tmp_path / "in.fa"], tmp_path / "shards", chunk_length=300, shard_frames=40, empty_records="error")
+    manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
+    (tmp_path / "shards" / "manifest.json").write_text(json.dumps(manifest | {"shards": []}))
+    with pytest.raises(InputError, match="no open reading frame"):
+        sample_frames([tmp_path / "shards"], 5)
+
+
+def test_fp32_passes_against_both_references(made, tmp_path):
+    result = check(*made, tmp_path, EmbedOptions(), frames=20)
+    assert result["passed"] and result == json.loads((tmp_path / "check.json").read_text())
+    rows = {row["encoder"]: row for row in result["rows"]}
+    assert [row["chosen"] for row in rows.values()] == [True] * 3
+    assert (rows["dna"]["reference"], rows["protein"]["reference"]) == ("plain fp32", "fair-esm")
+    assert {row["backend"] for row in rows.values()} == {"sdpa"}
+    assert 0 < rows["protein"]["relative_l2_rest"] < 1e-5
+    assert any("triton" in reason for reason in result["not_available"])
+    text = (tmp_path / "check.txt").read_text()
+    assert "CPU: PASSED" in text and "FAILED" not in text
+    assert (tmp_path / "check.png").stat().st_size > 5000 and "<svg" in (tmp_path / "check.svg").read_text()
+
+
+def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):
+    computed = run.compute
+
+    def wrong(model, *rest):
+        found = computed(model, *rest)
+        return found._replace(vectors=found.vectors + 1e-4 * found.vectors.std()) if "protein" in str(model) else found
+
+    monkeypatch.setattr(run, "compute", wrong)
+    with pytest.raises(ModelError, match=r"protein against fair-esm.*check\.txt"):
+        check(*made, tmp_path, EmbedOptions(), frames=20)
+    result = json.loads((tmp_path / "check.json").read_text())
+    assert [row["passed"] for row in result["rows"]][:2] == [True, False]
+    assert "FAILED" in (tmp_path / "check.txt").read_text() and (tmp_path / "check.png").exists()
+
+
+def test_other_precisions_only_inform(made, tmp_path, monkeypatch):
+    """A CPU that is said to have half precision; bf16 with a gate that nothing keeps to."""
+    for module in (embedding, run):
+        monkeypatch.setattr(module, "resolve_precision", lambda name, device: "fp16" if name == "auto" else name)
+    monkeypatch.setattr(run, "PRECISIONS", ("auto", "fp32", "fp16", "bf16"))
+    monkeypatch.setitem(GATES, "bf16", type(GATES["bf16"])(1e-9, 1e-9))
+    result = check(*made, tmp_path, EmbedOptions(), frames=10)
+    ways = [(row["precision"], row["chosen"], row["passed"]) for row in result["rows"] if row["encoder"] == "protein"]
+    assert sorted(ways) == [("bf16", False, False), ("fp16", True, True), ("fp32", False, True)]
+    assert result["passed"]
+
+
+def test_without_fair_esm_the_plain_forward_pass_stands_in(made, monkeypatch):
+    frames = sample_frames(made[0], 10)
+    given = (made[1]["protein"], frames.ids, frames.sequences["protein"])
+    original, name = reference_vectors(*given, "cpu")
+    assert name == "fair-esm"
+    imported = importlib.import_module
+
+    def absent(name):
+        if name.startswith("esm"):
+            raise ImportError
+        return imported(name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    plain, name = reference_vectors(*given, "cpu")
+    assert name == "plain fp32"
+    assert not np.array_equal(plain, original) and np.abs(plain - original).max() < 1e-5 * np.abs(original).max()
+
+
+def test_a_reference_too_large_for_the_gpu_runs_on_the_cpu(made, monkeypatch, caplog):
+    load = reference.load_encoder
+
+    def small(model, device, dtype):
+        if device == "cuda":
+            raise torch.OutOfMemoryError
+        return load(model, device, dtype)
+
+    monkeypatch.setattr(reference, "load_encoder", small)
+    frames = sample_frames(made[0], 3)
+    vectors, _ = reference_vectors(made[1]["dna"], frames.ids, frames.sequences["dna"], "cuda")
+    assert vectors.shape == (len(frames.ids), 48) and "the reference runs on the CPU" in caplog.text
+
+
+@pytest.fixture
+def published(made, tmp_path):
+    """What these encoders give, in the original's files."""
+    frames = sample_frames(made[0], 6)
+    vectors = [reference_vectors(made[1][role], frames.ids, frames.sequences[role], "cpu")[0] for role in made[1]]
+    for kind, name in (("dna", "nucleotide.fa"), ("protein", "protein.faa")):
+        pairs = zip(frames.ids, frames.sequences[kind], strict=True)
+        (tmp_path / f"x_identified_{name}").write_text("".join(f">{i}\n{s.decode()}\n" for i, s in pairs))
+    np.savez(tmp_path / "merged.npz", ids=np.array(frames.ids), embeddings=np.hstack(vectors))
+    return tmp_path / "merged.npz"
+
+
+def test_published_vectors(made, published):
+    result = check(*made, published.parent / "out", EmbedOptions(), frames=5, published=published)
+    assert [row["encoder"] for row in result["rows"] if row["reference"] == "published"] == ["dna", "protein", "both"]
+    with np.load(published) as file:
+        ids, vectors = file["ids"], file["embeddings"]
+    vectors[2, 50] += 2e-4
+    np.savez(published, ids=ids, embeddings=vectors)
+    with pytest.raises(ModelError, match="protein against published"):
+        check(*made, published.parent / "out", EmbedOptions(), frames=5, published=published)
+
+
+def test_published_vectors_that_cannot_be_used(published):
+    with pytest.raises(InputError, match=r"these encoders give 768 \+ 2560 columns"):
+        read_published(published, [768, 2560])
+    fasta = published.parent / "x_identified_protein.faa"
+    fasta.write_text(fasta.read_text().replace(">r0_", ">q0_"))
+    with pytest.raises(InputError, match="has no sequence for r0_"):
+        read_published(published, WIDTHS)
+    fasta.unlink()
+    with pytest.raises(InputError, match=r"must hold one \*identified_protein.fa, not 0"):
+        read_published(published, WIDTHS)
+    np.savez(published, ids=np.array([{}], dtype=object), embeddings=np.zeros((1, 80)))
+    with pytest.raises(InputError, match="can't be read as published vectors"):
+        read_published(published, WIDTHS)
