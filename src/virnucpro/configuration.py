@@ -34,8 +34,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What a preset puts in place of null."""
 
 _COMPRESSED = re.compile(r"\.(gz|bgz|zst|zstd)$", re.IGNORECASE)
-RESERVED = ("benchmarks", "check", "evaluation", "inputs", "logs", "models", "training")
-"""Folders of ``output_dir`` that no sample may be called after."""
+RESERVED = ("benchmarks", "check", "evaluation", "inputs", "logs", "models", "report.html", "training")
+"""Names in ``output_dir`` that no sample may have."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def check_sample_name(sample: str, where: str) -> None:
             f"{where}: sample name {sample!r} must consist of letters, digits, '.', '_' and '-' and start with a letter or digit."
         )
     if sample in RESERVED:
-        raise InputError(f"{where}: sample name '{sample}' is reserved for a folder of the results. Choose another.")
+        raise InputError(f"{where}: sample name '{sample}' is reserved for other results. Choose another.")
 
 
 def name_samples(fastas: Iterable[Path]) -> dict[str, list[Path]]:

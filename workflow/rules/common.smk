@@ -97,7 +97,8 @@ wildcard_constraints:
 def final_output():
     """Everything that a run makes for its samples."""
     files = (*RESULTS.values(), "embeddings.h5", "report.html")
-    return [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in files]
+    made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in files]
+    return [*made, f"{OUT}/report.html"] if len(SAMPLES) > 1 else made
 
 
 def fasta_of(wildcards):

@@ -41,7 +41,13 @@ rule predict:
         dna_model=PREPARED["dnabert_s"],
         protein_model=PREPARED["esm2"],
     output:
-        **{name: f"{OUT}/{{sample}}/{file}" for name, file in RESULTS.items()},
+        **{name: f"{OUT}/{{sample}}/{file}" for name, file in RESULTS.items() if name != "contigs"},
+        contigs=report(
+            f"{OUT}/{{sample}}/contigs.tsv",
+            caption="../report/contigs.rst",
+            category="Contigs",
+            labels={"sample": "{sample}"},
+        ),
     log:
         f"{OUT}/logs/predict/{{sample}}.log",
     benchmark:
@@ -66,7 +72,12 @@ rule report:
         **{name: f"{OUT}/{{sample}}/{file}" for name, file in RESULTS.items()},
         embeddings=f"{OUT}/{{sample}}/embeddings.h5",
     output:
-        f"{OUT}/{{sample}}/report.html",
+        report(
+            f"{OUT}/{{sample}}/report.html",
+            caption="../report/sample.rst",
+            category="Samples",
+            labels={"sample": "{sample}"},
+        ),
     log:
         f"{OUT}/logs/report/{{sample}}.log",
     benchmark:
@@ -78,7 +89,29 @@ rule report:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=60,
     params:
-        settings=SETTINGS.as_dict(),
+        fastas=lambda wildcards: [str(path) for path in SAMPLES[wildcards.sample]],
         version=VERSION,
     script:
         "../scripts/report.py"
+
+
+rule run_report:
+    input:
+        expand(f"{OUT}/{{sample}}/summary.json", sample=SAMPLES),
+    output:
+        report(f"{OUT}/report.html", caption="../report/run.rst", category="All samples"),
+    log:
+        f"{OUT}/logs/run_report/report.log",
+    benchmark:
+        f"{OUT}/benchmarks/run_report/report.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 1000,
+        runtime=20,
+    params:
+        samples=list(SAMPLES),
+        version=VERSION,
+    script:
+        "../scripts/run_report.py"

@@ -5,11 +5,11 @@ from pathlib import Path
 from virnucpro.joblog import job
 
 with job(snakemake.log[0]):
-    from virnucpro.report import write_report
+    from virnucpro.report.page import write_sample_page
 
-    write_report(
+    write_sample_page(
         Path(snakemake.input.summary).parent,
         snakemake.wildcards.sample,
-        snakemake.params.settings,
+        snakemake.params.fastas,
         Path(snakemake.output[0]),
     )

@@ -120,4 +120,4 @@ def _append(
             merged[name][there] = vectors
     statistics = {key: attributes[key] for key in _STATISTICS if key in attributes}
     how = {key: attributes[key] for key in _HOW if key in attributes}
-    return {"shard": path.stem, "encoder": name, "frames": count, **statistics}, how
+    return {"shard": path.stem, "encoder": name, "key": path.parent.name, "frames": count, **statistics}, how

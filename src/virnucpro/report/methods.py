@@ -1,0 +1,88 @@
+"""A methods paragraph with this run's own facts, and the works to cite for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A work to cite."""
+
+    key: str
+    kind: str  # of the BibTeX entry: article or inproceedings
+    authors: str
+    title: str
+    place: str  # journal or proceedings
+    volume: str
+    pages: str
+    year: int
+    doi: str
+
+    def bibtex(self) -> str:
+        """The entry for a .bib file."""
+        fields = {
+            "author": self.authors,
+            "title": f"{{{self.title}}}",
+            "journal" if self.kind == "article" else "booktitle": self.place,
+            "volume": self.volume,
+            "pages": self.pages.replace("–", "--"),
+            "year": self.year,
+            "doi": self.doi,
+        }
+        lines = [f"  {name} = {{{value}}}" for name, value in fields.items() if value]
+        return f"@{self.kind}{{{self.key},\n" + ",\n".join(lines) + "\n}"
+
+
+def references() -> list[Reference]:
+    """The works, in the order in which ``methods`` counts them."""
+    return [Reference(**work) for work in yaml.safe_load((files(__package__) / "references.yaml").read_text("utf-8"))]
+
+
+def methods(summary: dict[str, Any], bases: int) -> str:
+    """The paragraph; numbers in brackets count through ``references``.
+
+    Args:
+        summary: summary.json.
+        bases: of all records.
+    """
+    versions = summary["run"]["versions"]
+    ways = [way for ways in summary["computed"].values() for way in ways]
+    precision, backend, device, torch = (
+        " and ".join(sorted(set(map(str, values))))
+        for values in (
+            *([way[key] for way in ways] for key in ("precision", "backend", "device")),
+            [way["versions"]["torch"] for way in ways],
+        )
+    )
+    computed = (
+        f" Embeddings were computed with PyTorch {torch} [5], in {precision} with {backend} attention ({device})."
+    )
+    return (
+        f"Viral sequences were identified as in VirNucPro [1], with version {versions['virnucpro']} of its Snakemake "
+        f"workflow (Snakemake {versions['snakemake']} [4]). "
+        f"The {summary['records']:,} sequences ({bases:,} bases) were cut into {summary['chunks']:,} windows of at most "
+        f"{summary['chunk_length']} bases and each window was translated in all six frames; the "
+        f"{summary['frames']:,} frames without a stop codon were kept. The DNA of each frame was embedded with "
+        f"{_encoder(summary['dna_encoder'], 'DNABERT-S architecture [2]')}, its protein with "
+        f"{_encoder(summary['protein_encoder'], 'ESM-2 architecture [3]')}, and both vectors together were scored by "
+        f"the classifier {_identity(summary['classifier'])}.{computed if ways else ''} "
+        f"The score of a window is v / (v + o), where v and o are the largest viral and non-viral scores among its "
+        f"frames; windows without an open frame have no score. A sequence was called viral if the mean score of its "
+        f"scored windows was at least {summary['threshold']}: {summary['viral_records']:,} sequences."
+    )
+
+
+def _encoder(encoder: dict[str, Any], architecture: str) -> str:
+    return (
+        f"{encoder['name']} ({architecture}, {encoder['layers']} layers, {encoder['width']} dimensions, "
+        f"{encoder['pooling']}, weights SHA-256 {encoder['weights_sha256'][:12]})"
+    )
+
+
+def _identity(classifier: dict[str, Any]) -> str:
+    return f"{classifier['name']} (weights SHA-256 {classifier['weights_sha256'][:12]})"

@@ -1,0 +1,99 @@
+"""Facts → HTML: the page of a sample and the page of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from virnucpro import __version__
+from virnucpro.classifier.tables import CONTIGS, NON_VIRAL, UNSCORED, VIRAL
+from virnucpro.embeddings.store import MergedEmbeddings
+from virnucpro.files import atomic_file
+from virnucpro.report import methods, tables, timing
+
+LISTED_SHARDS = 500
+"""Shard jobs listed at most, the slowest ones."""
+
+
+def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: Path) -> None:
+    """Write a sample's page: one file, bounded in size whatever the number of contigs.
+
+    Args:
+        folder: the sample's results; the benchmarks lie in a folder beside it.
+        sample: its name.
+        fastas: its input files, for the record.
+        output: the page.
+    """
+    summary = json.loads((folder / "summary.json").read_text())
+    provenance = MergedEmbeddings(folder / "embeddings.h5").provenance
+    contigs = tables.read_contigs(folder / "contigs.tsv")
+    chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn)
+    benchmarks = folder.parent / "benchmarks"
+    shards = provenance["shards"]
+    for shard in shards:
+        shard["job"] = timing.read_benchmark(timing.shard_benchmark(benchmarks, sample, shard), shard["encoder"])
+    _write(
+        output,
+        "sample.html.j2",
+        title=sample,
+        sample=sample,
+        fastas=fastas,
+        summary=summary,
+        provenance=provenance,
+        contigs=contigs,
+        chunks=chunks,
+        data=tables.columns(contigs.listed),
+        columns=CONTIGS,
+        calls=(VIRAL, NON_VIRAL, UNSCORED),
+        times=timing.rule_times(benchmarks, sample, shards),
+        throughput=timing.throughput(shards),
+        shards=sorted(shards, key=lambda shard: -shard["seconds"])[:LISTED_SHARDS],
+        methods=methods.methods(summary, sum(contigs.bases.values())),
+        references=methods.references(),
+    )
+
+
+def write_run_page(summaries: Mapping[str, Path], output: Path) -> None:
+    """Write the page that compares the samples of a run.
+
+    Args:
+        summaries: sample → its summary.json; the samples' pages lie beside these.
+        output: the page.
+    """
+    samples = {sample: json.loads(path.read_text()) for sample, path in summaries.items()}
+    _write(output, "run.html.j2", title="all samples", samples=samples)
+
+
+def _write(output: Path, template: str, **facts: Any) -> None:
+    environment = Environment(
+        loader=PackageLoader("virnucpro.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
+    environment.filters["duration"] = duration
+    # Compact, and safe inside a script element: no "<" can end it.
+    environment.filters["embedded"] = lambda value: json.dumps(
+        value, ensure_ascii=False, separators=(",", ":")
+    ).replace("<", "\\u003c")
+    page = environment.get_template(template).render(
+        **facts, version=__version__, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    )
+    with atomic_file(output) as file:
+        file.write_text(page, encoding="utf-8")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: ``12.3 s``, ``4 min 05 s``, ``3 h 20 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"

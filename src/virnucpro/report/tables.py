@@ -1,0 +1,146 @@
+"""The numbers of a sample's page: from contigs.tsv and chunks.tsv, in bounded memory."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from virnucpro.classifier.tables import CHUNKS, CONTIGS, NO_OPEN_FRAME, VIRAL
+from virnucpro.errors import StorageError
+
+BINS = 40
+"""Bars of a score distribution."""
+LISTED_CONTIGS = 100_000
+"""Rows of the page's contig table at most; all are in contigs.tsv."""
+LISTED_BYTES = 10 * 2**20
+"""Bytes that those rows may take in the page."""
+DRAWN_CONTIGS = 30
+"""Contigs that are drawn with their chunks."""
+COLUMNS = 300
+"""Bars of a drawn contig at most; each then stands for the best chunk of its part."""
+
+Row = dict[str, str]
+
+
+@dataclass
+class Bar:
+    """Chunks of one part of a drawn contig."""
+
+    start: int
+    end: int
+    chunks: int = 0
+    score: float | None = None  # the best; None without an open frame
+    viral: bool = False
+
+
+@dataclass
+class Drawn:
+    """A contig with its chunks along it."""
+
+    row: Row
+    bars: list[Bar]
+
+
+@dataclass
+class ContigFacts:
+    """What contigs.tsv says as a whole."""
+
+    listed: list[Row] = field(default_factory=list)  # highest mean score first, unscored ones last
+    drawn: list[Row] = field(default_factory=list)  # called viral, most viral chunks first
+    scores: list[int] = field(default_factory=lambda: [0] * BINS)
+    bases: Counter[str] = field(default_factory=Counter)  # by call
+
+
+@dataclass
+class ChunkFacts:
+    """What chunks.tsv says as a whole."""
+
+    scores: list[int] = field(default_factory=lambda: [0] * BINS)
+    open_frames: list[int] = field(default_factory=lambda: [0] * 7)  # chunks with 0 … 6 of them
+    drawn: list[Drawn] = field(default_factory=list)
+
+
+def read_contigs(path: Path) -> ContigFacts:
+    """Summarise contigs.tsv; memory is bounded by ``LISTED_CONTIGS``.
+
+    Raises StorageError for a table with other columns.
+    """
+    facts = ContigFacts()
+
+    def counted() -> Iterator[Row]:
+        for row in rows(path, CONTIGS):
+            facts.bases[row["call"]] += int(row["length"])
+            if row["mean_score"]:
+                facts.scores[_bin(row["mean_score"])] += 1
+            yield row
+
+    best = heapq.nlargest(LISTED_CONTIGS, counted(), key=lambda row: float(row["mean_score"] or -1))
+    left = LISTED_BYTES
+    for row in best:
+        left -= sum(len(value.encode()) + 3 for value in row.values())
+        if left < 0:
+            break
+        facts.listed.append(row)
+    scored = (row for row in rows(path, CONTIGS) if row["mean_score"])
+    facts.drawn = heapq.nlargest(DRAWN_CONTIGS, scored, key=_evidence)
+    return facts
+
+
+def read_chunks(path: Path, drawn: Iterable[Row]) -> ChunkFacts:
+    """Summarise chunks.tsv, and lay the chunks of the contigs in ``drawn`` along them."""
+    facts = ChunkFacts()
+    wanted: dict[str, dict[int, Bar]] = {}
+    chosen = list(drawn)
+    lengths = {row["record"]: (int(row["length"]), min(int(row["chunks"]), COLUMNS)) for row in chosen}
+    for row in rows(path, CHUNKS):
+        facts.open_frames[int(row["open_frames"])] += 1
+        if row["call"] != NO_OPEN_FRAME:
+            facts.scores[_bin(row["score"])] += 1
+        if row["record"] in lengths:
+            length, parts = lengths[row["record"]]
+            start, end = int(row["start"]), int(row["end"])
+            bars = wanted.setdefault(row["record"], {})
+            bar = bars.setdefault((start + end) // 2 * parts // (length + 1), Bar(start, end))
+            bar.end = end
+            bar.chunks += 1
+            if row["score"]:
+                bar.score = max(bar.score or 0.0, float(row["score"]))
+                bar.viral |= row["call"] == VIRAL
+    facts.drawn = [Drawn(row, list(wanted.get(row["record"], {}).values())) for row in chosen]
+    return facts
+
+
+def columns(listed: list[Row]) -> dict[str, list[Any]]:
+    """Contig rows as the page's script reads them: a list per column, numbers as numbers, None for no value."""
+    text = ("record", "call")
+    return {
+        name: [row[name] if name in text else json.loads(row[name] or "null") for row in listed] for name in CONTIGS
+    }
+
+
+def rows(path: Path, expected: tuple[str, ...]) -> Iterator[Row]:
+    """Rows of one of the project's tables.
+
+    Raises StorageError if its columns aren't the ``expected`` ones or a row is short.
+    """
+    with open(path, encoding="utf-8", newline="\n") as handle:
+        if tuple(next(handle, "").rstrip("\n").split("\t")) != expected:
+            raise StorageError(f"{path}: its columns aren't {', '.join(expected)}. Delete it and run again.")
+        for number, line in enumerate(handle, start=2):
+            values = line.rstrip("\n").split("\t")
+            if len(values) != len(expected):
+                raise StorageError(f"{path}, line {number}: has {len(values)} columns. Delete the file and run again.")
+            yield dict(zip(expected, values, strict=True))
+
+
+def _evidence(row: Row) -> tuple[bool, int, float]:
+    return row["call"] == VIRAL, int(row["viral_chunks"]), float(row["mean_score"])
+
+
+def _bin(score: str) -> int:
+    return min(int(float(score) * BINS), BINS - 1)

@@ -1,0 +1,84 @@
+"""Results of a sample as the report reads them, made up: any number of contigs without computing any."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+
+from virnucpro.classifier.tables import CHUNKS, CONTIGS
+from virnucpro.embeddings.store import create_merged
+
+FASTAS = ["/data/reads & contigs.fa"]
+RUN = {
+    "versions": {"virnucpro": "0.1.0", "python": "3.12.1", "torch": "2.12.7", "snakemake": "9.1.2"},
+    "configuration_sha256": "f" * 64,
+    "switches": {"VIRNUCPRO_DISABLE_FP16": True},
+}
+WAY = {"precision": "fp32", "backend": "sdpa", "batching": "packed", "compile": False, "device": "cpu", **RUN}
+ENCODER = {"layers": 4, "width": 160, "pooling": "mean of all tokens"}
+CHUNK = 500
+
+
+def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4, name: str = "contig") -> Path:
+    """Make ``results/sample`` and its benchmarks; every tenth contig has no open frame. Returns the sample's folder."""
+    folder = results / sample
+    folder.mkdir(parents=True)
+    random.seed(contigs)
+    shards = [
+        {"shard": f"{number:032x}", "encoder": encoder, "key": "k", "frames": 100, "device": "cpu", "precision": "fp32",
+         "backend": "sdpa", "tokens": 9000, "seconds": 2.0 + number, "tokens_per_second": 4500.0, "fill": 0.9}
+        for number in range(2) for encoder in ("dna", "protein")
+    ]  # fmt: skip
+    encoders = {f"{role}_encoder": {"name": f"mini-{role}", "weights_sha256": role[0] * 64, **ENCODER} for role in ("dna", "protein")}  # fmt: skip
+    provenance = {"chunk_length": CHUNK, **encoders, "shards": shards}
+    with create_merged(folder / "embeddings.h5", 1, 2, 2, provenance) as file:
+        file["ids"][:] = ["x"]
+        file["dna"][:] = file["protein"][:] = np.zeros((1, 2), np.float32)
+    counts = {"records": contigs, "viral_records": 0, "unscored_records": 0, "scored_chunks": 0, "viral_chunks": 0}
+    with open(folder / "contigs.tsv", "w") as table, open(folder / "chunks.tsv", "w") as parts:
+        table.write("\t".join(CONTIGS) + "\n")
+        parts.write("\t".join(CHUNKS) + "\n")
+        for number in range(contigs):
+            record, length = f"{name}_{number}", chunks * CHUNK
+            scores = [] if number % 10 == 9 else [round(random.random(), 9) for _ in range(chunks - 1)]
+            for at in range(chunks):
+                place = f"{record}\t{record}_chunk_{at + 1}\t{at * CHUNK + 1}\t{(at + 1) * CHUNK}"
+                if at < len(scores):
+                    call = "viral" if scores[at] >= 0.5 else "non-viral"
+                    parts.write(f"{place}\t{1 + at % 2}\t{scores[at]}\tF1\t{call}\n")
+                else:
+                    parts.write(f"{place}\t0\t\t\tno_open_frame\n")
+            if not scores:
+                counts["unscored_records"] += 1
+                table.write(f"{record}\t{length}\t{chunks}\t0\t0\t\t\t\tunscored\n")
+                continue
+            viral, mean = sum(score >= 0.5 for score in scores), round(sum(scores) / len(scores), 9)
+            counts["scored_chunks"] += len(scores)
+            counts["viral_chunks"] += viral
+            counts["viral_records"] += mean >= 0.5
+            table.write(
+                f"{record}\t{length}\t{chunks}\t{len(scores)}\t{viral}\t{round(viral / len(scores), 9)}\t{mean}\t"
+                f"{max(scores)}\t{'viral' if mean >= 0.5 else 'non-viral'}\n"
+            )
+    summary = {
+        **counts, **encoders, "chunks": contigs * chunks, "frames": counts["scored_chunks"] * 2,
+        "virus_frames": counts["viral_chunks"], "skipped_records": 0, "threshold": 0.5, "chunk_length": CHUNK,
+        "classifier": {"name": "mini-500", "weights_sha256": "c" * 64}, 
+        "computed": {"dna": [WAY], "protein": [WAY]}, "run": RUN, "configuration": {"preset": "mini-500", "cache_dir": None},
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+    benchmark = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+    for path, seconds in (
+        (f"split/{sample}.tsv", "0.3"),
+        (f"embed_dnabert_s/{sample}/k/{0:032x}.tsv", "7.5"),
+        (f"embed_dnabert_s/{sample}/k/{1:032x}.tsv", "80"),
+        (f"embed_dnabert_s/{sample}/older/{1:032x}.tsv", "9999"),
+        ("predict/another.tsv", "9999"),
+    ):
+        (results / "benchmarks" / path).parent.mkdir(parents=True, exist_ok=True)
+        rss = "NA" if seconds == "0.3" else "444.4"
+        (results / "benchmarks" / path).write_text(f"{benchmark}{seconds}\t0:00:01\t{rss}\t1\t1\t1\t1\t1\t1\t5.25\n")
+    return folder

@@ -1,0 +1,138 @@
+"""The pages' facts; what a browser makes of them is in tests/browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+
+import pytest
+
+from tests.unit.report_fixtures import FASTAS, write_sample
+from virnucpro.errors import StorageError
+from virnucpro.report import methods, tables, timing
+from virnucpro.report.page import duration, write_run_page, write_sample_page
+
+
+def page_of(folder) -> str:
+    write_sample_page(folder, "s", FASTAS, folder / "report.html")
+    return (folder / "report.html").read_text()
+
+
+def data_in(page: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page).group(1))
+
+
+def test_a_page_holds_its_facts_and_asks_nobody(tmp_path):
+    page = page_of(write_sample(tmp_path, 30))
+    data = data_in(page)
+    assert len(data["record"]) == 30
+    means = [mean for mean in data["mean_score"] if mean is not None]
+    assert means == sorted(means, reverse=True) and data["mean_score"][-3:] == [None] * 3
+    text = html.unescape(page)
+    for fact in ("/data/reads & contigs.fa", "VIRNUCPRO_DISABLE_FP16", "9.1.2", "c" * 64, "10.1093/bib/bbaf224"):
+        assert fact in text
+    fetched = re.findall(r"""(?:(?:src|href)=|url\(|@import )\s*["']?([^"'\s>)]+)""", page)
+    assert all(target.startswith(("#", "data:", "https://doi.org/")) for target in fetched), fetched
+
+
+@pytest.mark.parametrize("name", ["</script><script>alert(1)</script>", "<!--<b>", "ü'\"&"])
+def test_names_cannot_leave_their_place(tmp_path, name):
+    page = page_of(write_sample(tmp_path, 12, name=name))
+    assert f"{name}_0" in data_in(page)["record"]
+    assert page.count("<script") == 2 and "<b>" not in page
+
+
+@pytest.mark.parametrize("contigs", [0, 1, 9])
+def test_few_contigs(tmp_path, contigs):
+    assert len(data_in(page_of(write_sample(tmp_path, contigs)))["record"]) == contigs
+
+
+def test_time_per_rule_counts_this_samples_jobs_and_models_only(tmp_path):
+    shards = [
+        {"shard": f"{number:032x}", "encoder": encoder, "key": "k"}
+        for number in range(2)
+        for encoder in ("dna", "protein")
+    ]
+    write_sample(tmp_path, 3)
+    split, embed = timing.rule_times(tmp_path / "benchmarks", "s", shards)
+    assert (split.rule, split.jobs, split.seconds, split.max_rss) == ("split", 1, 0.3, None)
+    assert (embed.rule, embed.jobs, embed.seconds, embed.longest) == ("embed_dnabert_s", 2, 87.5, 80)
+    assert (embed.max_rss, embed.cpu_seconds) == (444.4, 10.5)
+
+
+def test_a_contig_longer_than_its_picture(tmp_path):
+    folder = write_sample(tmp_path, 2, chunks=2000)
+    chosen = tables.read_contigs(folder / "contigs.tsv").drawn
+    chunks = tables.read_chunks(folder / "chunks.tsv", chosen)
+    for drawn in chunks.drawn:
+        assert len(drawn.bars) == tables.COLUMNS
+        assert sum(bar.chunks for bar in drawn.bars) == 2000
+        assert max(bar.score or 0 for bar in drawn.bars) == float(drawn.row["best_score"])
+        assert [bar.start for bar in drawn.bars] == sorted(bar.start for bar in drawn.bars)
+    assert sum(chunks.open_frames) == 4000 and chunks.open_frames[0] == 2
+
+
+def test_the_table_is_bounded_in_rows_and_bytes(tmp_path, monkeypatch):
+    folder = write_sample(tmp_path, 50)
+    everything = tables.read_contigs(folder / "contigs.tsv")
+    monkeypatch.setattr(tables, "LISTED_BYTES", 600)
+    some = tables.read_contigs(folder / "contigs.tsv")
+    assert 1 < len(some.listed) < 12 and some.listed == everything.listed[: len(some.listed)]
+    assert some.scores == everything.scores and sum(some.scores) == 45
+    monkeypatch.setattr(tables, "LISTED_CONTIGS", 3)
+    assert len(tables.read_contigs(folder / "contigs.tsv").listed) == 3
+    assert "The 3 contigs with the highest mean score of 50" in page_of(folder)
+
+
+def test_a_table_with_other_columns(tmp_path):
+    folder = write_sample(tmp_path, 2)
+    (folder / "contigs.tsv").write_text("record\tlength\n")
+    with pytest.raises(StorageError, match=r"contigs\.tsv: its columns aren't record, length, chunks"):
+        page_of(folder)
+    (folder / "contigs.tsv").write_text("\t".join(tables.CONTIGS) + "\na\t5\n")
+    with pytest.raises(StorageError, match=r"contigs\.tsv, line 2: has 2 columns"):
+        page_of(folder)
+
+
+def test_methods_say_what_ran(tmp_path):
+    folder = write_sample(tmp_path, 20)
+    page = html.unescape(page_of(folder))
+    summary = json.loads((folder / "summary.json").read_text())
+    paragraph = re.search(r'<p id="methods" class="paste">(.*?)</p>', page, re.DOTALL).group(1)
+    for fact in (
+        "The 20 sequences (40,000 bases)",
+        "Snakemake 9.1.2",
+        "PyTorch 2.12.7",
+        "mini-dna (",
+        "mini-protein (",
+        "in fp32 with sdpa",
+    ):
+        assert fact in paragraph
+    assert f"at least 0.5: {summary['viral_records']} sequences" in paragraph
+    cited = sorted(int(number) for number in re.findall(r"\[(\d)\]", paragraph))
+    assert cited == list(range(1, len(methods.references()) + 1))
+
+
+def test_bibtex_entries_are_whole():
+    for work in methods.references():
+        entry = work.bibtex()
+        assert entry.count("{") == entry.count("}")
+        assert re.fullmatch(r"10\.\d{4,}/\S+", work.doi) and f"doi = {{{work.doi}}}" in entry
+    esm2 = next(work for work in methods.references() if work.key == "esm2")
+    assert "journal = {Science},\n  volume = {379(6637)},\n  pages = {1123--1130}" in esm2.bibtex()
+
+
+def test_page_of_a_run(tmp_path):
+    samples = {name: write_sample(tmp_path, 10 * at, name) / "summary.json" for at, name in enumerate(("a", "b"), 1)}
+    write_run_page(samples, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert re.findall(r'<a href="(\w/report.html)">', page) == ["a/report.html", "b/report.html"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (59.9, "59.9 s"), (245, "4 min 05 s"), (3599.7, "1 h 00 min"), (9e4, "25 h 00 min")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
