@@ -25,6 +25,7 @@ LAYERS = [
     "report",
     "configuration",
     "models",
+    "doctor",
     "downloads",
     "cli",
 ]

@@ -14,6 +14,7 @@ _COMMANDS = {
     "predict": "predict:predict",
     "validate": "validate:validate",
     "config": "config:config",
+    "doctor": "doctor:doctor",
     "train": "training:train",
     "evaluate": "training:evaluate",
     "check": "check:check",
@@ -47,6 +48,7 @@ def cli() -> None:
     \b
     Start with:
       virnucpro validate contigs.fa              is the file all right, how much work is it?
+      virnucpro doctor contigs.fa                will it work here, and how long will it take?
       virnucpro predict contigs.fa -o out        results in out/contigs, an overview in out/contigs/report.html
 
     \b

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,8 +22,10 @@ _ZSTD_INPUT = 1 << 9  # bytes decompressed at a time: four can become 128 KB
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
 
 
-def read_blocks(path: Path) -> Iterator[bytes]:
+def read_blocks(path: Path, at: Callable[[int], object] = id) -> Iterator[bytes]:
     """Decompressed content, in blocks of about ``BLOCK`` bytes; memory doesn't grow with the file.
+
+    Before each block ``at`` is told how many bytes of the file itself have been read.
 
     Raises:
         InputError: the file can't be read, is compressed with something else, or is truncated or corrupt.
@@ -31,6 +33,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
     if path.is_dir():
         raise InputError(f"{path}: a folder, not a file. Give the files in it, or a pattern such as '{path}/*.fa'.")
     kind = "file"
+    content: Callable[[BinaryIO], Iterator[bytes]] = _read
     try:
         with open(path, "rb") as file:
             start = file.read(16)
@@ -42,12 +45,12 @@ def read_blocks(path: Path) -> Iterator[bytes]:
                 kind = "gzip"
                 if (start[:4], start[12:]) == _BGZF:
                     _check_end(path, file)
-                yield from _read(gzip.GzipFile(fileobj=file))
+                content = _read_gzip
             elif start.startswith(_ZSTD):
-                kind = "zstd"
-                yield from _read_zstd(file)
-            else:
-                yield from _read(file)
+                kind, content = "zstd", _read_zstd
+            for block in content(file):
+                at(file.tell())
+                yield block
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. Check the path in the sample table or on the command line.") from None
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
@@ -61,6 +64,10 @@ def read_blocks(path: Path) -> Iterator[bytes]:
 def _read(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
     while block := file.read(BLOCK):
         yield block
+
+
+def _read_gzip(file: BinaryIO) -> Iterator[bytes]:
+    return _read(gzip.GzipFile(fileobj=file))
 
 
 def _check_end(path: Path, file: BinaryIO) -> None:

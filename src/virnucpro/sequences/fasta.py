@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Record(NamedTuple):
     header: str = ""  # the whole line, without ``>`` or ``@``
 
 
-def read_fasta(path: str | Path, keep_empty: bool = False) -> Iterator[Record]:
+def read_fasta(path: str | Path, keep_empty: bool = False, at: Callable[[int], object] = id) -> Iterator[Record]:
     """Records of a FASTA or FASTQ file, in order; memory is a few blocks plus the longest record.
 
     Format and compression (see ``compression``) are told by content, not by name; line ends, case and, in FASTA,
@@ -41,7 +41,7 @@ def read_fasta(path: str | Path, keep_empty: bool = False) -> Iterator[Record]:
             letter that isn't a IUPAC nucleotide, or an empty record; or what ``fastq_entries`` refuses.
     """
     path = Path(path)
-    blocks = _begun(path)
+    blocks = _begun(path, at)
     first = next(blocks)
     fastq = first.startswith(b"@")
     blocks = chain([first], blocks)
@@ -55,9 +55,9 @@ def read_fasta(path: str | Path, keep_empty: bool = False) -> Iterator[Record]:
         yield Record(identifier, sequence, path, title)
 
 
-def _begun(path: Path) -> Iterator[bytes]:
+def _begun(path: Path, at: Callable[[int], object]) -> Iterator[bytes]:
     """The blocks of a file from its first ``>`` or ``@`` on."""
-    blocks = read_blocks(path)
+    blocks = read_blocks(path, at)
     start = b""
     for block in blocks:
         start = (start + block).removeprefix(b"\xef\xbb\xbf").lstrip(_SPACE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,22 +33,28 @@ class Survey:
     records_without_open_frame: int = 0
     open_frames: int = 0
     residues: int = 0
+    share_read: float = 1.0  # of the files' bytes; less than 1 if reading stopped early, and so are all counts
     remarks: dict[str, str] = field(default_factory=dict)
 
 
-def survey(fastas: Sequence[Path], chunk_length: int) -> Survey:
-    """Read all files of a sample as a run would, and count.
+def survey(fastas: Sequence[Path], chunk_length: int, enough: float = math.inf) -> Survey:
+    """Read all files of a sample as a run would, and count; stop after ``enough`` bases.
 
     Raises:
         InputError: what ``read_fasta`` refuses; an id that occurs twice.
     """
     found = Survey()
+    sizes = [path.stat().st_size for path in fastas]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as names, tempfile.TemporaryDirectory() as folder:
         duplicates = DuplicateCheck(Path(folder))
 
         def sequences() -> Iterator[bytes]:
             for number, path in enumerate(fastas):
-                for record in read_fasta(path, keep_empty=True):
+
+                def reached(position: int, before: int = sum(sizes[:number])) -> None:
+                    found.share_read = (before + position) / sum(sizes)
+
+                for record in read_fasta(path, keep_empty=True, at=reached):
                     _remark(found, record.id)
                     if not record.sequence:
                         found.empty_records += 1
@@ -61,6 +68,8 @@ def survey(fastas: Sequence[Path], chunk_length: int) -> Survey:
                     found.bases += size
                     found.records += 1
                     yield record.sequence
+                    if found.bases >= enough:
+                        return
 
         scored, last = 0, -1
         for batch in open_frames_of(sequences(), chunk_length):

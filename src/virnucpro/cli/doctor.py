@@ -1,0 +1,61 @@
+"""``virnucpro doctor``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virnucpro.cli.inputs import samples_of
+from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema
+from virnucpro.configuration import read_config, read_samples, resolve
+
+MARKS = {"ok": "  ok     ", "note": "  note   ", "problem": "  PROBLEM"}
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, metavar="[INPUT...]", type=click.Path(allow_dash=True))
+@from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS)
+@click.option("--configfile", type=click.Path(dir_okay=False), help="YAML file with configuration keys.")
+@click.option("--output", "-o", "output_dir", default="results", show_default=True, help="Folder of the run to be.")
+@click.option("--measure/--no-measure", default=True, help="Whether to time the encoders, for half a minute or so.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(inputs: tuple[str, ...], configfile: str | None, measure: bool, as_json: bool, **given: Any) -> None:
+    """Say whether a run for INPUT (as for `predict`; without: the bundled example) would work here, and with what.
+
+    Looks at programs, GPUs, precision and attention, compiler, models, disk and SLURM, and estimates how long the
+    embedding takes. Nothing is written. Exit status 1 if the run can't work.
+
+    \b
+    Examples:
+      virnucpro doctor
+      virnucpro doctor contigs.fa --preset virnucpro-500 --models-dir /data/models -o out
+    """
+    from virnucpro.doctor import PROBLEM, Case, examine
+
+    settings = resolve(
+        (read_config(configfile) if configfile else {})
+        | {key: value for key, value in given.items() if value is not None}
+    )
+    findings = []
+    with tempfile.TemporaryDirectory() as spool:
+        samples = samples_of(inputs, Path(spool)) if inputs else read_samples(settings.samples)
+        for finding in examine(Case(settings, samples, measure)):
+            findings.append(finding)
+            if not as_json:
+                click.echo(f"{MARKS[finding.state]} {finding.about}: {finding.found}")
+                if finding.remedy:
+                    click.echo(f"{'':10}-> {finding.remedy}")
+    problems = sum(finding.state == PROBLEM for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"works": not problems, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        click.echo(
+            f"{problems} problem{'s' * (problems != 1)}: the run can't work." if problems else "The run can work."
+        )
+    sys.exit(1 if problems else 0)

@@ -1,0 +1,124 @@
+"""``virnucpro doctor``: what it finds, and that each mistake is a finding with a remedy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from importlib import metadata
+
+import pytest
+from click.testing import CliRunner
+
+from virnucpro import doctor, installation
+from virnucpro.cli import cli
+from virnucpro.configuration import read_samples, resolve
+from virnucpro.doctor import NOTE, OK, PROBLEM, Case
+
+EXAMPLE = read_samples(None)
+
+
+def case(samples=EXAMPLE, **given) -> Case:
+    return Case(resolve(given), samples)
+
+
+def only(findings):
+    (finding,) = findings
+    return finding
+
+
+def test_the_bundled_example_can_be_run_and_is_timed(tmp_path):
+    command = [sys.executable, "-m", "virnucpro", "doctor", "--json", "--device=cpu", f"--output={tmp_path / 'out'}"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    told = json.loads(answer.stdout)
+    assert told["works"] and not [finding for finding in told["findings"] if finding["state"] == PROBLEM]
+    said = {finding["about"]: finding["found"] for finding in told["findings"]}
+    assert said["precision"].startswith("fp32 on cpu")
+    assert said["attention of mini-esm2"].startswith("sdpa: the best that can run on cpu with fp32, head size")
+    assert "mini-500 takes 160 + 160 inputs, 500-base chunks" in said["fit"]
+    assert "snakemake 9" in said["packages"]
+    assert "173 open frames; embedding about" in said["time"] and "measured" in said["time"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_problems_end_with_status_1(tmp_path):
+    answer = CliRunner().invoke(cli, ["doctor", "--classifier=mini-300", "--chunk-length=500", "--no-measure"], obj=[])
+    assert answer.exit_code == 1
+    assert "PROBLEM Classifier: " in answer.output and "trained on chunks of 300 bases" in answer.output
+    assert "1 problem: the run can't work." in answer.output
+
+
+def test_one_mistake_is_one_finding():
+    findings = list(doctor.examine(case(esm_model="absent.pt")))
+    assert ["absent.pt" in finding.found for finding in findings].count(True) == 1
+
+
+def test_models_that_will_be_fetched_are_noted(tmp_path):
+    one = case(preset="virnucpro-500", models_dir=str(tmp_path))
+    assert [finding.state for finding in doctor.checkpoints(one)] == [NOTE] * 3
+    assert all("virnucpro models fetch" in finding.remedy for finding in doctor.checkpoints(one))
+    assert "checked first thing" in only(doctor.fit(one)).found
+    assert "has yet to prepare" in only(doctor.duration(one)).found
+
+
+def test_a_disk_that_is_too_small(monkeypatch, tmp_path):
+    disk, scratch = doctor.space(case(output_dir=str(tmp_path)))
+    assert (disk.state, scratch.state) == (OK, OK)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(1000))
+    disk, scratch = doctor.space(case(output_dir=str(tmp_path)))
+    assert (disk.state, scratch.state) == (PROBLEM, NOTE)
+    assert "--output" in disk.remedy
+
+
+def test_long_inputs_are_read_in_part(monkeypatch, tmp_path):
+    path = tmp_path / "x.fa"
+    path.write_text("".join(f">r{number}\n{'ATGGCC' * 500}\n" for number in range(4000)))
+    whole, part = case({"x": [path]}).work, None
+    monkeypatch.setattr(doctor, "ENOUGH", 3_000_000)
+    part = case({"x": [path]}).work
+    assert whole.share_read == 1 and part.share_read < 0.5
+    assert part.open_frames == pytest.approx(whole.open_frames, rel=0.2)
+
+
+def test_a_gpu_that_pytorch_cannot_use(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(installation, "has_gpu", lambda: True)
+    for device, state in (("auto", NOTE), ("cuda", PROBLEM), ("cpu", OK)):
+        assert only(doctor.devices(case(device=device))).state == state
+    remedy = only(doctor.devices(case())).remedy
+    assert ("CPU build" if torch.version.cuda is None else "driver") in remedy
+
+
+def test_compile_needs_a_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert only(doctor.compiler(case(device="cpu"))).state == OK
+    finding = only(doctor.compiler(case(device="cpu", compile=True)))
+    assert finding.state == PROBLEM and "c++" in finding.found
+
+
+def test_packages_that_are_missing_or_old(monkeypatch):
+    monkeypatch.setattr(
+        metadata, "requires", lambda _: ["numpy>=99", "no-such-package>=1", "click>=8", 'x; extra == "test"']
+    )
+    findings = {finding.about: finding for finding in doctor.programs(case())}
+    assert findings["numpy"].state == findings["no-such-package"].state == PROBLEM
+    assert "but >=99 is needed" in findings["numpy"].found
+    assert findings["packages"].found.startswith("click 8") and "x" not in findings
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "state"), [(0, "cpu*\ngpu\n", OK), (1, "Unable to contact slurm controller", NOTE)]
+)
+def test_slurm(monkeypatch, status, said, state):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(doctor, "_version", lambda _: "2.8")
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, status, said * (not status), said)
+    )
+    finding = only(doctor.cluster(case()))
+    assert finding.state == state and said.split()[0] in finding.found
