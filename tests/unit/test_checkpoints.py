@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -135,6 +136,39 @@ def test_dtypes(pt, tmp_path):
     torch.save(stored, pt)
     with pytest.raises(ModelError, match=r"layers.1.fc1.weight is not finite in torch.float16"):
         prepare_encoder(pt, "esm2", tmp_path / "d", dtype=torch.float16)
+
+
+def test_fp32_weights_that_half_precision_holds_exactly_are_kept_in_it(pt, tmp_path):
+    """As fair-esm's fp16 file and Hugging Face's fp32 one of the same model."""
+    content = read_pt(pt)
+    content["model"] = {key: value.half() for key, value in content["model"].items()}
+    torch.save(content, pt)
+    digest = prepare_encoder(pt, "esm2", tmp_path / "half").weights_sha256
+    content["model"] = {key: value.float() for key, value in content["model"].items()}
+    torch.save(content, pt)
+    assert prepare_encoder(pt, "esm2", tmp_path / "same").weights_sha256 == digest
+    assert (tmp_path / "same").stat().st_size == (tmp_path / "half").stat().st_size
+    content["model"]["encoder.sentence_encoder.emb_layer_norm_after.bias"][0] = 1 + 2**-20
+    torch.save(content, pt)
+    assert next(prepared(pt, "esm2", tmp_path / "other")[1].parameters()).dtype == torch.float32
+
+
+def test_two_jobs_that_prepare_at_once_do_not_clash(pt, tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(4)
+
+    def prepare():
+        barrier.wait()
+        prepare_encoder(pt, "esm2", tmp_path / "out" / "model.safetensors")
+
+    jobs = [context.Process(target=prepare) for _ in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0] * 4
+    assert verify_canonical(tmp_path / "out" / "model.safetensors").name == "esm2_t2_tiny"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
 
 
 def test_a_canonical_file_is_taken_as_it_is(dnabert, tmp_path):

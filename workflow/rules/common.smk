@@ -150,8 +150,8 @@ def path_of(family):
 
 
 def preparing_memory(family):
-    """Memory request for making the canonical file of an encoder."""
-    return lambda wildcards, attempt: attempt * (2000 + 3 * SOURCES[family].megabytes)
+    """Memory request: imports, the mapped checkpoint, and what is changed of it."""
+    return lambda wildcards, attempt: attempt * (2000 + 2 * SOURCES[family].megabytes)
 
 
 def embedding_memory(family, bytes_per_frame):

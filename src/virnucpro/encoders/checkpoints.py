@@ -86,7 +86,7 @@ def convert_checkpoint(source: Path, family: str, output: Path, dtype: torch.dty
         config, state, files, tokenizer = _dnabert_folder(source)
     else:
         config, state, files = _esm2_folder(source) if source.is_dir() else _fair_esm(source)
-    stored = dtype or reduce(torch.promote_types, (tensor.dtype for tensor in state.values()))
+    stored = dtype or _narrowest(state)
     for key in state:
         state[key] = state[key].to(stored)
         if not state[key].isfinite().all():
@@ -96,6 +96,18 @@ def convert_checkpoint(source: Path, family: str, output: Path, dtype: torch.dty
     name = resolved.stem if source.is_file() else resolved.name
     origin = {"name": resolved.name, "files": {path.name: sha256_file(path) for path in files}}
     return write_canonical(encoder, output, name=name, source=origin)
+
+
+def _narrowest(state: State) -> torch.dtype:
+    """The dtype of the weights, or fp16 if that holds every value of fp32 ones, as with ESM-2 3B and 15B.
+
+    So they take half the room, and fair-esm's files, which are fp16, and Hugging Face's, which aren't, are one model.
+    """
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in state.values()))
+    exact = dtype == torch.float32 and all(
+        torch.equal(tensor.half().to(tensor.dtype), tensor) for tensor in state.values()
+    )
+    return torch.float16 if exact else dtype
 
 
 def _fair_esm(path: Path) -> tuple[dict[str, Any], State, list[Path]]:
