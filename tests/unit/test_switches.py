@@ -109,8 +109,6 @@ def run(shard, monkeypatch, **environment) -> tuple[np.ndarray, dict, list[int]]
     monkeypatch.setattr("virnucpro.embeddings.shard.read_shard", lambda path: (ids, sequences))
     rows: list[int] = []
     pack, padded = embedding.Pack.build, original.attention
-    monkeypatch.setattr(embedding.Pack, "build", lambda n, *more: rows.append(len(n)) or pack(n, *more))
-    monkeypatch.setattr(original, "attention", lambda q, *more: rows.append(-len(q)) or padded(q, *more))
     switches = Switches.read(environment)
     options = EmbedOptions(
         precision=switches.precision("auto"),
@@ -118,8 +116,10 @@ def run(shard, monkeypatch, **environment) -> tuple[np.ndarray, dict, list[int]]
         batching=switches.batching,
         run=RunRecord(switches=switches.as_dict()),
     )
-    embed_shard(fasta, model, fasta.with_suffix(".h5"), options, threads=1)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding.Pack, "build", lambda n, *more: rows.append(len(n)) or pack(n, *more))
+        patch.setattr(original, "attention", lambda q, *more: rows.append(-len(q)) or padded(q, *more))
+        embed_shard(fasta, model, fasta.with_suffix(".h5"), options, threads=1)
     with open_shard(fasta.with_suffix(".h5")) as file:
         return file["embeddings"][:], dict(file.attrs), rows
 
@@ -144,6 +144,20 @@ def test_each_path_is_taken_and_gives_the_same_vectors(shard, monkeypatch):
     assert (np.linalg.norm(single - packed, axis=1) / scale).max() < 1e-5
     assert (np.linalg.norm(v1 - packed, axis=1) / scale).max() < 1e-5
     assert read_spec(shard[1]).weights_sha256 == attributes["weights_sha256"]
+
+
+def test_half_precision_and_compilation_change_what_runs(shard, monkeypatch):
+    """On a CPU that is said to have half precision, as a GPU has."""
+    resolve, compiled = embedding.resolve_precision, []
+    monkeypatch.setattr(
+        embedding, "resolve_precision", lambda name, on: "fp16" if name == "auto" else resolve(name, on)
+    )
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    half, attributes, _ = run(shard, monkeypatch)
+    assert (attributes["precision"], compiled) == ("fp16", [])
+    full, attributes, _ = run(shard, monkeypatch, VIRNUCPRO_DISABLE_FP16="1", VIRNUCPRO_COMPILE_MODEL="1")
+    assert (attributes["precision"], attributes["compile"]) == ("fp32", True) and compiled
+    assert 1e-5 < np.abs(half - full).max() < 0.1
 
 
 def test_the_originals_path_is_fair_esms(tmp_path):

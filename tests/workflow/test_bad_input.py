@@ -40,6 +40,12 @@ def test_bad_fasta(tmp_path, tiny, content, says):
     assert nothing_done(tmp_path)
 
 
+def test_a_misspelt_switch_ends_the_run_before_any_job(tmp_path):
+    run = snakemake(tmp_path, VIRNUCPRO_DISABLE_FP61="1")
+    assert run.status != 0 and "VIRNUCPRO_DISABLE_FP61; did you mean VIRNUCPRO_DISABLE_FP16?" in run.text
+    assert "Traceback" not in run.text and not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [

@@ -97,44 +97,43 @@ def test_small_shards_in_one_pack(tmp_path, models):
     check(tmp_path / "results" / "parity")
 
 
-@pytest.mark.parametrize(
-    ("switch", "batching", "backend"),
-    [("VIRNUCPRO_V1_ATTENTION", "original", "original"), ("VIRNUCPRO_DISABLE_PACKING", "single", "sdpa")],
-)
-def test_environment_switches(tmp_path, models, switch, batching, backend):
-    config = models | {"samples": sheet(tmp_path, PARITY / "input.fa"), "tokens_per_batch": 64}
-    if batching == "original":
-        config |= {"precision": "auto", "compile": "true"}  # which it overrides
-    snakemake(tmp_path, config=config, **{switch: "1"}).ok()
-    result = tmp_path / "results" / "parity"
-    check(result)
-    for path in result.glob("embeddings/*/*/*.h5"):
+def check_switches(result: Path, on: dict[str, bool], batching: str, backend: str) -> None:
+    """These switches took effect, and every output says so."""
+    shards = list(result.glob("embeddings/*/*/*.h5"))
+    assert {path.parts[-3] for path in shards} == {"dnabert_s", "esm2"}
+    for path in shards:
         assert path.parent.name.endswith(f"-fp32-v{EMBEDDING_VERSION}-{batching}")
         made = read_provenance(path)
         how = {key: made[key] for key in ("precision", "backend", "batching", "compile", "switches")}
-        assert how == {
-            "precision": "fp32",
-            "backend": backend,
-            "batching": batching,
-            "compile": False,
-            "switches": {switch: True},
-        }
+        assert how == {"precision": "fp32", "backend": backend, "batching": batching, "compile": False, "switches": on}
         batched = (batching, path.parts[-3]) == ("original", "esm2")
         assert made["packs"] < made["count"] if batched else made["packs"] == made["count"]
     for name in ("embeddings.h5", "summary.json", "viral.fasta.gz", "report.html"):
         made = read_provenance(result / name)
-        assert made["run"]["switches"] == {switch: True}
+        assert made["run"]["switches"] == on
         assert all(made["run"]["versions"].values()) and len(made["run"]["configuration_sha256"]) == 64
         assert [ways[0]["batching"] for ways in made["computed"].values()] == [batching, batching]
         assert all(made[f"{role}_encoder"]["weights_sha256"] for role in ("dna", "protein"))
 
 
-def test_the_command_line(tmp_path, models):
-    options = [f"--{key.replace('_', '-')}={value}" for key, value in models.items()]
+def test_the_originals_way_of_computing(tmp_path, models):
+    config = models | {"samples": sheet(tmp_path, PARITY / "input.fa"), "tokens_per_batch": 64}
+    config |= {"precision": "auto", "compile": "true"}  # which the switch overrides
+    snakemake(tmp_path, config=config, VIRNUCPRO_V1_ATTENTION="1").ok()
+    check(tmp_path / "results" / "parity")
+    check_switches(tmp_path / "results" / "parity", {"VIRNUCPRO_V1_ATTENTION": True}, "original", "original")
+
+
+def test_the_command_line_with_switches(tmp_path, models):
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in (models | {"precision": "auto"}).items()]
+    switches = {"VIRNUCPRO_DISABLE_PACKING": "yes", "VIRNUCPRO_DISABLE_FP16": "1", "VIRNUCPRO_COMPILE_MODEL": "0"}
     done = subprocess.run(
-        [sys.executable, "-m", "virnucpro", "predict", str(PARITY / "input.fa"), "--output", "out", "--cores", "2", *options],
-        cwd=tmp_path, capture_output=True, text=True, env=environment(),
+        [sys.executable, "-m", "virnucpro", "predict", str(PARITY / "input.fa"), "--output", "out", "--cores", "2", "--compile", *options],
+        cwd=tmp_path, capture_output=True, text=True, env=environment() | switches,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "out" / "input" / "report.html") in done.stdout
     check(tmp_path / "out" / "input")
+    check_switches(
+        tmp_path / "out" / "input", {name: value != "0" for name, value in switches.items()}, "single", "sdpa"
+    )
