@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from virnucpro.files import sha256_file
 
@@ -23,7 +24,10 @@ class Hub:
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, Range
         self.breaks: dict[str, list[int]] = {}  # file name → after how many bytes each answer breaks off
         self.false_digests: set[str] = set()  # files that are announced with the SHA-256 of something else
+        self.stalls: dict[str, int] = {}  # file name → after how many bytes an answer stops, and stays open
         self.refuses_ranges = False
+        self.page = b""  # what every request is answered with, if anything
+        self.go_on = threading.Event()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -56,8 +60,11 @@ class Hub:
         return [given for method, path, given in self.requests if method == "GET" and path.endswith(f"/{name}")]
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = request.path.partition("?")[0]
+        path = urlsplit(request.path).path  # of a whole address, where this server is asked as a proxy
         self.requests.append((request.command, path, request.headers.get("Range")))
+        if self.page:
+            self._send(request, 200, self.page, {"Content-Type": "text/html"})
+            return
         if path.startswith("/api/models/"):
             repository = self.folder / path.removeprefix("/api/models/")
             if not repository.is_dir():
@@ -66,7 +73,10 @@ class Hub:
             files = [self._describe(file) for file in sorted(repository.iterdir())]
             self._send(request, 200, json.dumps({"id": repository.name, "sha": COMMIT, "siblings": files}).encode(), {})
             return
-        file = self.folder / path.replace(f"/resolve/{COMMIT}", "").lstrip("/")
+        if path.startswith("/classifiers/"):
+            self._send(request, 302, b"", {"Location": f"/raw{path}"})
+            return
+        file = self.folder / path.removeprefix("/raw").replace(f"/resolve/{COMMIT}", "").lstrip("/")
         if not file.is_file():
             self._send(request, 404, b"", {})
             return
@@ -94,7 +104,11 @@ class Hub:
             request.send_header(key, value)
         request.end_headers()
         if request.command == "GET":
-            if self.breaks.get(name):
+            if name in self.stalls:
+                request.wfile.write(content[: self.stalls[name]])
+                self.go_on.wait()
+                request.close_connection = True
+            elif self.breaks.get(name):
                 request.wfile.write(content[: self.breaks[name].pop(0)])
                 request.close_connection = True
             else:
@@ -111,6 +125,7 @@ def serving(folder: Path) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.go_on.set()
         hub.server.shutdown()
         thread.join()
         hub.server.server_close()

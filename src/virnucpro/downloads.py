@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +83,7 @@ def verify(source: ModelSource) -> dict[str, str]:
 
 def command(source: ModelSource) -> str:
     """What to type to fetch a model."""
-    return f"virnucpro models fetch {source.name} --models-dir {source.path.parent}"
+    return f"virnucpro models fetch {source.name} --models-dir {source.path.parent.absolute()}"
 
 
 def _fetch(source: ModelSource) -> dict[str, str]:
@@ -99,7 +99,7 @@ def _fetch(source: ModelSource) -> dict[str, str]:
             logger.info("fetching %s to %s", file.url, partial)
             digest = _download(file, partial / file.name)
             found[name if file.name == name else f"{name}/{file.name}"] = digest
-    except (OSError, HTTPError) as error:
+    except (OSError, HTTPError, ValueError) as error:  # ValueError: an id or an answer that makes no sense
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         remedy = f"Run it again, and it goes on with what has arrived: {command(source)}"
         if isinstance(error, HfHubHTTPError):
@@ -131,6 +131,8 @@ def _plan(source: ModelSource) -> tuple[str, list[_File]]:
     url = f"{os.environ.get(variable, default).rstrip('/')}/{source.path.name}"
     response = get_session().head(url, headers={"Accept-Encoding": "identity"}, timeout=_TIMEOUT)
     hf_raise_for_status(response)
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise ConnectionError(f"{url} is answered with a web page, by a proxy that asks for something perhaps")
     size = response.headers.get("Content-Length")
     state = hashlib.sha256(f"{response.headers.get('ETag')} {size}".encode()).hexdigest()
     return state[:12], [_File(source.path.name, url, int(size) if size else None, None, {})]
@@ -220,9 +222,14 @@ def _alone(source: ModelSource) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / f".{source.path.name}.lock", "a")
     except OSError as error:
-        raise ModelError(f"'{source.name}' isn't in {folder}, where nothing can be written ({error}).") from error
+        raise ModelError(
+            f"'{source.name}' isn't in {folder}, and nothing can be written there ({error}). Set another 'models_dir'."
+        ) from error
     with lock:
-        with suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that fetches %s", source.path)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

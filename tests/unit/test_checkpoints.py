@@ -305,6 +305,8 @@ def test_settings_in_another_form_are_refused(pt, tmp_path):
         ({"num_attention_heads": 4}, "heads"),
         ({"intermediate_size": 64}, "disagree, first at layers.0.fc1"),
         ({"hidden_size": None}, "hidden_size should be a positive integer"),
+        ({"hidden_size": 64}, "heads of|disagree"),
+        ({"num_hidden_layers": 1}, "has 2 layers but its configuration says 1"),
         ({"layer_norm_eps": 1e-12}, "layer_norm_eps"),
     ],
 )
@@ -312,6 +314,23 @@ def test_a_hugging_face_configuration_that_does_not_fit_is_refused(hf, changes, 
     config = json.loads((hf / "config.json").read_text())
     (hf / "config.json").write_text(json.dumps({**config, **changes}))
     refuse(hf, "esm2", match, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"num_hidden_layers": 3}, "has 2 layers but its configuration says 3; fetch both again"),
+        ({"hidden_size": 96}, "disagree, first at embed_norm.bias"),
+        ({"intermediate_size": 32}, "disagree, first at layers.0.down.weight"),
+        ({"vocab_size": 300}, "disagree, first at embed_tokens.weight"),
+        ({"num_attention_heads": 5}, "5 heads don't divide a width of 48"),
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05, but this encoder needs 1e-12"),
+    ],
+)
+def test_a_dnabert_configuration_that_does_not_fit_is_refused(dnabert, changes, match, tmp_path):
+    config = json.loads((dnabert / "config.json").read_text())
+    (dnabert / "config.json").write_text(json.dumps({**config, **changes}))
+    refuse(dnabert, "dnabert_s", match, tmp_path)
 
 
 def test_incomplete_dnabert_folders_are_refused(dnabert, tmp_path):

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -169,6 +170,28 @@ def test_a_file_that_changed_meanwhile_is_not_mixed_with_the_old_one(hub, folder
     assert esm(folder).path.read_bytes() == changed
 
 
+def test_a_killed_download_goes_on(hub, folder):
+    """Not even the process that was killed has to end well."""
+    content = CONTENT * 12
+    (hub.folder / "fair-esm" / "esm2_t6_8M_UR50D.pt").write_bytes(content)
+    hub.stalls["esm2_t6_8M_UR50D.pt"] = 11 * 2**20
+    command = [sys.executable, "-m", "virnucpro", "models", "fetch", "8M", "--models-dir", str(folder)]
+    process = subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.DEVNULL)
+    arrived = 10 * 2**20  # the library writes so much at a time
+    deadline = time.monotonic() + 60
+    while (
+        sum(part.stat().st_size for part in folder.glob(".*.partial/*.part")) < arrived and time.monotonic() < deadline
+    ):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    hub.stalls.clear()
+    obtain(esm(folder))
+    assert hub.downloads("esm2_t6_8M_UR50D.pt") == [None, f"bytes={arrived}-"]
+    assert esm(folder).path.read_bytes() == content
+
+
 def test_two_processes_fetch_it_once(hub, folder):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=obtain, args=(esm(folder),)) for _ in range(2)]
@@ -195,6 +218,7 @@ def test_what_is_not_there(hub, folder):
     (hub.folder / "fair-esm" / "esm2_t6_8M_UR50D.pt").unlink()
     refused(esm(folder), "404", "fair-esm/esm2_t6_8M_UR50D.pt", "Check the name", str(folder))
     refused(find("esm2", "no/body", folder), "404", "no/body", "Check the name")
+    refused(find("esm2", "no--such/id", folder), "no--such", "can't be fetched")
     with pytest.raises(ModelError, match=r"'8MB' isn't a published model; did you mean '8M'"):
         find_published("8MB", folder)
     with pytest.raises(ModelError, match="part of this installation: there is nothing to fetch"):
@@ -209,10 +233,29 @@ def test_no_internet_says_what_to_run_where_there_is(hub, folder, name, monkeypa
 
 
 @pytest.mark.parametrize("name", ["8M", REPOSITORY])
+def test_a_web_page_is_no_model(hub, folder, name):
+    hub.page = b"<html>please log in</html>"
+    family = "esm2" if name == "8M" else "dnabert_s"
+    refused(find(family, name, folder), "can't be fetched", f"virnucpro models fetch {name}")
+    assert not list(folder.glob("*.sha256"))
+
+
+def test_a_folder_that_cannot_be_written(hub, folder):
+    folder.write_text("a file")
+    refused(esm(folder), "nothing can be written", "Set another 'models_dir'")
+
+
+def test_a_proxy_is_used(hub, folder):
+    variables = {"HTTP_PROXY": hub.url, "VIRNUCPRO_ESM_URL": "http://publisher.invalid/fair-esm"}
+    command = [sys.executable, "-m", "virnucpro", "models", "fetch", "8M", "--models-dir", str(folder)]
+    subprocess.run(command, env=os.environ | variables, check=True, capture_output=True)
+    assert esm(folder).path.read_bytes() == CONTENT and len(hub.requests) == 2
+
+
+@pytest.mark.parametrize("name", ["8M", REPOSITORY])
 def test_offline_by_request(hub, folder, name):
     """HF_HUB_OFFLINE is read by the library when it is imported."""
-    code = "import sys; from virnucpro.cli import main; main()"
-    command = [sys.executable, "-c", code, "models", "fetch", name, "--models-dir", str(folder)]
+    command = [sys.executable, "-m", "virnucpro", "models", "fetch", name, "--models-dir", str(folder)]
     done = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     assert done.returncode == 1 and "offline mode" in done.stderr and "login node" in done.stderr
     assert "Traceback" not in done.stderr and not hub.requests
