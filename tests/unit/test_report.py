@@ -114,6 +114,25 @@ def test_methods_say_what_ran(tmp_path):
     assert cited == list(range(1, len(methods.references()) + 1))
 
 
+def test_numerics_of_a_check_of_the_same_models_only(tmp_path):
+    folder = write_sample(tmp_path, 5)
+    assert "Not checked with these models" in page_of(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    row = {"chosen": True, "encoder": "dna", "precision": "fp16", "backend": "sdpa", "batching": "packed",
+           "reference": "own", "relative_l2": 1.5e-4, "relative_l2_rest": 1e-4, "cosine": 0.9999, "score_change": 2e-5,
+           "label_flips": 3, "passed": False}  # fmt: skip
+    both = {key: row[key] for key in ("chosen", "encoder", "precision", "reference", "score_change", "passed")}
+    check = {"passed": False, "frames": 200, "device": "H9", "rows": [row, both]}
+    check |= {part: summary[part] for part in ("dna_encoder", "protein_encoder", "classifier")}
+    (tmp_path / "check").mkdir()
+    (tmp_path / "check" / "check.json").write_text(json.dumps(check))
+    page = page_of(folder)
+    assert "<strong>FAILED</strong>: 200 frames on H9" in page and "1.5e-04" in page and "0.9999000" in page
+    check["classifier"] = {"weights_sha256": "another"}
+    (tmp_path / "check" / "check.json").write_text(json.dumps(check))
+    assert "Not checked with these models" in page_of(folder)
+
+
 def test_bibtex_entries_are_whole():
     for work in methods.references():
         entry = work.bibtex()

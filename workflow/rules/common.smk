@@ -20,6 +20,7 @@ from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import VirNucProError
+from virnucpro.files import sha256_file
 from virnucpro.record import RunRecord
 from virnucpro.sequences.split import read_manifest
 from virnucpro.switches import Switches
@@ -126,6 +127,12 @@ def embeddings_of(family):
         return [f"{OUT}/{wildcards.sample}/embeddings/{family}/{key}/{shard['sha']}.h5" for shard in shards]
 
     return files
+
+
+def check_digest():
+    """SHA-256 of what the target `check` found; None where it wasn't made."""
+    found = Path(OUT) / "check" / "check.json"
+    return sha256_file(found) if found.is_file() else None
 
 
 def gpus_per_job():

@@ -24,7 +24,7 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
     """Write a sample's page: one file, bounded in size whatever the number of contigs.
 
     Args:
-        folder: the sample's results; the benchmarks lie in a folder beside it.
+        folder: the sample's results; benchmarks and check lie in folders beside it.
         sample: its name.
         fastas: its input files, for the record.
         output: the page.
@@ -34,6 +34,7 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
     contigs = tables.read_contigs(folder / "contigs.tsv")
     chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn)
     benchmarks = folder.parent / "benchmarks"
+    check = folder.parent / "check" / "check.json"
     shards = provenance["shards"]
     for shard in shards:
         shard["job"] = timing.read_benchmark(timing.shard_benchmark(benchmarks, sample, shard), shard["encoder"])
@@ -53,9 +54,20 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
         times=timing.rule_times(benchmarks, sample, shards),
         throughput=timing.throughput(shards),
         shards=sorted(shards, key=lambda shard: -shard["seconds"])[:LISTED_SHARDS],
+        check=read_check(check, summary),
         methods=methods.methods(summary, sum(contigs.bases.values())),
         references=methods.references(),
     )
+
+
+def read_check(path: Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What ``virnucpro check`` wrote; None if it wasn't run, or was with other models than the sample's."""
+    if not path.is_file():
+        return None
+    check = json.loads(path.read_text(encoding="utf-8"))
+    parts = ("dna_encoder", "protein_encoder", "classifier")
+    same = all(check[part]["weights_sha256"] == summary[part]["weights_sha256"] for part in parts)
+    return check if same else None
 
 
 def write_run_page(summaries: Mapping[str, Path], output: Path) -> None:
