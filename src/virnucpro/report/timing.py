@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,6 @@ FAMILIES = {"dna": "dnabert_s", "protein": "esm2"}
 
 
 @dataclass
-class Job:
-    """One job's benchmark; None is what Snakemake couldn't measure."""
-
-    rule: str
-    seconds: float
-    max_rss: float | None  # MB
-    cpu_seconds: float | None
-
-
-@dataclass
 class RuleTime:
     """All jobs of a rule."""
 
@@ -30,7 +21,7 @@ class RuleTime:
     jobs: int
     seconds: float
     longest: float
-    max_rss: float | None
+    max_rss: float | None  # MB; None if Snakemake couldn't measure it
     cpu_seconds: float
 
 
@@ -45,14 +36,13 @@ def rule_times(folder: Path, sample: str, shards: Iterable[dict[str, Any]]) -> l
     paths = [path for rule in RULES[:3] for path in sorted((folder / rule).glob("*.tsv"))]
     paths += [folder / rule / f"{sample}.tsv" for rule in ("split", "merge", "predict")]
     paths += [shard_benchmark(folder, sample, shard) for shard in shards]
-    jobs = [job for path in paths if (job := read_benchmark(path, path.relative_to(folder).parts[0]))]
     times = []
     for rule in RULES:
-        if own := [job for job in jobs if job.rule == rule]:
-            seconds = [job.seconds for job in own]
-            rss = max((job.max_rss for job in own if job.max_rss is not None), default=None)
-            cpu = sum(job.cpu_seconds or 0 for job in own)
-            times.append(RuleTime(rule, len(own), sum(seconds), max(seconds), rss, cpu))
+        own = [path for path in paths if path.relative_to(folder).parts[0] == rule]
+        if jobs := [job for path in own if (job := read_benchmark(path))]:
+            rss, cpu = ([job[key] for job in jobs if key in job] for key in ("max_rss", "cpu_time"))
+            seconds = [job["s"] for job in jobs]
+            times.append(RuleTime(rule, len(jobs), sum(seconds), max(seconds), max(rss, default=None), sum(cpu)))
     return times
 
 
@@ -61,25 +51,14 @@ def shard_benchmark(folder: Path, sample: str, shard: dict[str, Any]) -> Path:
     return folder / f"embed_{FAMILIES[shard['encoder']]}" / sample / shard["key"] / f"{shard['shard']}.tsv"
 
 
-def read_benchmark(path: Path, rule: str) -> Job | None:
-    """The last line of a benchmark file; None if there is none, as after a run without it."""
-    if not path.is_file():
-        return None
-    lines = [line.split("\t") for line in path.read_text().splitlines() if line]
-    if len(lines) < 2:
-        return None
-    values = dict(zip(lines[0], lines[-1], strict=False))
-    seconds = _number(values.get("s"))
-    return (
-        None if seconds is None else Job(rule, seconds, _number(values.get("max_rss")), _number(values.get("cpu_time")))
-    )
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None  # "NA" or "-": the job was too short to be measured
+def read_benchmark(path: Path) -> dict[str, float]:
+    """The numbers of a benchmark file's last line, ``s`` among them; none if there is no such file."""
+    lines = [line.split("\t") for line in path.read_text().splitlines()] if path.is_file() else []
+    numbers = {}
+    for name, value in zip(*lines[:: len(lines) - 1], strict=False) if len(lines) > 1 else ():
+        with suppress(ValueError):  # "NA" or "-": the job was too short to be measured
+            numbers[name] = float(value)
+    return numbers if "s" in numbers else {}
 
 
 @dataclass
@@ -90,17 +69,7 @@ class Throughput:
     devices: str
     frames: int
     tokens: int
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of one job, while it computes."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-    @property
-    def frames_per_second(self) -> float:
-        """Of one job, while it computes."""
-        return self.frames / self.seconds if self.seconds else 0.0
+    seconds: float  # in the encoder, all jobs together; more than 0
 
 
 def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
