@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 
 from tests.hub import serving
 from tests.unit.encoder_fixtures import proteins, relative
+from virnucpro.check.measure import GATES, compare_vectors
+from virnucpro.check.reference import reference_vectors
 from virnucpro.downloads import obtain
 from virnucpro.encoders.canonical import load_encoder, verify_canonical
 from virnucpro.encoders.embed import embed
@@ -146,6 +148,9 @@ def test_from_the_hub_to_vectors(size, tmp_path, monkeypatch):
             assert memory.peak < 100 + 0.5 * megabytes, f"{memory.peak} MB for a model of {megabytes} MB"
             digests.add(spec.weights_sha256)
             vectors.append(embed(load_encoder(prepared), ids, sequences).vectors)
+            against, module = reference_vectors(prepared, ids, sequences, "cpu")
+            errors = compare_vectors(vectors[-1], against)[1]
+            assert module == "fair-esm" and errors.max() <= GATES["fp32"].relative_l2
             shutil.rmtree(source.path.parent)
     assert len(digests) == 1, "both formats are one model"
     assert (vectors[0] == vectors[1]).all()
