@@ -25,8 +25,8 @@ LAYERS = [
     "report",
     "configuration",
     "models",
-    "doctor",
     "downloads",
+    "doctor",
     "cli",
 ]
 BESIDE = {"__init__", "__main__", "installation", "joblog"}

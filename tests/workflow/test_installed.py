@@ -1,0 +1,50 @@
+"""The package installed from its wheel, far from the clone: the command carries the workflow with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.runner import ROOT, environment
+
+pytestmark = pytest.mark.ci
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> Path:
+    """``virnucpro`` in a virtual environment of its own, which finds the other packages where this one does."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = ["wheel", str(ROOT), "--no-deps", "--wheel-dir", str(folder)]
+    try:
+        subprocess.run([*pip, *build, "--no-build-isolation"], check=True, capture_output=True)
+    except subprocess.CalledProcessError:  # hatchling isn't in this environment: pip fetches it
+        subprocess.run([*pip, *build], check=True)
+    venv.create(folder / "env", with_pip=False)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([*pip, "--python", str(folder / "env/bin/python"), "install", "--no-deps", str(wheel)], check=True)
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "others.pth").write_text("\n".join(others) + "\n")
+    return folder / "env/bin/virnucpro"
+
+
+def test_it_runs_from_another_folder(command, tmp_path):
+    kept = {key: value for key, value in environment().items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+
+    def run(*words: str) -> str:
+        done = subprocess.run([command, *words], cwd=tmp_path, capture_output=True, text=True, env=kept, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    (tmp_path / "mine.fa").write_bytes((ROOT / "resources/example/contigs.fa").read_bytes())
+    assert "threshold: 0.5" in run("config", "show")
+    where = run("doctor", "mine.fa", "--no-measure")
+    assert str(command.parents[1]) in where and str(ROOT / "resources") not in where
+    assert run("predict", "mine.fa", "-o", "out", "-c", "2").strip() == str(tmp_path / "out/mine/report.html")
+    assert len((tmp_path / "out/mine/contigs.tsv").read_text().splitlines()) == 19
