@@ -7,12 +7,12 @@ CORES ?= 2
 TIER ?= test
 BIN := $(VENV)/bin
 
-.PHONY: install demo test soak lint clean
+.PHONY: install demo test soak lint docs clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[test,lint]'
+	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[test,lint,docs]'
 	touch $@
 
 demo: install
@@ -32,5 +32,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 
+docs: install
+	$(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
 clean:
-	rm -rf $(VENV) results .snakemake
+	rm -rf $(VENV) results .snakemake site

@@ -1,0 +1,178 @@
+"""What the documentation says can be typed, found, and followed.
+
+Every command in a code block is parsed; blocks below ``<!-- test: run -->`` are run, too, in the tier ci.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from virnucpro import installation
+from virnucpro.cli import cli
+from virnucpro.configuration import resolve
+
+ROOT = installation.root()
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "config/README.md", ROOT / "training/README.md"]
+)
+TARGETS = {"all", "train", "evaluate", "check"}
+RUN = "<!-- test: run -->"
+
+
+def blocks(page: Path) -> list[tuple[bool, str]]:
+    """(to be run, text) of the page's code blocks that are shell."""
+    found = re.findall(r"^(<!-- test: run -->\n)?```(\w*)\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+    return [(bool(run), text) for run, language, text in found if language in ("", "bash", "sh", "console")]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command in a shell text, pipes taken apart, without variables before it."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        try:
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+        except ValueError:
+            continue
+        command: list[str] = []
+        for word in [*words, "|"]:
+            if word in ("|", "&&", ";"):
+                while command and re.fullmatch(r"[A-Z_0-9]+=.*", command[0]):
+                    command.pop(0)
+                found.append(command)
+                command = []
+            else:
+                command.append(word)
+    return [command for command in found if command]
+
+
+def inline(page: Path) -> list[str]:
+    """Commands in the text, which may leave arguments out."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    return [" ".join(found.split()) for found in re.findall(r"`((?:virnucpro|snakemake|make) [^`]+)`", text)]
+
+
+EVERY = [
+    pytest.param(words, whole, id=f"{page.relative_to(ROOT)}: {' '.join(words)[:60]}")
+    for page in PAGES
+    for whole, texts in ((True, [text for _, text in blocks(page)]), (False, inline(page)))
+    for words in (words for text in texts for words in commands(text))
+    if Path(words[0]).name in ("virnucpro", "snakemake", "make", "pip")
+]
+
+
+def test_commands_are_found():
+    names = [Path(words[0]).name for words, _ in (parameter.values for parameter in EVERY)]
+    assert names.count("virnucpro") > 20 and names.count("snakemake") > 5 and names.count("make") > 3
+
+
+@pytest.mark.parametrize(("words", "whole"), EVERY)
+def test_the_command_parses(words, whole):
+    parse = {"virnucpro": parse_virnucpro, "snakemake": parse_snakemake, "make": parse_make, "pip": parse_pip}
+    try:
+        parse[Path(words[0]).name](words[1:])
+    except click.MissingParameter:
+        assert not whole
+
+
+def parse_virnucpro(words: list[str]) -> None:
+    own = words[: words.index("--")] if "--" in words else words
+    if "--" in words:
+        parse_snakemake(["--cores=1", *words[words.index("--") + 1 :]])
+    context: click.Context | None = None
+    command: click.Command = cli
+    try:
+        while True:
+            context = command.make_context(command.name or "", list(own), parent=context, obj=[])
+            if not isinstance(command, click.Group):
+                break
+            name, found, own = command.resolve_command(context, [*context._protected_args, *context.args])
+            assert found is not None, name
+            command = found
+    except click.exceptions.Exit:  # --help, --version
+        return
+    except click.BadParameter as error:
+        if "does not exist" not in error.message:  # a file of the reader's
+            raise
+        return
+    given = {key: value for key, value in context.params.items() if value is not None}
+    keys = set(resolve({}).as_dict()) & set(given) - {"labels", "samples"}
+    resolve({key: given[key] for key in keys})
+
+
+def parse_snakemake(words: list[str]) -> None:
+    from snakemake.cli import get_argument_parser
+
+    found = get_argument_parser([]).parse_args(words)
+    assert set(found.targets) <= TARGETS, found.targets
+    for word in found.config or []:
+        key, _, value = word.partition("=")
+        resolve({key: yaml.safe_load(value)} if value != "…" else {key: None})
+    for profile in filter(None, [found.profile, found.workflow_profile]):
+        assert "/" not in profile or (ROOT / profile).is_dir(), profile
+
+
+def parse_make(words: list[str]) -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert {word for word in words if "=" not in word} <= targets
+    variables = re.findall(r"(\w+) \?=|\$\((\w+)\)", (ROOT / "Makefile").read_text())
+    assert {word.split("=")[0] for word in words if "=" in word} <= {name for pair in variables for name in pair}
+
+
+def parse_pip(words: list[str]) -> None:
+    for extra in re.findall(r"\.\[(.*?)\]", " ".join(words)):
+        text = (ROOT / "pyproject.toml").read_text()
+        assert all(re.search(rf"^{name} = \[", text, flags=re.M) for name in extra.split(","))
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_troubleshooting_quotes_what_is_said():
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "workflow").rglob("*.smk"), ROOT / "docs/how-it-works.md"]
+    said = re.sub(r"\"\s*\n\s*f?\"", "", "\n".join(path.read_text() for path in sources))
+    others = {"No space left on device", "Missing output files", "Unable to lock", "Nothing to be done"}  # not ours
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/troubleshooting.md").read_text(), flags=re.M)
+    quoted = [words for row in rows for words in re.findall(r"`(.+?)`", row)]
+    assert len(quoted) > 30
+    assert [words for words in quoted if words not in said and words not in others] == []
+
+
+@pytest.mark.ci
+def test_the_site_is_built(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = {str(path.relative_to(tmp_path / "site")) for path in (tmp_path / "site").rglob("*.html")}
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert str(page.relative_to(ROOT / "docs").with_suffix(".html")) in pages
+    assert {"configuration.html", "contributing.html", "changelog.html"} <= pages
+    assert "models/mini.html" in (tmp_path / "site/index.html").read_text()
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("page", [page for page in PAGES if RUN in page.read_text()], ids=lambda page: page.name)
+def test_the_page_can_be_followed(page, tmp_path):
+    shutil.copy(ROOT / "resources/example/contigs.fa", tmp_path)
+    text = "\n".join(text for run, text in blocks(page) if run)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", text],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
