@@ -147,7 +147,10 @@ def test_from_the_hub_to_vectors(size, tmp_path, monkeypatch):
             assert verify_canonical(prepared) == spec and spec.width == SHAPES[size][1]
             assert memory.peak < 100 + 0.5 * megabytes, f"{memory.peak} MB for a model of {megabytes} MB"
             digests.add(spec.weights_sha256)
-            vectors.append(embed(load_encoder(prepared), ids, sequences).vectors)
+            with PeakMemory() as memory:
+                encoder = load_encoder(prepared)
+            assert memory.peak < 50, "mapped, not read"
+            vectors.append(embed(encoder, ids, sequences).vectors)
             against, module = reference_vectors(prepared, ids, sequences, "cpu")
             errors = compare_vectors(vectors[-1], against)[1]
             assert module == "fair-esm" and errors.max() <= GATES["fp32"].relative_l2

@@ -34,10 +34,10 @@ CONFIG = {"preset": "virnucpro-500", "esm_model": "8M", "models_dir": "models", 
 def test_published_models_are_fetched_first_and_once(tmp_path, hub: Hub):
     dry = snakemake(tmp_path, "--dry-run", config=CONFIG, **hub.environment).ok()
     assert "fetch_esm2" in dry.text and not hub.requests, "while the workflow is parsed, nothing touches the network"
-    prepare = ("--until", "prepare_classifier")
-    run = snakemake(tmp_path, *prepare, config=CONFIG, **hub.environment).ok()
+    beginning = ("--until", "split", "fetch_dnabert_s", "fetch_esm2", "fetch_classifier")
+    run = snakemake(tmp_path, *beginning, "--cores", "1", config=CONFIG, **hub.environment).ok()
     rules = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", run.text, re.MULTILINE)
-    assert set(rules[:3]) == {"fetch_dnabert_s", "fetch_esm2", "fetch_classifier"}
+    assert set(rules[:3]) == {"fetch_dnabert_s", "fetch_esm2", "fetch_classifier"} and rules[3] == "split"
     names = ("esm2_t6_8M_UR50D.pt", "DNABERT-S", "500_model.pth")
     assert {path.name for path in (tmp_path / "models").glob("[!.]*")} == {
         *names,
@@ -45,7 +45,7 @@ def test_published_models_are_fetched_first_and_once(tmp_path, hub: Hub):
     }
     assert len(hub.downloads(names[0])) == 1
     hub.requests.clear()
-    assert snakemake(tmp_path, *prepare, config=CONFIG, **hub.environment).ok().nothing_to_do
+    assert snakemake(tmp_path, *beginning, config=CONFIG, **hub.environment).ok().nothing_to_do
     assert not hub.requests
 
 
