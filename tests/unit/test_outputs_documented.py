@@ -1,0 +1,58 @@
+"""docs/outputs.md names exactly the columns and keys that the writers write."""
+
+from __future__ import annotations
+
+import re
+
+import h5py
+import pytest
+
+from tests.unit.test_tables import run, small
+from virnucpro import installation
+
+DOCUMENT = (installation.root() / "docs" / "outputs.md").read_text()
+
+
+def documented(title: str) -> list[str]:
+    """Names in the table below a heading."""
+    section = DOCUMENT.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    given = small(tmp_path_factory.mktemp("results"))
+    outputs, summary = run(**given)
+    return given["folder"], outputs, summary
+
+
+@pytest.mark.parametrize(
+    ("title", "output"),
+    [
+        ("contigs.tsv", "contigs"),
+        ("chunks.tsv", "chunks"),
+        ("predictions.tsv", "predictions"),
+        ("prediction_results.txt", "results"),
+        ("prediction_results_highestscore.csv", "highest"),
+    ],
+)
+def test_columns(results, title, output):
+    header = getattr(results[1], output).read_text().splitlines()[0]
+    assert documented(title) == header.split("\t")
+
+
+def test_keys_of_the_summary(results):
+    assert documented("summary.json") == list(results[2])
+
+
+def test_datasets(results):
+    with h5py.File(results[0] / "e.h5") as file:
+        assert sorted(documented("embeddings.h5")) == sorted(file)
+
+
+def test_every_result_has_a_section():
+    rules = (installation.root() / "workflow" / "rules" / "common.smk").read_text()
+    files = re.findall(r'": "([\w.]+)"', rules.split("RESULTS = {")[1].split("}")[0])
+    assert len(files) == 7
+    for name in (*files, "embeddings.h5", "report.html"):
+        assert f"\n## {name}\n" in DOCUMENT
