@@ -30,6 +30,22 @@ logger = logging.getLogger(__name__)
 PUBLISHED = "published"
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What is checked."""
+
+    models: Mapping[str, Path]  # "dna", "protein"
+    specs: Mapping[str, EncoderSpec]
+    classifier: Classifier
+    options: EmbedOptions
+    device: str
+
+    def scores(self, vectors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(n, d) per encoder -> (n,) virus scores."""
+        features = np.hstack([vectors[role] for role in self.models])
+        return self.classifier.scores(torch.from_numpy(features))[:, 1].numpy()
+
+
 @dataclass
 class Comparison:
     """One row of the result, and the errors behind it."""
@@ -69,15 +85,16 @@ def check(
     device = resolve_device(options.device)
     specs = {role: read_spec(model) for role, model in models.items()}
     scorer, about = load_classifier(classifier)
+    setup = Setup(models, specs, scorer, options, device)
     rest: list[str] = []
     own, vectors, against = sample_frames(shards, frames), {}, {}
     for role, model in models.items():
         vectors[role], against[role] = reference_vectors(model, own.ids, own.sequences[role], device)
-    compared = _compare(own, vectors, against, models, specs, scorer, options, device, rest)
+    compared = _compare(setup, own, vectors, against, rest)
     if published:
         given, vectors = read_published(published, [spec.width for spec in specs.values()])
         against = dict.fromkeys(models, PUBLISHED)
-        compared += _compare(given, vectors, against, models, specs, scorer, options, device, None)
+        compared += _compare(setup, given, vectors, against, None)
     rows = [comparison.measures for comparison in compared]
     failed = [row for row in rows if row["chosen"] and not row["passed"]]
     result = {
@@ -108,35 +125,27 @@ def check(
 
 
 def _compare(
+    setup: Setup,
     frames: Frames,
     references: Mapping[str, np.ndarray],
     against: Mapping[str, str],
-    models: Mapping[str, Path],
-    specs: Mapping[str, EncoderSpec],
-    scorer: Classifier,
-    options: EmbedOptions,
-    device: str,
     rest: list[str] | None,
 ) -> list[Comparison]:
     """Rows for these frames: each encoder by the chosen path, and both; the other ways too, unless ``rest`` is None.
 
     In an encoder's row the scores differ by its vectors alone. ``rest`` collects what the device doesn't have.
     """
-
-    def scores(vectors: Mapping[str, np.ndarray]) -> np.ndarray:
-        features = np.hstack([vectors["dna"], vectors["protein"]])
-        return scorer.scores(torch.from_numpy(features))[:, 1].numpy()
-
-    before = scores(references)
+    options = setup.options
+    before = setup.scores(references)
     chosen: dict[str, np.ndarray] = {}
     rows: list[Comparison] = []
-    for role, spec in specs.items():
+    for role, spec in setup.specs.items():
         done: set[tuple[str, str]] = set()
-        for way in (options, *(_other_ways(spec, options, device, rest) if rest is not None else ())):
+        for way in (options, *(_other_ways(spec, options, setup.device, rest) if rest is not None else ())):
             if (way.precision, way.attention) in done:
                 continue
             try:
-                found, statistics = compute(models[role], frames.ids, frames.sequences[role], way, device)
+                found, statistics = compute(setup.models[role], frames.ids, frames.sequences[role], way, setup.device)
             except ConfigError as error:  # too little memory
                 if way is options or rest is None:
                     raise
@@ -149,12 +158,12 @@ def _compare(
             row = {"encoder": role, "reference": against[role], "chosen": way is options}
             row |= {key: statistics[key] for key in ("precision", "backend", "batching")}
             vectors, errors = compare_vectors(found, references[role])
-            row |= vectors | compare_scores(scores({**references, role: found}), before)
+            row |= vectors | compare_scores(setup.scores({**references, role: found}), before)
             rows.append(Comparison(row, errors))
     ways = [row.measures for row in rows if row.measures["chosen"]]
     both = {"encoder": "both", "chosen": True, "precision": ways[0]["precision"]}
     both |= {key: ", ".join(dict.fromkeys(way[key] for way in ways)) for key in ("reference", "backend", "batching")}
-    rows.append(Comparison(both | compare_scores(scores(chosen), before)))
+    rows.append(Comparison(both | compare_scores(setup.scores(chosen), before)))
     for comparison in rows:
         comparison.measures["passed"] = within(comparison.measures)
     return rows
