@@ -162,7 +162,9 @@ def test_the_site_is_built(tmp_path):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("page", [page for page in PAGES if any(run for run, _ in blocks(page))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(run for run, _ in blocks(page))], ids=lambda page: page.name
+)
 def test_the_page_can_be_followed(page, tmp_path):
     shutil.copy(ROOT / "resources/example/contigs.fa", tmp_path)
     text = "\n".join(text for run, text in blocks(page) if run)
