@@ -142,23 +142,31 @@ _TIMEOUT = 30  # seconds
 
 
 def _repository(repository: str) -> tuple[str, list[_File]]:
-    """A Hugging Face repository's weights, settings and tokenizer; from the Hub's own cache if they are all there."""
+    """A Hugging Face repository's weights, settings and tokenizer, from the Hub's own cache where it has them.
+
+    Where there is no way to the Hub, a complete copy in that cache will do, of whatever state.
+    """
     from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import build_hf_headers
 
-    cached = try_to_load_from_cache(repository, "config.json")
-    if isinstance(cached, str) and (names := _wanted([path.name for path in Path(cached).parent.iterdir()])):
-        folder = Path(cached).parent
-        return folder.name[:12], [_File(name, str(folder / name), None, None, {}) for name in names]
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
-    info = HfApi(endpoint=endpoint).model_info(repository, files_metadata=True, timeout=_TIMEOUT)
+    try:
+        info = HfApi(endpoint=endpoint).model_info(repository, files_metadata=True, timeout=_TIMEOUT)
+    except (OSError, HTTPError):
+        cached = try_to_load_from_cache(repository, "config.json")
+        folder = Path(cached).parent if isinstance(cached, str) else Path(os.devnull)
+        if not (names := _wanted([path.name for path in folder.glob("*")])):
+            raise
+        return folder.name[:12], [_File(name, str(folder / name), None, None, {}) for name in names]
     listed = {file.rfilename: file for file in info.siblings or []}
     names = _wanted(listed)
     if not names:
         raise ModelError(f"{repository} has no config.json, or none of {', '.join(WEIGHTS)}. Is it the right model?")
     files = []
     for name in names:
-        url = hf_hub_url(repository, name, revision=info.sha, endpoint=endpoint)
+        cached = try_to_load_from_cache(repository, name, revision=info.sha)
+        url = cached if isinstance(cached, str) else hf_hub_url(repository, name, revision=info.sha, endpoint=endpoint)
         lfs = listed[name].lfs
         files.append(_File(name, url, listed[name].size, lfs.sha256 if lfs else None, build_hf_headers()))
     return str(info.sha)[:12], files

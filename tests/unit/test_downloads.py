@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.hub import serving
+from tests.hub import COMMIT, serving
 from virnucpro.downloads import obtain, verify
 from virnucpro.errors import ModelError
 from virnucpro.models import PUBLISHED, find, find_published
@@ -261,16 +261,21 @@ def test_offline_by_request(hub, folder, name):
     assert "Traceback" not in done.stderr and not hub.requests
 
 
-def test_the_hubs_own_cache_is_used_offline_too(hub, folder):
-    snapshot = hub.folder / ".home" / "hub" / "models--zhihan1996--DNABERT-S" / "snapshots" / ("a" * 40)
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_the_hubs_own_cache_is_used(hub, folder, offline):
+    cached = hub.folder / ".home" / "hub" / "models--zhihan1996--DNABERT-S"
+    snapshot = cached / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (snapshot / name).write_text(name)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(COMMIT)
+    for name in ("config.json", "pytorch_model.bin"):  # as a program leaves it that needed no tokenizer
+        (snapshot / name).write_bytes((hub.folder / REPOSITORY / name).read_bytes())
     command = [sys.executable, "-m", "virnucpro", "models", "fetch", "DNABERT-S", "--models-dir", str(folder)]
-    subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True)
-    assert (folder / "DNABERT-S" / "model.safetensors").read_text() == "model.safetensors" and not hub.requests
+    subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": offline}, check=True, capture_output=True)
+    files = {path.name for path in (folder / "DNABERT-S").iterdir()}
+    assert files - {"tokenizer.json"} == {"config.json", "pytorch_model.bin"}
+    assert not hub.downloads("pytorch_model.bin"), "taken from the cache"
+    assert len(hub.downloads("tokenizer.json")) == ("tokenizer.json" in files) == (offline == "0")
 
 
 @pytest.mark.parametrize("damage", ["change", "truncate", "remove"])
