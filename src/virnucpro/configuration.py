@@ -59,6 +59,9 @@ class Settings:
     threshold: float
     empty_records: str
     device: str
+    gpu_lease: bool
+    gpu_lease_timeout: float
+    gpu_lease_dir: str
     training_data: str | None
     training: dict[str, Any]
     labels: str | None
@@ -104,7 +107,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
             values[key] = value
     if values["models_dir"] is None:
         values["models_dir"] = str(Path.home() / ".cache" / "virnucpro" / "models")
-    for key in ("output_dir", "cache_dir", "models_dir"):  # one spelling for one folder
+    for key in ("output_dir", "cache_dir", "models_dir", "gpu_lease_dir"):  # one spelling for one folder
         if values[key] is not None:
             values[key] = os.path.normpath(Path(values[key]).expanduser())
     return Settings(**values)

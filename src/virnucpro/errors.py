@@ -19,3 +19,7 @@ class ModelError(VirNucProError):
 
 class StorageError(VirNucProError):
     """An intermediate or result file that is incomplete or disagrees with another."""
+
+
+class DeviceError(VirNucProError):
+    """A GPU that isn't there, or that another job holds for too long."""

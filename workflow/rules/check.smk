@@ -13,7 +13,7 @@ rule check:
         f"{OUT}/logs/check/check.log",
     conda:
         EMBED_ENVIRONMENT
-    threads: threads_per_embedding()
+    threads: threads_per_embedding
     resources:
         gpu=gpus_per_job(),
         mem_mb=lambda wildcards, attempt: attempt * (4000 + 4 * sum(SOURCES[f].megabytes for f in PREPARED)),

@@ -2,6 +2,7 @@
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake import __version__ as SNAKEMAKE
@@ -21,6 +22,7 @@ from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import VirNucProError
 from virnucpro.files import sha256_file
+from virnucpro.lease import visible_gpus
 from virnucpro.record import RunRecord
 from virnucpro.sequences.split import read_manifest
 from virnucpro.switches import Switches
@@ -83,6 +85,9 @@ EMBED_OPTIONS = EmbedOptions(
     tokens_per_batch=SETTINGS.tokens_per_batch,
     compile=SWITCHES.compile(SETTINGS.compile),
     device=SETTINGS.device,
+    gpu_lease=SETTINGS.gpu_lease,
+    gpu_lease_timeout=SETTINGS.gpu_lease_timeout,
+    gpu_lease_dir=SETTINGS.gpu_lease_dir,
     cache_dir=SETTINGS.cache_dir,
     batching=SWITCHES.batching,
     run=RUN,
@@ -136,19 +141,32 @@ def check_digest():
 
 
 def gpus_per_job():
-    """GPUs that an embedding job asks for."""
+    """GPUs that an embedding job asks for; where there is none, it computes on the CPU."""
     return 0 if SETTINGS.device == "cpu" else 1
 
 
-def threads_per_embedding():
-    """Cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster."""
+@cache
+def gpus_here():
+    """GPUs that embedding jobs can have on this machine, at most as many as --resources gpu=N says."""
+    if SETTINGS.device == "cpu":
+        return 0
+    try:
+        count = len(visible_gpus())
+    except VirNucProError as error:
+        raise WorkflowError(str(error)) from None
+    limit = getattr(workflow.global_resources.get("gpu"), "value", None)
+    return count if limit is None else min(count, limit)
+
+
+def threads_per_embedding(wildcards):
+    """Cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster.
+
+    On a CPU at most 8: more gain nothing with small models, and other jobs take the rest.
+    """
     cores = workflow.resource_settings.cores
     if not cores:
         return 8
-    if not gpus_per_job() or not installation.has_gpu():
-        return max(1, min(8, cores))  # more gain nothing with small models; other jobs take the rest
-    limit = workflow.global_resources.get("gpu")
-    return max(1, cores // (limit.value or 1 if limit is not None else 1))
+    return max(1, cores // gpus_here()) if gpus_here() else max(1, min(8, cores))
 
 
 def path_of(family):

@@ -14,7 +14,7 @@ rule embed_dnabert_s:
         f"{OUT}/benchmarks/embed_dnabert_s/{{sample}}/{{key}}/{{shard}}.tsv"
     conda:
         EMBED_ENVIRONMENT
-    threads: threads_per_embedding()
+    threads: threads_per_embedding
     resources:
         gpu=gpus_per_job(),
         mem_mb=embedding_memory("dnabert_s", 6_000),
@@ -37,7 +37,7 @@ rule embed_esm2:
         f"{OUT}/benchmarks/embed_esm2/{{sample}}/{{key}}/{{shard}}.tsv"
     conda:
         EMBED_ENVIRONMENT
-    threads: threads_per_embedding()
+    threads: threads_per_embedding
     resources:
         gpu=gpus_per_job(),
         mem_mb=embedding_memory("esm2", 16_000),

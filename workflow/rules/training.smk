@@ -18,7 +18,7 @@ if SETTINGS.training_data:
             f"{OUT}/benchmarks/train/train.tsv"
         conda:
             "../../envs/cpu.yaml"
-        threads: threads_per_embedding()
+        threads: threads_per_embedding
         resources:
             mem_mb=lambda wildcards, attempt: attempt * 6000,
             runtime=lambda wildcards, attempt: attempt * 480,

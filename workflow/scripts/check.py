@@ -5,15 +5,18 @@ from pathlib import Path
 from virnucpro.joblog import job
 
 with job(snakemake.log[0]):
-    from virnucpro.check.run import check
+    from virnucpro.embeddings.shard import held_gpu
 
-    check(
-        [Path(path) for path in snakemake.input.shards],
-        {role: Path(snakemake.input[role]) / "model.safetensors" for role in ("dna", "protein")},
-        Path(snakemake.input.classifier),
-        Path(snakemake.params.output),
-        snakemake.params.options,
-        frames=snakemake.params.frames,
-        published=Path(snakemake.input.published[0]) if snakemake.input.published else None,
-        threads=snakemake.threads,
-    )
+    with held_gpu(snakemake.params.options, snakemake.resources.get("gpu", 0), "check"):
+        from virnucpro.check.run import check
+
+        check(
+            [Path(path) for path in snakemake.input.shards],
+            {role: Path(snakemake.input[role]) / "model.safetensors" for role in ("dna", "protein")},
+            Path(snakemake.input.classifier),
+            Path(snakemake.params.output),
+            snakemake.params.options,
+            frames=snakemake.params.frames,
+            published=Path(snakemake.input.published[0]) if snakemake.input.published else None,
+            threads=snakemake.threads,
+        )

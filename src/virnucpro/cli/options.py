@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from virnucpro.configuration import PRESETS, schema
+
+_GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 MODEL_KEYS = ("preset", "chunk_length", "dnabert_model", "esm_model", "models_dir")
 COMPUTE_KEYS = (
@@ -44,11 +47,30 @@ def from_schema(*keys: str) -> Callable[[Callable], Callable]:
     return decorate
 
 
+class GPUs(click.ParamType):
+    """A number of GPUs, or a list of their indices, UUIDs or MIG ids: gives (number, list or None)."""
+
+    name = "N|LIST"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str | None]:
+        if value.isdecimal():
+            return int(value), None
+        chosen = [entry.strip() for entry in value.split(",") if entry.strip()]
+        if not chosen or len(set(chosen)) < len(chosen) or not all(map(_GPU.fullmatch, chosen)):
+            self.fail(f"{value!r} is neither a number of GPUs nor a list of different ones, such as 2,3")
+        return len(chosen), ",".join(chosen)
+
+
 def running(function: Callable) -> Callable:
     """Options of the commands that start the workflow."""
     for option in (
         click.option("--dry-run", "-n", is_flag=True, help="Show what would run, and write nothing."),
-        click.option("--gpus", default=None, type=int, help="GPUs to use at the same time  [default: 1]"),
+        click.option(
+            "--gpus",
+            default=None,
+            type=GPUs(),
+            help="How many GPUs to use (2), or which (2,3; a comma after a single one; ids are fine)  [default: all]",
+        ),
         click.option("--cores", "-c", default=None, type=int, help="CPU cores to use  [default: all]"),
         click.option("--profile", help="A Snakemake profile: its folder, or the name of one of this workflow's."),
         click.option(

@@ -79,7 +79,7 @@ def start(
     made: Sequence[Path],
     *,
     cores: int | None,
-    gpus: int | None,
+    gpus: tuple[int, str | None] | None,
     profile: str | None,
     configfile: str | None,
     dry_run: bool,
@@ -107,8 +107,11 @@ def start(
     # A profile says what it may use; on a cluster a total of GPUs would make jobs wait for one another.
     if cores or not profile:
         arguments.append(f"--cores={cores or os.cpu_count()}")
-    if gpus is not None or not profile:
-        arguments.append(f"--resources=gpu={1 if gpus is None else gpus}")
+    if gpus:
+        number, chosen = gpus
+        arguments.append(f"--resources=gpu={number}")
+        if chosen:  # the jobs inherit it
+            os.environ |= {"CUDA_VISIBLE_DEVICES": chosen, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     began = time.time()
     status = run_workflow([*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
     if status < 0:

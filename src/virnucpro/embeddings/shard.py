@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from virnucpro.embeddings.store import write_shard
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
 from virnucpro.errors import ConfigError
+from virnucpro.lease import leased_gpu
 from virnucpro.record import RunRecord
 from virnucpro.sequences.split import check_protein, read_shard
 
@@ -32,12 +34,15 @@ class EmbedOptions:
     tokens_per_batch: int | str = "auto"
     compile: bool = False
     device: str = "auto"
+    gpu_lease: bool = True
+    gpu_lease_timeout: float = 1440  # minutes
+    gpu_lease_dir: str = "/tmp/virnucpro-gpu"
     cache_dir: str | None = None
     batching: str = "packed"  # or "single", "original"; see Switches
     run: RunRecord = field(default_factory=RunRecord)  # kept with the vectors
 
 
-def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> bool:
+def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int, gpus: int = 1) -> bool:
     """Make ``output`` (HDF5) from a shard's FASTA.
 
     Args:
@@ -46,6 +51,7 @@ def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOption
         output: HDF5 file; see ``embeddings.store``.
         options: how to compute, and the cache.
         threads: CPU threads to use.
+        gpus: GPUs that the job was given; 0 is the CPU.
 
     Returns:
         Whether the encoder ran (False: the vectors came from the cache).
@@ -53,7 +59,7 @@ def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOption
     sequences, output = Path(sequences), Path(output)
     spec = read_spec(model)
     if options.cache_dir is None:
-        _compute(sequences, model, output, options, threads)
+        _compute(sequences, model, output, options, threads, gpus)
         return True
     key = embedding_key(spec, options.precision, options.batching)
     entry = CacheEntry.of(options.cache_dir, spec.family, key, sequences.stem)
@@ -63,47 +69,59 @@ def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOption
                 logger.info("cache hit: %s", entry.path)
                 return False
             if not isinstance(guard, nullcontext):
-                _compute(sequences, model, output, options, threads)
+                _compute(sequences, model, output, options, threads, gpus)
                 entry.keep(output)
     return True
 
 
-def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> None:
+def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int, gpus: int) -> None:
     ids, letters = read_shard(sequences)
     spec = read_spec(model)
     if spec.family == "esm2":
         check_protein(sequences, letters)
-    # PyTorch is imported only now: a cache hit or a bad file needs none of it.
-    import torch
+    with held_gpu(options, gpus, f"{spec.name}, {sequences}") as gpu:
+        # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
+        import torch
 
-    torch.set_num_threads(threads)
-    device = resolve_device(options.device)
-    logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
-    lengths = np.fromiter(map(len, letters), np.int64, len(letters))
-    unit = "residues" if spec.family == "esm2" else "bases"
-    with progress(sequences.name, int(lengths.sum()), unit) as advance:
+        torch.set_num_threads(threads)
+        device = resolve_device(options.device, gpu)
+        logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
+        lengths = np.fromiter(map(len, letters), np.int64, len(letters))
+        unit = "residues" if spec.family == "esm2" else "bases"
+        with progress(sequences.name, int(lengths.sum()), unit) as advance:
 
-        def done(rows: np.ndarray | list[int]) -> None:
-            advance(int(lengths[rows].sum()))
+            def done(rows: np.ndarray | list[int]) -> None:
+                advance(int(lengths[rows].sum()))
 
-        result = compute(model, ids, letters, options, device, done)
-    attributes = {
-        "family": spec.family,
-        "model": spec.name,
-        "weights_sha256": spec.weights_sha256,
-        "layer": spec.config["layers"],
-        "pooling": spec.pooling,
-        "precision_configured": options.precision,
-        "compile": options.compile,
-        "device": device,
-        "shard": sequences.stem,
-        "source": spec.source,
-        "embedding_version": EMBEDDING_VERSION,
-        **result.statistics,
-        **options.run.as_dict(),
-    }
-    write_shard(output, ids, result.vectors, attributes)
+            result = compute(model, ids, letters, options, device, done)
+        attributes = {
+            "family": spec.family,
+            "model": spec.name,
+            "weights_sha256": spec.weights_sha256,
+            "layer": spec.config["layers"],
+            "pooling": spec.pooling,
+            "precision_configured": options.precision,
+            "compile": options.compile,
+            "device": device,
+            "gpu": gpu or "",
+            "shard": sequences.stem,
+            "source": spec.source,
+            "embedding_version": EMBEDDING_VERSION,
+            **result.statistics,
+            **options.run.as_dict(),
+        }
+        write_shard(output, ids, result.vectors, attributes)
     logger.info("computed %d embeddings of %s: %s", len(ids), spec.family, result.statistics)
+
+
+def held_gpu(options: EmbedOptions, gpus: int, purpose: str) -> AbstractContextManager[str | None]:
+    """A GPU of the job's own, if it is to have one; to be entered before anything is computed."""
+    if options.device != "cpu" and not gpus:
+        logger.info("this run gives its jobs no GPU (gpu=0)")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if options.device == "cpu" or not gpus or not options.gpu_lease:
+        return nullcontext()
+    return leased_gpu(purpose, Path(options.gpu_lease_dir), 60 * options.gpu_lease_timeout)
 
 
 def compute(
@@ -136,8 +154,8 @@ def compute(
     )
 
 
-def resolve_device(name: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` takes a GPU where PyTorch sees one."""
+def resolve_device(name: str, gpu: str | None = None) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes a GPU where PyTorch sees one. ``gpu`` is the one that is leased, if any."""
     import torch
 
     found = torch.cuda.is_available()
@@ -146,4 +164,9 @@ def resolve_device(name: str) -> str:
             "device: cuda was asked for, but PyTorch sees no GPU here. Use device 'auto' or 'cpu', or install "
             f"a CUDA build of PyTorch (this is {torch.__version__})."
         )
+    if name == "auto" and gpu and not found:
+        logger.warning(
+            "PyTorch %s can't use %s and computes on the CPU, which is much slower. Install a CUDA build that fits the "
+            "driver, or set device to cpu if that is meant.", torch.__version__, gpu
+        )  # fmt: skip
     return "cuda" if name != "cpu" and found else "cpu"

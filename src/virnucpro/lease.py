@@ -1,0 +1,185 @@
+"""Which GPU a job computes on: one that no other job holds.
+
+Snakemake only counts GPUs. So a job takes one by an ``flock`` on a file named after the device, before PyTorch
+is loaded, and shows itself that one alone. The kernel frees the lock with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import random
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from virnucpro import installation
+from virnucpro.errors import DeviceError
+
+logger = logging.getLogger(__name__)
+
+_LISTED = re.compile(r"^(?:GPU (\d+):|\s+MIG ).*\(UUID:\s*([^\s)]+)\)", re.MULTILINE)
+_POLL = (0.2, 1.0)
+"""Seconds between two looks for a free GPU, drawn anew each time, so that waiting jobs don't all look at once."""
+
+_held: set[int] = set()
+"""Descriptors of locks. A forked child closes its copies, or it would hold the GPU after its parent's death."""
+
+
+def _close_held() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_held)
+
+
+def visible_gpus() -> list[str]:
+    """GPUs that this process may use, as CUDA names them: UUIDs, and MIG instances in place of a GPU split into such.
+
+    They are what CUDA_VISIBLE_DEVICES says (indices in the order of the PCI bus, UUIDs or their beginnings, MIG
+    ids), else all that nvidia-smi lists. Without nvidia-smi the entries of CUDA_VISIBLE_DEVICES stand for themselves.
+
+    Raises:
+        DeviceError: CUDA_VISIBLE_DEVICES names a GPU that isn't there, or nothing says which there are.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    listed = _list_gpus()
+    if chosen is None:
+        if listed is None and installation.has_gpu():
+            raise DeviceError(
+                "there are GPUs, but no nvidia-smi to name them. Install it, or set CUDA_VISIBLE_DEVICES."
+            )
+        return [name for gpu, *instances in listed or () for name in instances or [gpu]]
+    found: list[str] = []
+    for entry in map(str.strip, chosen.split(",")):
+        if entry in ("", "-1", "NoDevFiles"):  # as in CUDA: nothing counts from here on
+            break
+        found += [entry] if listed is None else _named(entry, listed)
+    return list(dict.fromkeys(found))
+
+
+def _named(entry: str, listed: list[list[str]]) -> list[str]:
+    """The devices that an entry of CUDA_VISIBLE_DEVICES stands for."""
+    if entry.startswith("MIG-GPU-"):  # MIG-GPU-<uuid>/<instance>/<compute instance>, as older drivers name them
+        return [entry]
+    for number, (gpu, *instances) in enumerate(listed):
+        if entry == str(number) or (entry.startswith("GPU-") and gpu.startswith(entry)):
+            return instances or [gpu]
+        if entry in instances:
+            return [entry]
+    names = ", ".join(f"{number} ({gpu})" for number, (gpu, *_) in enumerate(listed)) or "none"
+    raise DeviceError(f"CUDA_VISIBLE_DEVICES names GPU {entry}; nvidia-smi lists {names}. Correct or unset it.")
+
+
+def _list_gpus() -> list[list[str]] | None:
+    """UUID of each GPU in the order of the PCI bus, with those of its MIG instances; None without nvidia-smi."""
+    try:
+        run = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=120)
+    except FileNotFoundError:
+        return None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DeviceError(f"nvidia-smi doesn't answer ({error}). Try `nvidia-smi -L`, or set device to cpu.") from None
+    if run.returncode:  # as on a machine that has the driver's programs, but no GPU
+        logger.warning("nvidia-smi finds no GPU: %s", (run.stdout + run.stderr).strip())
+    gpus: list[list[str]] = []
+    for number, uuid in _LISTED.findall(run.stdout):
+        if number:
+            gpus.append([uuid])
+        else:
+            gpus[-1].append(uuid)
+    return gpus
+
+
+@contextmanager
+def leased_gpu(purpose: str, folder: Path, timeout: float) -> Iterator[str | None]:
+    """Hold one of the visible GPUs, waiting until one is free; None where there is none.
+
+    From then on CUDA_VISIBLE_DEVICES names it alone, after the block too: this process's CUDA knows no other.
+
+    Args:
+        purpose: what it is for; those who wait see it.
+        folder: a folder of this machine, the same for all its users, for a lock file per GPU.
+        timeout: seconds to wait at most.
+
+    Raises:
+        DeviceError: none became free (names the holders), a lock file can't be made, or as ``visible_gpus``.
+    """
+    gpus = visible_gpus()
+    if not gpus:
+        logger.info("no NVIDIA GPU here, or none visible")
+        yield None
+        return
+    started, shown = time.monotonic(), ""
+    while (taken := _take(gpus, folder)) is None:
+        holders = ", ".join(f"{gpu} by {_holder(folder, gpu)}" for gpu in gpus)
+        if time.monotonic() - started > timeout:
+            raise DeviceError(
+                f"no GPU became free in {timeout:,.0f} s; held are {holders}. End that, raise gpu_lease_timeout, "
+                "or set gpu_lease to false where jobs may share a GPU."
+            )
+        if holders != shown:
+            logger.info("waiting for a GPU; held are %s", holders)
+            shown = holders
+        time.sleep(random.uniform(*_POLL))
+    gpu, descriptor = taken
+    try:
+        with suppress(OSError):  # only for those who wait: a full disk must not matter
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} for {purpose}".encode(), 0)
+        os.environ |= {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        logger.info("leased GPU: %s, after %.1f s of waiting", gpu, time.monotonic() - started)
+        yield gpu
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _take(gpus: Sequence[str], folder: Path) -> tuple[str, int] | None:
+    """Lock one of the GPUs, if one is free; returns it with the descriptor that holds the lock."""
+    for gpu in random.sample(gpus, len(gpus)):
+        descriptor = _open(folder, gpu)
+        _held.add(descriptor)
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return gpu, descriptor
+        _held.discard(descriptor)
+        os.close(descriptor)
+    return None
+
+
+def _lock(folder: Path, gpu: str) -> Path:
+    return folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
+
+
+def _open(folder: Path, gpu: str) -> int:
+    """Open a GPU's lock file, which all users may open and nobody deletes."""
+    path, flags = _lock(folder, gpu), os.O_RDWR | os.O_NOFOLLOW
+    umask = os.umask(0)
+    try:
+        folder.mkdir(0o1777, exist_ok=True)
+        while True:  # O_CREAT for another user's file in such a folder would be refused (fs.protected_regular)
+            with suppress(FileNotFoundError):
+                return os.open(path, flags)
+            with suppress(FileExistsError):
+                return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise DeviceError(
+            f"can't open the lock of GPU {gpu} ({error}). Make {folder} a folder that all users can write to, or "
+            "choose another one of this machine as gpu_lease_dir."
+        ) from None
+    finally:
+        os.umask(umask)
+
+
+def _holder(folder: Path, gpu: str) -> str:
+    try:
+        return _lock(folder, gpu).read_text(errors="replace")[:300] or "a process that just started"
+    except OSError:
+        return "an unknown process"
