@@ -108,5 +108,7 @@ def test_without_a_gpu_for_the_jobs(tmp_path, tiny, two_gpus):
     (tmp_path / "one").mkdir()
     project = GPUProject(tmp_path / "one", tiny, count=1)
     snakemake(project.folder, TARGET, "--resources", "gpu=0", config=project.settings()).ok()
-    assert all("gives its jobs no GPU (gpu=0)" in log and not LEASED.search(log) for log in project.logs())
+    assert all(" on cpu, " in log and not LEASED.search(log) for log in project.logs())
     assert project.logs() and not (tmp_path / "locks").exists()
+    run = snakemake(project.folder, "--resources", "gpu=0", config=project.settings() | {"device": "cuda"})
+    assert run.status != 0 and "--resources gpu=0 leaves no GPU" in run.text

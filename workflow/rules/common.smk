@@ -76,6 +76,12 @@ RESULTS = {
 }
 EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
 
+# A cluster's job is given its own GPUs in this form: they are no limit, and may be 0 where the site counts otherwise.
+GPU_LIMIT = None if workflow.remote_exec else getattr(workflow.global_resources.get("gpu"), "value", None)
+if GPU_LIMIT == 0 and SETTINGS.device == "cuda":
+    raise WorkflowError("The configuration says device: cuda, but --resources gpu=0 leaves no GPU. Drop one of them.")
+DEVICE = "cpu" if GPU_LIMIT == 0 else SETTINGS.device
+
 RUN = RunRecord(SETTINGS.as_dict(), SWITCHES.as_dict(), SNAKEMAKE)
 # Neither is one of Snakemake's plain types, so that batch size, device, compile and cache, which don't change
 # what is computed, don't make anything run again; what does change it is in the file's path.
@@ -84,7 +90,7 @@ EMBED_OPTIONS = EmbedOptions(
     attention=SETTINGS.attention,
     tokens_per_batch=SETTINGS.tokens_per_batch,
     compile=SWITCHES.compile(SETTINGS.compile),
-    device=SETTINGS.device,
+    device=DEVICE,
     gpu_lease=SETTINGS.gpu_lease,
     gpu_lease_timeout=SETTINGS.gpu_lease_timeout,
     gpu_lease_dir=SETTINGS.gpu_lease_dir,
@@ -142,20 +148,19 @@ def check_digest():
 
 def gpus_per_job():
     """GPUs that an embedding job asks for; where there is none, it computes on the CPU."""
-    return 0 if SETTINGS.device == "cpu" else 1
+    return 0 if DEVICE == "cpu" else 1
 
 
 @cache
 def gpus_here():
-    """GPUs that embedding jobs can have on this machine, at most as many as --resources gpu=N says."""
-    if SETTINGS.device == "cpu":
+    """GPUs that embedding jobs can have on this machine at the same time."""
+    if DEVICE == "cpu":
         return 0
     try:
         count = len(visible_gpus())
     except VirNucProError as error:
         raise WorkflowError(str(error)) from None
-    limit = getattr(workflow.global_resources.get("gpu"), "value", None)
-    return count if limit is None else min(count, limit)
+    return count if GPU_LIMIT is None else min(count, GPU_LIMIT)
 
 
 def threads_per_embedding(wildcards):

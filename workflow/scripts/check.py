@@ -7,7 +7,7 @@ from virnucpro.joblog import job
 with job(snakemake.log[0]):
     from virnucpro.embeddings.shard import held_gpu
 
-    with held_gpu(snakemake.params.options, snakemake.resources.get("gpu", 0), "check"):
+    with held_gpu(snakemake.params.options, "check"):
         from virnucpro.check.run import check
 
         check(

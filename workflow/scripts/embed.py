@@ -13,5 +13,4 @@ with job(snakemake.log[0]):
         Path(snakemake.output[0]),
         options=snakemake.params.options,
         threads=snakemake.threads,
-        gpus=snakemake.resources.get("gpu", 0),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -42,7 +41,7 @@ class EmbedOptions:
     run: RunRecord = field(default_factory=RunRecord)  # kept with the vectors
 
 
-def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int, gpus: int = 1) -> bool:
+def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> bool:
     """Make ``output`` (HDF5) from a shard's FASTA.
 
     Args:
@@ -51,7 +50,6 @@ def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOption
         output: HDF5 file; see ``embeddings.store``.
         options: how to compute, and the cache.
         threads: CPU threads to use.
-        gpus: GPUs that the job was given; 0 is the CPU.
 
     Returns:
         Whether the encoder ran (False: the vectors came from the cache).
@@ -59,7 +57,7 @@ def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOption
     sequences, output = Path(sequences), Path(output)
     spec = read_spec(model)
     if options.cache_dir is None:
-        _compute(sequences, model, output, options, threads, gpus)
+        _compute(sequences, model, output, options, threads)
         return True
     key = embedding_key(spec, options.precision, options.batching)
     entry = CacheEntry.of(options.cache_dir, spec.family, key, sequences.stem)
@@ -69,17 +67,17 @@ def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOption
                 logger.info("cache hit: %s", entry.path)
                 return False
             if not isinstance(guard, nullcontext):
-                _compute(sequences, model, output, options, threads, gpus)
+                _compute(sequences, model, output, options, threads)
                 entry.keep(output)
     return True
 
 
-def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int, gpus: int) -> None:
+def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> None:
     ids, letters = read_shard(sequences)
     spec = read_spec(model)
     if spec.family == "esm2":
         check_protein(sequences, letters)
-    with held_gpu(options, gpus, f"{spec.name}, {sequences}") as gpu:
+    with held_gpu(options, f"{spec.name}, {sequences}") as gpu:
         # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
         import torch
 
@@ -114,12 +112,9 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
     logger.info("computed %d embeddings of %s: %s", len(ids), spec.family, result.statistics)
 
 
-def held_gpu(options: EmbedOptions, gpus: int, purpose: str) -> AbstractContextManager[str | None]:
-    """A GPU of the job's own, if it is to have one; to be entered before anything is computed."""
-    if options.device != "cpu" and not gpus:
-        logger.info("this run gives its jobs no GPU (gpu=0)")
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if options.device == "cpu" or not gpus or not options.gpu_lease:
+def held_gpu(options: EmbedOptions, purpose: str) -> AbstractContextManager[str | None]:
+    """A GPU of the job's own, if it is to have one; to be entered before PyTorch is loaded."""
+    if options.device == "cpu" or not options.gpu_lease:
         return nullcontext()
     return leased_gpu(purpose, Path(options.gpu_lease_dir), 60 * options.gpu_lease_timeout)
 
