@@ -12,16 +12,8 @@ from typing import Any
 
 from virnucpro import __version__
 
-PLACES = (
-    "samples",
-    "output_dir",
-    "cache_dir",
-    "models_dir",
-    "training_data",
-    "labels",
-    "evaluate_split",
-    "check_published",
-)
+_INPUTS = ("samples", "training_data", "labels", "evaluate_split", "check_published")
+PLACES = (*_INPUTS, "output_dir", "cache_dir", "models_dir", "gpu_lease_dir")
 """Keys that say where files are; the digest leaves them out, so that the same run elsewhere has the same."""
 
 

@@ -21,7 +21,7 @@ from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders import embed as embedding
 from virnucpro.encoders.canonical import write_canonical
 from virnucpro.errors import InputError, ModelError
-from virnucpro.sequences.split import split_fasta
+from virnucpro.sequences.split import read_shard, split_fasta
 
 WIDTHS = (48, 32)
 
@@ -78,7 +78,10 @@ def test_frames_come_from_all_over_the_samples(made):
     frames = sample_frames(made[0], 25)
     assert 25 <= len(frames.ids) <= 30 and len(set(frames.ids)) == len(frames.ids)
     assert len({name.split("_")[0] for name in frames.ids}) > 10
-    assert {len(sequence) for sequence in frames.sequences["protein"]} <= {99, 100}
+    for kind, suffix in (("dna", "fna"), ("protein", "faa")):
+        files = [read_shard(path) for path in made[0][0].glob(f"*.{suffix}")]
+        known = {name: sequence for ids, sequences in files for name, sequence in zip(ids, sequences, strict=True)}
+        assert frames.sequences[kind] == [known[name] for name in frames.ids]
     assert len(sample_frames(made[0], 10**6).ids) > 60
 
 
@@ -110,13 +113,15 @@ def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):
 
     def wrong(model, *rest):
         found = computed(model, *rest)
-        return found._replace(vectors=found.vectors + 1e-4 * found.vectors.std()) if "protein" in str(model) else found
+        return found._replace(vectors=found.vectors + 0.01 * found.vectors.std()) if "protein" in str(model) else found
 
     monkeypatch.setattr(run, "compute", wrong)
     with pytest.raises(ModelError, match=r"protein against fair-esm.*check\.txt"):
         check(*made, tmp_path, EmbedOptions(), frames=20)
     result = json.loads((tmp_path / "check.json").read_text())
-    assert [row["passed"] for row in result["rows"]][:2] == [True, False]
+    dna, protein, both = result["rows"]
+    assert dna["passed"] and not protein["passed"]
+    assert dna["score_change"] < 1e-6 < 1e-5 < protein["score_change"] == pytest.approx(both["score_change"], rel=0.01)
     assert "FAILED" in (tmp_path / "check.txt").read_text() and (tmp_path / "check.png").exists()
 
 
