@@ -56,17 +56,14 @@ class Case:
     measure: bool = True
 
     @cached_property
-    def switches(self) -> Switches:
-        return Switches.read(os.environ)
-
-    @cached_property
     def options(self) -> EmbedOptions:
+        switches, settings = Switches.read(os.environ), self.settings
         return EmbedOptions(
-            precision=self.switches.precision(self.settings.precision),
-            attention=self.settings.attention,
-            tokens_per_batch=self.settings.tokens_per_batch,
-            compile=self.switches.compile(self.settings.compile),
-            batching=self.switches.batching,
+            precision=switches.precision(settings.precision),
+            attention=settings.attention,
+            tokens_per_batch=settings.tokens_per_batch,
+            compile=switches.compile(settings.compile),
+            batching=switches.batching,
         )
 
     @cached_property
@@ -118,25 +115,19 @@ def examine(case: Case) -> Iterator[Finding]:
 def programs(case: Case) -> Iterator[Finding]:
     """Programs."""
     yield Finding("Python", OK, f"{sys.version.split()[0]}, {sys.executable}")
-    try:
-        requirements = [Requirement(line) for line in metadata.requires("virnucpro") or []]
-    except metadata.PackageNotFoundError:
-        requirements = []
-        yield Finding("virnucpro", NOTE, "runs from a clone, not installed", "make install, or pip install .")
-    fine = []
-    for requirement in requirements:
-        optional = requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
-        version = _version(requirement.name)
-        if optional and not (requirement.marker and requirement.marker.evaluate({"extra": "flash-attn"})):
+    optional = ("flash-attn", "snakemake-executor-plugin-slurm")
+    fine = [f"{name} {_version(name) or 'not installed (optional)'}" for name in optional]
+    installed = metadata.requires("virnucpro") if _version("virnucpro") else []  # else a clone, used as it is
+    for requirement in map(Requirement, installed or []):
+        name, version = requirement.name, _version(requirement.name)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         if version and requirement.specifier.contains(version, prereleases=True):
-            fine.append(f"{requirement.name} {version}")
-        elif optional:
-            yield Finding(requirement.name, OK, "not installed; optional, for the attention backend of that name")
+            fine.append(f"{name} {version}")
         else:
-            found = f"{version}, but {requirement.specifier} is needed" if version else "not installed"
-            yield Finding(requirement.name, PROBLEM, found, f"pip install '{requirement.name}{requirement.specifier}'")
-    yield Finding("packages", OK, ", ".join(fine))
+            found = f"{version or 'not installed'}, but {requirement.specifier or 'it'} is needed"
+            yield Finding(name, PROBLEM, found, f"pip install '{name}{requirement.specifier}'")
+    yield Finding("packages", OK, ", ".join(sorted(fine)))
 
 
 def devices(case: Case) -> Iterator[Finding]:
@@ -145,26 +136,23 @@ def devices(case: Case) -> Iterator[Finding]:
 
     if case.settings.device == "cpu":
         yield Finding("GPU", OK, "not asked for (device: cpu)")
-    elif torch.cuda.is_available():
+        return
+    if torch.cuda.is_available():
         driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")[1].split("\n")[0]
         for number in range(torch.cuda.device_count()):
             free, total = (size / 2**30 for size in torch.cuda.mem_get_info(number))
             found = f"{torch.cuda.get_device_name(number)}, {free:.1f} of {total:.1f} GiB free, driver {driver}"
             busy = "Something else uses it: see nvidia-smi, or choose another with CUDA_VISIBLE_DEVICES."
             yield Finding(f"GPU {number}", NOTE if free < total / 2 else OK, found, busy if free < total / 2 else "")
-    elif installation.has_gpu():
-        state = PROBLEM if case.settings.device == "cuda" else NOTE
-        cuda = torch.version.cuda
-        remedy = (
-            f"Update the driver to one for CUDA {cuda}, or check CUDA_VISIBLE_DEVICES."
-            if cuda
-            else "This PyTorch is a CPU build: install a CUDA build of it (README.md, PIP_ARGS)."
-        )
-        yield Finding("GPU", state, f"there is one, but PyTorch {torch.__version__} can't use it", remedy)
-    else:
-        remedy = "It works, slowly: fine for the bundled models, while the larger ESM-2 want a GPU."
-        state = PROBLEM if case.settings.device == "cuda" else NOTE
-        yield Finding("GPU", state, f"none here; {os.cpu_count()} CPU cores", remedy)
+        return
+    found = f"none here; {os.cpu_count()} CPU cores"
+    remedy = "It works, slowly: fine for the bundled models, while the larger ESM-2 want a GPU."
+    if installation.has_gpu():
+        found = f"there is one, but PyTorch {torch.__version__} can't use it"
+        remedy = "This PyTorch is a CPU build: install a CUDA build of it (README.md, PIP_ARGS)."
+        if torch.version.cuda:
+            remedy = f"Update the driver to one for CUDA {torch.version.cuda}, or check CUDA_VISIBLE_DEVICES."
+    yield Finding("GPU", PROBLEM if case.settings.device == "cuda" else NOTE, found, remedy)
 
 
 def arithmetic(case: Case) -> Iterator[Finding]:
@@ -177,8 +165,8 @@ def arithmetic(case: Case) -> Iterator[Finding]:
     if case.options.batching == "original":
         yield Finding("attention", NOTE, "the original's (VIRNUCPRO_V1_ATTENTION)", "Slow; for comparisons only.")
         return
-    for family, (_, spec) in case.encoders.items():
-        head, alibi = spec.width // spec.config["heads"], family == "dnabert_s"
+    for _, spec in case.encoders.values():
+        head, alibi = spec.width // spec.config["heads"], spec.family == "dnabert_s"
         arguments = torch.device(case.device), compute_dtype(precision), head, alibi
         chosen = choose_backend(case.options.attention, *arguments).name
         why = "the best that can run" if case.options.attention == "auto" else "as configured"
@@ -189,31 +177,26 @@ def arithmetic(case: Case) -> Iterator[Finding]:
 def compiler(case: Case) -> Iterator[Finding]:
     """torch.compile."""
     names = [os.environ.get("CXX", "c++"), "g++", "clang++"] if case.device == "cpu" else ["gcc", "cc", "clang"]
-    found = next(filter(None, map(shutil.which, names)), None)
+    found = [path for path in map(shutil.which, names) if path][:1] or ["no " + " or ".join(names)]
     if case.device == "cuda" and not _version("triton"):
-        found = None
-    if found:
-        yield Finding("compiler", OK, f"{found}{'' if case.options.compile else '; compile is off'}")
-    elif case.options.compile:
-        missing = " or ".join(names) + (" and triton" if case.device == "cuda" else "")
-        yield Finding(
-            "compiler", PROBLEM, f"compile is on, but there is no {missing}", "Install it, or compile: false."
-        )
-    else:
-        yield Finding("compiler", OK, "none; compile is off, so none is needed")
+        found.append("no triton")
+    missing = any(part.startswith("no ") for part in found)
+    state = PROBLEM if missing and case.options.compile else OK
+    remedy = "Install what is missing, or set compile: false." if state == PROBLEM else ""
+    yield Finding(
+        "compiler", state, f"compile is {'on' if case.options.compile else 'off'}; {', '.join(found)}", remedy
+    )
 
 
 def checkpoints(case: Case) -> Iterator[Finding]:
     """Models."""
     for family, key in KEYS.items():
         source = case.source(family)
-        if source.path.exists():
-            yield Finding(key, OK, f"{source.path} ({source.megabytes:,} MB)")
-        else:
+        found, remedy = f"{source.path} ({source.megabytes:,} MB)", ""
+        if not source.path.exists():
             found = f"{source.name} isn't on this machine; the run will fetch {source.megabytes:,} MB to {source.path}"
-            yield Finding(
-                key, NOTE, found, f"Without internet access there: {downloads.command(source)} elsewhere first"
-            )
+            remedy = f"Without internet access there, first elsewhere: {downloads.command(source)}"
+        yield Finding(key, NOTE if remedy else OK, found, remedy)
 
 
 def fit(case: Case) -> Iterator[Finding]:
@@ -236,42 +219,28 @@ def fit(case: Case) -> Iterator[Finding]:
 
 def space(case: Case) -> Iterator[Finding]:
     """Disk."""
-    widths = [
-        case.encoders[family][1].width if family in case.encoders else width
-        for family, width in _PUBLISHED_WIDTHS.items()
-    ]
+    known = {family: spec.width for family, (_, spec) in case.encoders.items()}
     # Vectors twice (per shard and merged), frames as text, and four rows of tables per frame; prepared models.
-    needed = case.work.open_frames * (8 * sum(widths) + 600) + case.work.residues * 4
+    needed = case.work.open_frames * (8 * sum((_PUBLISHED_WIDTHS | known).values()) + 600) + case.work.residues * 4
     needed += 2**20 * sum(case.source(family).megabytes for family in KEYS)
-    for about, folder, wanted in (
-        ("disk", Path(case.settings.output_dir), needed),
-        ("scratch", Path(tempfile.gettempdir()), 2**30),
-    ):
-        there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
-        free = shutil.disk_usage(there).free
+    output, scratch = Path(case.settings.output_dir).absolute(), Path(tempfile.gettempdir())
+    for about, folder, wanted, short in ("disk", output, needed, PROBLEM), ("scratch", scratch, 2**30, NOTE):
+        free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir())).free
         found = f"{folder}: {free / 1e9:,.1f} GB free, about {wanted / 1e9:,.1f} GB needed"
         remedy = "Choose another --output, or TMPDIR for scratch." if free < wanted else ""
-        yield Finding(about, PROBLEM if free < wanted and about == "disk" else NOTE if remedy else OK, found, remedy)
-        if not os.access(there, os.W_OK):
-            yield Finding(about, PROBLEM, f"{there} can't be written to", "Choose another --output or TMPDIR.")
+        yield Finding(about, short if remedy else OK, found, remedy)
 
 
 def cluster(case: Case) -> Iterator[Finding]:
     """SLURM."""
-    plugin = _version("snakemake-executor-plugin-slurm")
     if not shutil.which("sbatch"):
-        yield Finding(
-            "SLURM", OK, f"not on this machine (plugin: {plugin or 'not installed'}); needed for clusters only"
-        )
+        yield Finding("SLURM", OK, "not on this machine; needed for clusters only")
         return
     status, said = _output("sinfo", "--noheader", "--format=%P")
-    if status:
-        yield Finding("SLURM", NOTE, f"sinfo: {said or 'no answer'}", "Run where the controller is reached.")
-    elif not plugin:
-        remedy = "pip install snakemake-executor-plugin-slurm"
-        yield Finding("SLURM", NOTE, f"partitions {', '.join(said.split())}; Snakemake's plugin is missing", remedy)
-    else:
-        yield Finding("SLURM", OK, f"partitions {', '.join(said.split())}; plugin {plugin}")
+    remedy = "Run where the controller is reached." if status else ""
+    if not status and not _version("snakemake-executor-plugin-slurm"):
+        remedy = "Snakemake's plugin is missing: pip install snakemake-executor-plugin-slurm"
+    yield Finding("SLURM", NOTE if remedy else OK, f"sinfo: {' '.join(said.split()) or 'no answer'}", remedy)
 
 
 def duration(case: Case) -> Iterator[Finding]:
@@ -280,32 +249,31 @@ def duration(case: Case) -> Iterator[Finding]:
     read = "" if case.work.share_read == 1 else f", from {case.work.share_read:.1%} of the input"
     counted = f"{case.work.records:,} records, {case.work.bases:,} bases, {frames:,} open frames{read}"
     if not frames:
-        yield Finding("time", NOTE, f"{counted}: nothing to embed", "Frames with a stop aren't scored; see docs.")
-        return
-    if not case.measure or len(case.encoders) < 2:
-        why = "" if not case.measure else "; not measured, since the first run has yet to prepare the encoders"
-        yield Finding("time", OK, f"{counted}{why}")
-        return
-    rates = {}
-    for family, (path, _) in case.encoders.items():
-        rates[family] = _frames_per_second(case, path, protein=family == "esm2")
-    seconds = sum(frames / rate for rate in rates.values())
-    said = ", ".join(f"{case.encoders[family][1].name} {rate:,.0f} frames/s" for family, rate in rates.items())
-    took = f"{seconds / 3600:,.1f} h" if seconds > 5400 else f"{seconds / 60:,.1f} min"
-    yield Finding("time", OK, f"{counted}; embedding about {took} on one {case.device} device ({said}, measured)")
+        yield Finding("time", NOTE, f"{counted}: nothing to embed", "Only frames without a stop codon are scored.")
+    elif len(case.encoders) < 2:
+        yield Finding("time", OK, f"{counted}; not measured, since the first run has yet to prepare the encoders")
+    elif not case.measure:
+        yield Finding("time", OK, counted)
+    else:
+        rates = {spec.name: _frames_per_second(case, path, spec) for path, spec in case.encoders.values()}
+        hours = sum(frames / rate for rate in rates.values()) / 3600
+        took = f"{hours:,.1f} h" if hours > 1.5 else f"{60 * hours:,.1f} min"
+        said = ", ".join(f"{name} {rate:,.0f} frames/s" for name, rate in rates.items())
+        yield Finding("time", OK, f"{counted}; embedding about {took} on one {case.device} device ({said}, measured)")
 
 
 CHECKS = (programs, devices, arithmetic, compiler, checkpoints, fit, space, cluster, duration)
 
 
-def _frames_per_second(case: Case, model: Path, protein: bool) -> float:
+def _frames_per_second(case: Case, model: Path, spec: EncoderSpec) -> float:
     """Speed on the first frames of the input, repeated if they are few."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
     records = (record for paths in case.samples.values() for path in paths for record in read_fasta(path, True))
     batches = open_frames_of((record.sequence for record in islice(records, 10_000)), case.settings.chunk_length)
-    texts = chain.from_iterable(batch.proteins if protein else batch.nucleotides for batch in batches)
+    esm2 = spec.family == "esm2"
+    texts = chain.from_iterable(batch.proteins if esm2 else batch.nucleotides for batch in batches)
     sequences = list(islice(texts, 20_000))
     options = replace(case.options, compile=False)  # compiling alone takes longer than all this
     count, began = 64, time.monotonic()

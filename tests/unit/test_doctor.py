@@ -98,7 +98,7 @@ def test_compile_needs_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert only(doctor.compiler(case(device="cpu"))).state == OK
     finding = only(doctor.compiler(case(device="cpu", compile=True)))
-    assert finding.state == PROBLEM and "c++" in finding.found
+    assert finding.state == PROBLEM and "compile is on; no " in finding.found and "g++" in finding.found
 
 
 def test_packages_that_are_missing_or_old(monkeypatch):
@@ -108,7 +108,7 @@ def test_packages_that_are_missing_or_old(monkeypatch):
     findings = {finding.about: finding for finding in doctor.programs(case())}
     assert findings["numpy"].state == findings["no-such-package"].state == PROBLEM
     assert "but >=99 is needed" in findings["numpy"].found
-    assert findings["packages"].found.startswith("click 8") and "x" not in findings
+    assert "click 8" in findings["packages"].found and "numpy" not in findings["packages"].found
 
 
 @pytest.mark.parametrize(

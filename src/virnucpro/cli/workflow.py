@@ -27,6 +27,8 @@ from virnucpro.models import KEYS, is_name
 
 FAILED = 3
 """Exit status of a workflow that ended with an error."""
+SHOWN = 10
+"""Errors of jobs that are repeated at the end; a cause that many jobs share would fill the screen."""
 
 
 @contextmanager
@@ -179,11 +181,13 @@ def _again(work: Path) -> str:
 
 def _explain_failure(logs: Path, began: float) -> None:
     """Say what the jobs of this run said last, which Snakemake's own output buries."""
-    for log in sorted(logs.rglob("*.log")):
-        if log.stat().st_mtime >= began:
-            errors = [line for line in log.read_text(errors="replace").splitlines() if " ERROR " in line]
-            for line in errors:
-                click.echo(f"virnucpro: error: {line.partition(' ERROR ')[2]} (log: {log})", err=True)
-    click.echo(
-        "The workflow stopped with an error. What is finished is kept; mend it and give the same command.", err=True
-    )
+    errors = [
+        f"virnucpro: error: {line.partition(' ERROR ')[2]} (log: {log})"
+        for log in sorted(logs.rglob("*.log"))
+        if log.stat().st_mtime >= began
+        for line in log.read_text(errors="replace").splitlines()
+        if " ERROR " in line
+    ]
+    more = [f"... and {len(errors) - SHOWN} more in {logs}"] if len(errors) > SHOWN else []
+    last = "The workflow stopped with an error. What is finished is kept; mend it and give the same command."
+    click.echo("\n".join([*errors[:SHOWN], *more, last]), err=True)
