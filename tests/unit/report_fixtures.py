@@ -28,10 +28,23 @@ def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4
     folder.mkdir(parents=True)
     random.seed(contigs)
     shards = [
-        {"shard": f"{number:032x}", "encoder": encoder, "key": "k", "frames": 100, "device": "cpu", "precision": "fp32",
-         "backend": "sdpa", "tokens": 9000, "seconds": 2.0 + number, "tokens_per_second": 4500.0, "fill": 0.9}
-        for number in range(2) for encoder in ("dna", "protein")
-    ]  # fmt: skip
+        {
+            "shard": f"{number:032x}",
+            "encoder": encoder,
+            "key": "k",
+            "frames": 100,
+            "device": "cpu",
+            "precision": "fp32",
+            "backend": "sdpa",
+            "tokens": 9000,
+            "seconds": 2.0 + number,
+            "tokens_per_second": 4500.0,
+            "fill": 0.9,
+        }
+        for number in range(2)
+        for encoder in ("dna", "protein")
+    ]
+    shards[3] |= {"device": "cuda", "gpu_name": "H9", "gpu_utilisation": 0.875}  # fmt: skip
     encoders = {f"{role}_encoder": {"name": f"mini-{role}", "weights_sha256": role[0] * 64, **ENCODER} for role in ("dna", "protein")}  # fmt: skip
     provenance = {"chunk_length": CHUNK, **encoders, "shards": shards}
     with create_merged(folder / "embeddings.h5", 1, 2, 2, provenance) as file:

@@ -122,7 +122,7 @@ def parts(tmp_path):
     protein = write_canonical(ESM2(ESM2Config(1, 32, 1, 16)), tmp_path / "protein.st", name="p")
     for role, spec in (("dna", dna), ("protein", protein)):
         (tmp_path / role).mkdir()
-        attributes = {"weights_sha256": spec.weights_sha256, "seconds": 1.0}
+        attributes = {"weights_sha256": spec.weights_sha256, "seconds": 1.0, "gpu_utilisation": 0.5}
         write_shard(tmp_path / role / "abc.h5", IDS, vectors(spec.width), attributes)
     return tmp_path
 
@@ -138,7 +138,10 @@ def test_merged_rows_are_dna_then_protein(parts):
     batches = list(merged.batches(rows=2))
     assert [name for ids, _ in batches for name in ids] == IDS
     assert np.array_equal(np.concatenate([rows for _, rows in batches]), np.hstack([vectors(16), vectors(32)]))
-    assert [shard["encoder"] for shard in merged.provenance["shards"]] == ["dna", "protein"]
+    shards = merged.provenance["shards"]
+    assert [(shard["encoder"], shard["key"], shard["gpu_utilisation"]) for shard in shards] == [
+        ("dna", "dna", 0.5), ("protein", "protein", 0.5)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,17 @@ from virnucpro.sequences.split import read_manifest
 
 logger = logging.getLogger(__name__)
 
-_STATISTICS = ("device", "precision", "backend", "tokens", "seconds", "tokens_per_second", "fill")
+_STATISTICS = (
+    "device",
+    "precision",
+    "backend",
+    "tokens",
+    "seconds",
+    "tokens_per_second",
+    "fill",
+    "gpu_name",
+    "gpu_utilisation",
+)
 _HOW = ("precision", "backend", "batching", "compile", "device", "versions", "configuration_sha256", "switches")
 
 

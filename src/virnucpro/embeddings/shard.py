@@ -14,6 +14,7 @@ from virnucpro.embeddings.cache import CacheEntry
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
 from virnucpro.embeddings.store import write_shard
+from virnucpro.embeddings.utilisation import gpu_utilisation
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
 from virnucpro.errors import ConfigError
@@ -86,7 +87,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
         unit = "residues" if spec.family == "esm2" else "bases"
-        with progress(sequences.name, int(lengths.sum()), unit) as advance:
+        with gpu_utilisation(device) as used, progress(sequences.name, int(lengths.sum()), unit) as advance:
 
             def done(rows: np.ndarray | list[int]) -> None:
                 advance(int(lengths[rows].sum()))
@@ -106,6 +107,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
             "source": spec.source,
             "embedding_version": EMBEDDING_VERSION,
             **result.statistics,
+            **used,
             **options.run.as_dict(),
         }
         write_shard(output, ids, result.vectors, attributes)

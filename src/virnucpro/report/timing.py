@@ -70,6 +70,7 @@ class Throughput:
     frames: int
     tokens: int
     seconds: float  # in the encoder, all jobs together; more than 0
+    utilisation: float | None  # of the GPUs, 0 to 1; None if not measured
 
 
 def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
@@ -78,7 +79,10 @@ def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
     for encoder in FAMILIES:
         own = [shard for shard in shards if shard["encoder"] == encoder]
         if own:
-            devices = ", ".join(sorted({str(shard["device"]) for shard in own}))
-            totals = (sum(shard[key] for shard in own) for key in ("frames", "tokens", "seconds"))
-            result.append(Throughput(encoder, devices, *totals))
+            devices = ", ".join(sorted({str(shard.get("gpu_name", shard["device"])) for shard in own}))
+            frames, tokens, seconds = (sum(shard[key] for shard in own) for key in ("frames", "tokens", "seconds"))
+            watched = [shard for shard in own if "gpu_utilisation" in shard]
+            busy = sum(shard["gpu_utilisation"] * shard["seconds"] for shard in watched)
+            share = busy / sum(shard["seconds"] for shard in watched) if watched else None
+            result.append(Throughput(encoder, devices, frames, tokens, seconds, share))
     return result
