@@ -60,12 +60,27 @@ def inline(page: Path) -> list[str]:
     return [" ".join(found.split()) for found in re.findall(r"`((?:virnucpro|snakemake|make) [^`]+)`", text)]
 
 
+def examples(command: click.Command = cli) -> list[str]:
+    """The commands in the help texts."""
+    inside = []
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        inside = [t for name in command.list_commands(context) for t in examples(command.get_command(context, name))]
+    lines = (line.split("   ")[0] for line in map(str.strip, (command.help or "").splitlines()))
+    return [line for line in lines if re.match(r"(.*\| )?(virnucpro|snakemake) ", line)] + inside
+
+
 EVERY = [
     pytest.param(words, whole, id=f"{page.relative_to(ROOT)}: {' '.join(words)[:60]}")
     for page in PAGES
     for whole, texts in ((True, [text for _, text in blocks(page)]), (False, inline(page)))
     for words in (words for text in texts for words in commands(text))
     if Path(words[0]).name in ("virnucpro", "snakemake", "make", "pip")
+] + [
+    pytest.param(words, True, id=f"--help: {line}")
+    for line in examples()
+    for words in commands(line)
+    if words[0] in ("virnucpro", "snakemake")
 ]
 
 
