@@ -17,7 +17,7 @@ NO_BROWSER = "no Chromium: apt-get install chromium, or playwright install chrom
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
     api = pytest.importorskip("playwright.sync_api")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     with api.sync_playwright() as playwright:
         if not program and not Path(playwright.chromium.executable_path).exists():
             pytest.skip(NO_BROWSER)

@@ -83,6 +83,7 @@ def test_download_is_what_was_searched_for(opened, pages, tmp_path, button, sepa
     page.get_by_label("Call").select_option("viral")
     with page.expect_download() as download:
         page.get_by_role("button", name=button).click()
+    assert download.value.suggested_filename == f"s.contigs.{button[-3:].lower()}"
     download.value.save_as(tmp_path / "table")
     with open(tmp_path / "table", newline="") as handle:
         rows = list(csv.DictReader(handle, delimiter=separator))
@@ -178,7 +179,7 @@ def test_page_of_a_run_leads_to_its_samples(opened, run_page):
     assert page.locator("h1").inner_text() == "VirNucPro: few"
 
 
-def test_a_hundred_thousand_contigs(opened, pages, record_property):
+def test_a_hundred_thousand_contigs(opened, pages):
     path = pages(100_000)
     megabytes = path.stat().st_size / 1e6
     started = time.perf_counter()

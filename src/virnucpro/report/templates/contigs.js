@@ -77,7 +77,7 @@
     const text = lines.map((line) => line.map(quote).join(separator) + "\n").join("");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
-    link.download = `contigs.${extension}`;
+    link.download = `${element("table").dataset.sample}.contigs.${extension}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
