@@ -1,0 +1,198 @@
+"""What an encoder does to each token apart from the matrix products: one pass over memory each.
+
+LayerNorm takes a residual stream that lacks the biases of the products added to it so far (they are the same for all
+tokens, so one vector, ``shift``, stands for them), adds another product where that could not be accumulated in place,
+and rounds to fp8 where the next product wants it. Statistics and sums are fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+FP8 = torch.float8_e4m3fn
+FP8_MAX = 448.0
+
+
+@triton.jit
+def _gelu(x, EXACT: tl.constexpr):
+    """x·Φ(x). Without EXACT, erf by Abramowitz & Stegun 7.1.26: 1.5e-7 off at most, far below half precision."""
+    z = x * 0.7071067811865476
+    if EXACT:
+        erf = tl.erf(z)
+    else:
+        a = tl.abs(z)
+        t = 1.0 / (1.0 + 0.3275911 * a)
+        series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+        erf = 1.0 - series * tl.exp2(a * a * -1.4426950408889634)
+        erf = tl.where(z < 0, -erf, erf)
+    return 0.5 * x * (1.0 + erf)
+
+
+@triton.jit
+def norm_kernel(
+    x,  # (T, WIDTH)
+    added,  # (T, WIDTH), or anything without ADD
+    shift,  # (WIDTH,) fp32, or anything without SHIFT
+    weight,  # (WIDTH,)
+    bias,
+    out,  # (T, WIDTH)
+    scales,  # (T,) fp32, or anything without QUANTISE
+    rows,
+    eps,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    ADD: tl.constexpr,
+    SHIFT: tl.constexpr,
+    QUANTISE: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    inside = (row < rows)[:, None] & (column < WIDTH)[None, :]
+    at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        value += tl.load(added + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(x + at, value.to(x.dtype.element_ty), mask=inside)
+    if SHIFT:
+        value += tl.load(shift + column, mask=column < WIDTH, other=0.0)[None, :]
+    mean = tl.sum(value, 1) / WIDTH
+    value = tl.where(inside, value - mean[:, None], 0.0)
+    inverse = 1.0 / tl.sqrt(tl.sum(value * value, 1) / WIDTH + eps)
+    w = tl.load(weight + column, mask=column < WIDTH, other=0.0).to(tl.float32)
+    b = tl.load(bias + column, mask=column < WIDTH, other=0.0).to(tl.float32)
+    value = value * inverse[:, None] * w[None, :] + b[None, :]
+    if QUANTISE:
+        scale = tl.maximum(tl.max(tl.abs(value), 1), 1e-12) / 448.0
+        tl.store(scales + row, scale, mask=row < rows)
+        value = value / scale[:, None]
+    tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def gelu_kernel(x, out, count, EXACT: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    value = tl.load(x + at, mask=inside).to(tl.float32)
+    tl.store(out + at, _gelu(value, EXACT).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def glu_kernel(x, out, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr):
+    """(T, 2·WIDTH) → (T, WIDTH): GELU of the first half times the second."""
+    row, column = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    gate = tl.load(x + row * 2 * WIDTH + column, mask=inside).to(tl.float32)
+    value = tl.load(x + row * 2 * WIDTH + WIDTH + column, mask=inside).to(tl.float32)
+    tl.store(out + row * WIDTH + column, (_gelu(gate, EXACT) * value).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def quantise_kernel(x, out, scales, GELU: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """A row → fp8 and its scale, through GELU if asked for."""
+    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    value = tl.load(x + row * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
+    if GELU:
+        value = _gelu(value, False)
+    scale = tl.maximum(tl.max(tl.abs(value), 0), 1e-12) / 448.0
+    tl.store(scales + row, scale)
+    tl.store(out + row * WIDTH + column, (value / scale).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def pool_kernel(x, out, cu_seqlens, SKIP: tl.constexpr, MOST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Mean over a sequence's tokens without SKIP at either end, the first MOST of them (all if 0)."""
+    sequence, column = tl.program_id(1), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    start = tl.load(cu_seqlens + sequence) + SKIP
+    count = tl.load(cu_seqlens + sequence + 1) - start - SKIP
+    if MOST > 0:
+        count = tl.minimum(count, MOST)
+    inside = column < WIDTH
+    x += start.to(tl.int64) * WIDTH + column
+    total = tl.zeros([BLOCK], tl.float32)
+    for token in range(0, count):
+        total += tl.load(x + token * WIDTH, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + sequence.to(tl.int64) * WIDTH + column, total / count, mask=inside)
+
+
+def norm(
+    x: torch.Tensor,
+    module: torch.nn.LayerNorm,
+    *,
+    shift: torch.Tensor | None = None,
+    added: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """LayerNorm of ``x + shift`` (T, d); ``added`` (T, d) is first added to x in place.
+
+    The result goes to ``out``, which may be x, or to a new tensor of x's dtype or ``dtype``; for fp8 it is a pair
+    with the scales, (T, 1) fp32.
+    """
+    rows, width = x.shape
+    quantise = dtype == FP8
+    out = torch.empty_like(x, dtype=dtype or x.dtype) if out is None else out
+    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device) if quantise else None
+    block = triton.next_power_of_2(width)
+    per_program = max(1, 2048 // block)
+    norm_kernel[(triton.cdiv(rows, per_program),)](
+        x,
+        x if added is None else added,
+        x if shift is None else shift,
+        module.weight,
+        module.bias,
+        out,
+        x if scales is None else scales,
+        rows,
+        module.eps,
+        WIDTH=width,
+        BLOCK=block,
+        ROWS=per_program,
+        ADD=added is not None,
+        SHIFT=shift is not None,
+        QUANTISE=quantise,
+        num_warps=4 if block <= 4096 else 8,
+    )
+    return out if scales is None else (out, scales)
+
+
+def gelu_(x: torch.Tensor) -> torch.Tensor:
+    """erf-GELU in place, of a contiguous tensor."""
+    block = 4096
+    gelu_kernel[(triton.cdiv(x.numel(), block),)](
+        x, x, x.numel(), EXACT=x.dtype == torch.float32, BLOCK=block, num_warps=8
+    )
+    return x
+
+
+def glu(x: torch.Tensor) -> torch.Tensor:
+    """(T, 2·f) → (T, f): erf-GELU of the first half times the second."""
+    rows, width = x.shape[0], x.shape[1] // 2
+    out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
+    block = min(4096, triton.next_power_of_2(width))
+    glu_kernel[(triton.cdiv(width, block), rows)](x, out, width, EXACT=x.dtype == torch.float32, BLOCK=block)
+    return out
+
+
+def quantise(x: torch.Tensor, gelu: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """(T, d) → fp8 rows and their scales (T, 1) fp32, of erf-GELU(x) if asked for."""
+    rows, width = x.shape
+    out = torch.empty_like(x, dtype=FP8)
+    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(width)
+    quantise_kernel[(rows,)](
+        x, out, scales, GELU=gelu, WIDTH=width, BLOCK=block, num_warps=max(4, min(16, block // 1024))
+    )
+    return out, scales
+
+
+def pool(hidden: torch.Tensor, cu_seqlens: torch.Tensor, skip: int = 0, most: int = 0) -> torch.Tensor:
+    """(T, d) → (n, d) fp32: mean of each sequence's tokens but ``skip`` at either end, the first ``most`` of them."""
+    width, block = hidden.shape[1], 256
+    out = torch.empty((len(cu_seqlens) - 1, width), dtype=torch.float32, device=hidden.device)
+    grid = (triton.cdiv(width, block), len(out))
+    pool_kernel[grid](hidden, out, cu_seqlens, SKIP=skip, MOST=most, WIDTH=width, BLOCK=block, num_warps=4)
+    return out

@@ -1,0 +1,126 @@
+"""Every kernel against plain PyTorch: natively on a GPU, else (in a process of its own) in Triton's interpreter."""
+
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs a GPU or TRITON_INTERPRET=1; test_kernels_interpreted.py sets it", allow_module_level=True)
+
+from virnucpro.encoders.attention import alibi_slopes
+from virnucpro.encoders.esm2 import rotary_tables, rotate
+from virnucpro.encoders.kernels import attention as attention_kernels
+from virnucpro.encoders.kernels import pointwise
+from virnucpro.encoders.packing import Pack
+
+LENGTHS = [[168, 65, 64, 63, 7, 1, 1], [200, 2]]
+INTERPRETED = DEVICE == "cpu"
+HEAD_DIMS = [16, 24, 64] if INTERPRETED else [16, 20, 24, 32, 64, 80, 128]
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+FP8_TOLERANCE = 0.07 if INTERPRETED else 0.03  # the interpreter rounds towards zero
+HALVES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]  # NumPy has no bfloat16
+
+
+def reference(q, k, v, lengths, rotary=None, slopes=None):
+    """Plain softmax attention in fp64, one sequence at a time."""
+    outputs = []
+    for a, b, c in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
+        length = len(a)
+        if rotary is not None:
+            a, b = (rotate(x.float(), rotary[0][:length], rotary[1][:length]) for x in (a, b))
+        scores = torch.einsum("ihd,jhd->hij", a.double(), b.double()) / math.sqrt(q.shape[2])
+        if slopes is not None:
+            at = torch.arange(length, device=q.device)
+            scores = scores - slopes.double()[:, None, None] * (at[:, None] - at).abs()
+        outputs.append(torch.einsum("hij,jhd->ihd", scores.softmax(-1), c.double()))
+    return torch.cat(outputs)
+
+
+def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    assert torch.isfinite(got).all()
+    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+@pytest.mark.parametrize("kind", ["rotary", "alibi", "plain"])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+def test_attention(kind, head_dim, dtype):
+    heads = 2 if INTERPRETED else 3
+    for lengths in LENGTHS:
+        torch.manual_seed(head_dim)
+        qkv = torch.randn(sum(lengths), 3, heads, head_dim, device=DEVICE).to(dtype)
+        q, k, v = qkv.unbind(1)
+        pack = Pack.build(np.array(lengths), DEVICE)
+        at = torch.arange(max(lengths), device=DEVICE)
+        rotary = rotary_tables(at, head_dim) if kind == "rotary" else None
+        slopes = torch.tensor(alibi_slopes(heads), device=DEVICE) if kind == "alibi" else None
+        got = attention_kernels.attention(q, k, v, pack.cu_seqlens, max(lengths), rotary, slopes)
+        assert got.shape == q.shape and got.dtype == dtype
+        assert error(got, reference(q, k, v, lengths, rotary, slopes)) < TOLERANCE[dtype], lengths
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("width", [48, 2560] if INTERPRETED else [48, 320, 768, 2560, 5120])
+def test_norm_with_everything(dtype, width):
+    torch.manual_seed(width)
+    x, added = (torch.randn(5, width, device=DEVICE).to(dtype) for _ in range(2))
+    shift = torch.randn(width, device=DEVICE)
+    module = torch.nn.LayerNorm(width, eps=1e-5, device=DEVICE)
+    torch.nn.init.normal_(module.weight)
+    torch.nn.init.normal_(module.bias)
+
+    def wanted(value):
+        return F.layer_norm(value, (width,), module.weight, module.bias, 1e-5).detach()
+
+    assert error(pointwise.norm(x, module), wanted(x.float())) < TOLERANCE[dtype]
+    assert error(pointwise.norm(x, module, shift=shift), wanted(x.float() + shift)) < TOLERANCE[dtype]
+    assert pointwise.norm(x, module, dtype=torch.float32).dtype == torch.float32
+    both = x.float() + added.float()
+    assert error(pointwise.norm(x, module, added=added, shift=shift), wanted(both + shift)) < TOLERANCE[dtype]
+    assert error(x, both) < TOLERANCE[dtype], "the sum stays in x"
+    same = x.clone()
+    assert pointwise.norm(same, module, out=same) is same
+    assert error(same, wanted(x.float())) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("width", [20, 1280, 5120])
+def test_activations(dtype, width):
+    x = torch.linspace(-12, 12, 4 * width, device=DEVICE).view(2, 2 * width).to(dtype)
+    gate, value = x.float().chunk(2, dim=1)
+    assert error(pointwise.glu(x), F.gelu(gate) * value) < TOLERANCE[dtype]
+    wanted = F.gelu(x.float())
+    got = pointwise.gelu_(x)
+    assert got is x and error(got, wanted) < TOLERANCE[dtype]
+    assert float((got.float() - wanted).abs().max()) <= TOLERANCE[dtype] * 6
+
+
+@pytest.mark.parametrize("gelu", [True, False])
+def test_rows_in_fp8(gelu):
+    torch.manual_seed(0)
+    x = torch.randn(6, 320, device=DEVICE).half() * torch.logspace(-3, 2, 6, device=DEVICE)[:, None].half()
+    x[2] = 0
+    values, scales = pointwise.quantise(x, gelu)
+    assert values.dtype == pointwise.FP8 and scales.shape == (6, 1)
+    wanted = F.gelu(x.float()) if gelu else x.float()
+    assert float(values.float().abs().max()) == 448
+    assert error(values.float() * scales, wanted) < FP8_TOLERANCE
+    assert (values[2].float() == 0).all()
+    module = torch.nn.LayerNorm(320, device=DEVICE)
+    values, scales = pointwise.norm(x, module, dtype=pointwise.FP8)
+    with torch.no_grad():
+        assert error(values.float() * scales, module(x.float())) < FP8_TOLERANCE
+
+
+@pytest.mark.parametrize(("skip", "most"), [(0, 0), (1, 0), (1, 5)])
+def test_pool(skip, most):
+    lengths = [3, 40, 9, 6]
+    hidden = torch.randn(sum(lengths), 300, device=DEVICE)
+    got = pointwise.pool(hidden, Pack.build(np.array(lengths), DEVICE).cu_seqlens, skip, most)
+    wanted = [part[skip : len(part) - skip][: most or None].double().mean(0) for part in hidden.split(lengths)]
+    assert error(got, torch.stack(wanted)) < 1e-6
