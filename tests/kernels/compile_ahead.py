@@ -68,7 +68,7 @@ def main(capability: int) -> None:
         pooled = {"x": pointer, "out": "*fp32", "cu_seqlens": "*i32"}
         cases.append((pointwise.pool_kernel, pooled, {"SKIP": 1, "MOST": 1024, "WIDTH": 2560, "BLOCK": 256}))
         if capability >= 89 and dtype != torch.float32:
-            constants = {"GELU": True, "WIDTH": 10240, "BLOCK": 16384, "num_warps": 16}
+            constants = {"GELU": True, "WIDTH": 10240, "HEAD": 8192, "TAIL": 2048, "num_warps": 8}
             cases.append((pointwise.quantise_kernel, same | {"out": "*fp8e4nv"}, constants))
     for kernel, signature, constants in cases:
         what = f"{kernel.__name__} {signature.get('x', signature.get('q'))} {constants}"

@@ -8,6 +8,7 @@ head_dim), views of the fused projection included, and returns (T, heads, head_d
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,7 +21,9 @@ from virnucpro.errors import ConfigError
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Tables = tuple[torch.Tensor, torch.Tensor]
 
-BACKENDS = ("auto", "sdpa", "triton", "flash-attn", "varlen")
+BACKENDS = ("auto", "triton", "flash-attn", "varlen", "sdpa")
+AUTO = ("triton", "sdpa")  # the first that can run
+HALVES = (torch.float16, torch.bfloat16)
 DENSE_BIAS = 16 * 2**20  # elements of a (heads, L, L) bias that is kept; longer sequences go in blocks
 
 
@@ -29,19 +32,92 @@ class Backend(Protocol):
     fuses_rotary: bool  # the backend rotates q and k itself, from the tables given to prepare
 
     def prepare(self, pack: Pack, slopes: torch.Tensor | None = None, rotary: Tables | None = None) -> Attend:
-        """Whatever all layers share for this pack. slopes: (heads,) fp32; rotary: cos, sin (T, head_dim/2)."""
+        """Whatever all layers share for this pack.
+
+        slopes: (heads,) fp32. rotary: cos and sin by position, (≥ max_length, head_dim/2) fp32, for a backend that
+        fuses them.
+        """
 
 
 def choose_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> Backend:
     """The backend of that name, or the best for ``auto``; ConfigError if it can't run with the rest."""
     if name not in BACKENDS:
         raise ConfigError(f"attention: {name!r} is not one of {', '.join(BACKENDS)}")
-    if name in ("auto", "sdpa"):
-        return Sdpa()
-    raise ConfigError(
-        f"attention: {name!r} is not available in this installation for {device.type} with {dtype}, "
-        f"head size {head_dim}{' and ALiBi' if alibi else ''}; use 'auto' or 'sdpa'"
-    )
+    if name == "auto":
+        name = next(each for each in AUTO if obstacle(each, device, dtype, head_dim, alibi) is None)
+    reason = obstacle(name, device, dtype, head_dim, alibi)
+    if reason is not None:
+        raise ConfigError(f"attention: {name!r} is not available: {reason}; use 'auto' or 'sdpa'")
+    return {"triton": Triton, "flash-attn": FlashAttention, "varlen": Varlen, "sdpa": Sdpa}[name]()
+
+
+def obstacle(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str | None:
+    """Why a backend can't run with the rest, or None where it can."""
+    if name == "sdpa":
+        return None
+    if device.type != "cuda":
+        return "it needs a GPU"
+    if name == "triton":
+        return kernels_obstacle(device) or (None if head_dim <= 128 else f"its heads have at most 128, not {head_dim}")
+    if dtype not in HALVES:
+        return f"it computes in half precision only, not {dtype}"
+    if name == "varlen":
+        if importlib.util.find_spec("torch.nn.attention.varlen") is None:
+            return f"this PyTorch ({torch.__version__}) has no variable-length attention"
+        return "it has no ALiBi, which DNABERT-S needs" if alibi else None
+    return None if importlib.util.find_spec("flash_attn") else "flash-attn isn't installed (pip install flash-attn)"
+
+
+def kernels_obstacle(device: torch.device) -> str | None:
+    """Why the Triton kernels can't run on a device, or None where they can."""
+    if device.type != "cuda":
+        return "it needs a GPU"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton isn't installed"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
+    return None
+
+
+class Triton:
+    """The project's own kernel, with the positions inside."""
+
+    name = "triton"
+    fuses_rotary = True
+
+    def prepare(self, pack: Pack, slopes: torch.Tensor | None = None, rotary: Tables | None = None) -> Attend:
+        from virnucpro.encoders.kernels.attention import attention
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return attention(q, k, v, pack.cu_seqlens, pack.max_length, rotary, slopes)
+
+        return attend
+
+
+class Varlen:
+    """PyTorch's own variable-length attention."""
+
+    name = "varlen"
+    fuses_rotary = False
+
+    def prepare(self, pack: Pack, slopes: torch.Tensor | None = None, rotary: Tables | None = None) -> Attend:
+        from torch.nn.attention.varlen import varlen_attn
+
+        ends, longest = pack.cu_seqlens, pack.max_length
+        return lambda q, k, v: varlen_attn(q, k, v, ends, ends, longest, longest)
+
+
+class FlashAttention:
+    """The flash-attn package (Dao 2023), whose ALiBi is symmetric where attention isn't causal."""
+
+    name = "flash-attn"
+    fuses_rotary = False
+
+    def prepare(self, pack: Pack, slopes: torch.Tensor | None = None, rotary: Tables | None = None) -> Attend:
+        from flash_attn import flash_attn_varlen_func
+
+        ends, longest = pack.cu_seqlens, pack.max_length
+        return lambda q, k, v: flash_attn_varlen_func(q, k, v, ends, ends, longest, longest, alibi_slopes=slopes)
 
 
 class Sdpa:

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from virnucpro.encoders import fused
 from virnucpro.encoders.attention import Backend, alibi_slopes, choose_backend
 from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.stages import plain_stages
 from virnucpro.errors import InputError, ModelError
 
 
@@ -73,17 +74,16 @@ class DNABERT(nn.Module):
         self.token_type = nn.Parameter(torch.zeros(config.width))  # of segment 0, the only one there is
         self.embed_norm = nn.LayerNorm(config.width, eps=1e-12)
         self.layers = nn.ModuleList(DNABERTBlock(config) for _ in range(config.layers))
-        self.compile_blocks(False)
+        self.use("plain")
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def compile_blocks(self, enabled: bool = True) -> None:
-        """Compile both parts of a block, once for all blocks and pack sizes, or go back to eager ones."""
-        stages = (DNABERTBlock.project, DNABERTBlock.finish)
-        self.stages: list[Any] = [torch.compile(stage, dynamic=True) if enabled else stage for stage in stages]
+    def use(self, kind: str) -> None:
+        """Compute the blocks "plain" as written here, "compiled", or with the "fused" kernels; see ``ESM2.use``."""
+        self.stages = fused.stages(self, kind) if kind in fused.KINDS else plain_stages(self, DNABERTBlock, kind)
 
     def backend(self, name: str = "auto") -> Backend:
         weight = self.embed_tokens.weight
@@ -92,17 +92,23 @@ class DNABERT(nn.Module):
     def forward(self, tokens: torch.Tensor, pack: Pack, backend: Backend | None = None) -> torch.Tensor:
         """tokens (T,) integer -> hidden states (T, d) after the last block."""
         backend = backend or self.backend()
-        project, finish = self.stages
+        stages = self.stages
         slopes = torch.tensor(alibi_slopes(self.config.heads), device=pack.positions.device)
         attend = backend.prepare(pack, slopes=slopes)
         x = self.embed_norm(self.embed_tokens(tokens) + self.token_type)
         for layer in self.layers:
-            q, k, v = project(layer, x)
-            x = finish(layer, x, attend(q, k, v))
+            q, k, v = stages.project(layer, x)
+            x = stages.finish(layer, x, attend(q, k, v))
+        return stages.final(self, x)
+
+    def final(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
     def pool(self, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
         """(T, d) -> (n, d) fp32: mean over all tokens, [CLS] and [SEP] included."""
+        return self.stages.pool(self, hidden, pack)
+
+    def pool_plain(self, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
         return pack.segment_sum(hidden.float()) / pack.lengths[:, None]
 
     def tokenize(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from virnucpro.encoders import fused
 from virnucpro.encoders.attention import Backend, choose_backend
 from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.stages import plain_stages
 from virnucpro.errors import InputError
 
 ALPHABET = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
@@ -113,17 +114,21 @@ class ESM2(nn.Module):
         self.embed_tokens = nn.Embedding(len(ALPHABET), config.width)
         self.layers = nn.ModuleList(ESM2Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=1e-5)
-        self.compile_blocks(False)
+        self._rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.use("plain")
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def compile_blocks(self, enabled: bool = True) -> None:
-        """Compile both parts of a block, once for all blocks and pack sizes, or go back to eager ones."""
-        stages = (ESM2Block.project, ESM2Block.finish)
-        self.stages: list[Any] = [torch.compile(stage, dynamic=True) if enabled else stage for stage in stages]
+    def use(self, kind: str) -> None:
+        """Compute the blocks "plain" as written here, "compiled", with the "fused" kernels, or those in "fp8".
+
+        Compiled are both parts of a block, once for all blocks and pack sizes. The fused ones hold what they derive
+        from the weights, so this comes after the weights have their values, dtype and device.
+        """
+        self.stages = fused.stages(self, kind) if kind in fused.KINDS else plain_stages(self, ESM2Block, kind)
 
     def backend(self, name: str = "auto") -> Backend:
         weight = self.embed_tokens.weight
@@ -132,17 +137,29 @@ class ESM2(nn.Module):
     def forward(self, tokens: torch.Tensor, pack: Pack, backend: Backend | None = None) -> torch.Tensor:
         """tokens (T,) integer -> hidden states (T, d) after the last block and the final LayerNorm."""
         backend = backend or self.backend()
-        project, finish = self.stages
-        cos: torch.Tensor | None
-        cos, sin = rotary_tables(pack.positions, self.config.head_dim)
-        attend = backend.prepare(pack, rotary=(cos, sin))
+        stages = self.stages
+        cos = sin = rotary = None
         if backend.fuses_rotary:
-            cos = None
+            rotary = self._tables(pack.max_length)
+        else:
+            cos, sin = rotary_tables(pack.positions, self.config.head_dim)
+        attend = backend.prepare(pack, rotary=rotary)
         x = self.embed(tokens, pack)
         for layer in self.layers:
-            q, k, v = project(layer, x, cos, sin)
-            x = finish(layer, x, attend(q, k, v))
+            q, k, v = stages.project(layer, x, cos, sin)
+            x = stages.finish(layer, x, attend(q, k, v))
+        return stages.final(self, x)
+
+    def final(self, x: torch.Tensor) -> torch.Tensor:
         return self.final_norm(x)
+
+    def _tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotary tables by position, for sequences of up to ``length`` tokens; kept, and made again for longer ones."""
+        device = self.embed_tokens.weight.device
+        if self._rotary is None or len(self._rotary[0]) < length or self._rotary[0].device != device:
+            positions = torch.arange(max(1024, 2 * length), device=device)
+            self._rotary = rotary_tables(positions, self.config.head_dim)
+        return self._rotary
 
     def embed(self, tokens: torch.Tensor, pack: Pack) -> torch.Tensor:
         """Token embeddings (T, d), <mask> zeroed, the rest scaled for the share of <mask>: by 0.88 if there is none."""
@@ -156,6 +173,9 @@ class ESM2(nn.Module):
 
     def pool(self, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
         """(T, d) -> (n, d) fp32: mean over the first 1,024 residues, <cls> and <eos> left out."""
+        return self.stages.pool(self, hidden, pack)
+
+    def pool_plain(self, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
         residues = (pack.lengths - 2).clamp(max=POOLED_RESIDUES)
         inside = (pack.positions >= 1) & (pack.positions <= pack.per_token(residues))
         return pack.segment_sum(hidden.float() * inside[:, None]) / residues[:, None]

@@ -61,7 +61,7 @@ def attention_kernel(
     PRECISION: tl.constexpr,
 ):
     HALF: tl.constexpr = HEAD_DIM // 2
-    head, block, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    head, sequence, block = tl.program_id(0) % heads, tl.program_id(0) // heads, tl.program_id(1)
     start = tl.load(cu_seqlens + sequence)
     length = tl.load(cu_seqlens + sequence + 1) - start
     if block * BLOCK_M >= length:
@@ -85,15 +85,15 @@ def attention_kernel(
     mixed = tl.zeros([BLOCK_M, BLOCK_DIM], tl.float32)
     for first in range(0, length, BLOCK_N):
         keys = first + tl.arange(0, BLOCK_N)
-        rows = tl.minimum(keys, length - 1)
-        k1, k2 = _load_halves(k, rows, stride_token, HEAD_DIM, HALF, BLOCK_HALF)
+        places = tl.minimum(keys, length - 1)
+        k1, k2 = _load_halves(k, places, stride_token, HEAD_DIM, HALF, BLOCK_HALF)
         if HEAD_DIM == BLOCK_DIM:
-            values = tl.load(v + rows[:, None] * stride_token + columns[None, :])
+            values = tl.load(v + places[:, None] * stride_token + columns[None, :])
         else:
             inside = (columns < HEAD_DIM)[None, :]
-            values = tl.load(v + rows[:, None] * stride_token + columns[None, :], mask=inside, other=0.0)
+            values = tl.load(v + places[:, None] * stride_token + columns[None, :], mask=inside, other=0.0)
         if ROTARY:
-            k1, k2 = _rotate(k1, k2, cos, sin, rows, 1.0, HALF, BLOCK_HALF)
+            k1, k2 = _rotate(k1, k2, cos, sin, places, 1.0, HALF, BLOCK_HALF)
         scores = tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
         scores = tl.dot(q2, tl.trans(k2), scores, input_precision=PRECISION)
         if ALIBI:
@@ -121,7 +121,7 @@ def tile(head_dim: int, dtype: torch.dtype) -> dict[str, int]:
         return {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1}
     if head_dim > 64:
         return {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8, "num_stages": 1}
-    return {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2}
+    return {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 1}
 
 
 def constants(head_dim: int, dtype: torch.dtype) -> dict[str, int | str]:
@@ -162,7 +162,7 @@ def attention(
     out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device)
     fixed = constants(head_dim, q.dtype)
     cos, sin = rotary if rotary is not None else (cu_seqlens, cu_seqlens)
-    attention_kernel[(heads, triton.cdiv(max_length, fixed["BLOCK_M"]), len(cu_seqlens) - 1)](
+    attention_kernel[(heads * (len(cu_seqlens) - 1), triton.cdiv(max_length, fixed["BLOCK_M"]))](
         q,
         k,
         v,
