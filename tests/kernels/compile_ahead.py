@@ -22,7 +22,7 @@ TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"
 
 
 def compiled(kernel, signature: dict[str, str], constants: dict, capability: int):
-    options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages", "maxnreg") if name in constants}
     signature = {name: "constexpr" if name in constants else signature[name] for name in kernel.arg_names}
     aligned = {  # pointers, and the strides of heads, are multiples of 16 in the library's calls
         (index,): [["tt.divisibility", 16]]
@@ -53,8 +53,11 @@ def main(capability: int) -> None:
                     **dict.fromkeys(("stride_token", "stride_head", "heads"), "i32"),
                     "scale": "fp32",
                 }
-                constants = attention.constants(head_dim, dtype) | {"ROTARY": rotary, "ALIBI": alibi}
-                cases.append((attention.attention_kernel, signature, constants))
+                for lengths in ((1, 1022), (150, 168), (1, 105)):
+                    constants = attention.constants(head_dim, dtype, *lengths) | {"ROTARY": rotary, "ALIBI": alibi}
+                    kernel = attention.short_attention_kernel if "TILES" in constants else attention.attention_kernel
+                    if (kernel, signature, constants) not in cases:
+                        cases.append((kernel, signature, constants))
         floats = {"shift": "*fp32", "scales": "*fp32", "eps": "fp32", "rows": "i32", "count": "i32"}
         same = dict.fromkeys(("x", "added", "weight", "bias", "out"), pointer) | floats
         for add, quantise in ((False, False), (True, True)):

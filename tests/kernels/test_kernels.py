@@ -18,7 +18,7 @@ from virnucpro.encoders.kernels import attention as attention_kernels
 from virnucpro.encoders.kernels import pointwise
 from virnucpro.encoders.packing import Pack
 
-LENGTHS = [[168, 65, 64, 63, 7, 1, 1], [200, 2]]
+LENGTHS = [[192, 65, 64, 63, 7, 1], [168, 129], [1, 1, 63], [105, 70], [200, 2]]  # short, whole tiles, one, two, long
 INTERPRETED = DEVICE == "cpu"
 HEAD_DIMS = [16, 24, 64] if INTERPRETED else [16, 20, 24, 32, 64, 80, 128]
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -59,7 +59,7 @@ def test_attention(kind, head_dim, dtype):
         at = torch.arange(max(lengths), device=DEVICE)
         rotary = rotary_tables(at, head_dim) if kind == "rotary" else None
         slopes = torch.tensor(alibi_slopes(heads), device=DEVICE) if kind == "alibi" else None
-        got = attention_kernels.attention(q, k, v, pack.cu_seqlens, max(lengths), rotary, slopes)
+        got = attention_kernels.attention(q, k, v, pack.cu_seqlens, min(lengths), max(lengths), rotary, slopes)
         assert got.shape == q.shape and got.dtype == dtype
         assert error(got, reference(q, k, v, lengths, rotary, slopes)) < TOLERANCE[dtype], lengths
 

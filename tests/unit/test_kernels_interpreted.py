@@ -28,9 +28,7 @@ def in_a_process_of_its_own(*arguments: str, **environment: str) -> str:
 
 @needs_triton
 def test_results():
-    out = in_a_process_of_its_own(
-        "-m", "pytest", "-q", "tests/kernels/test_kernels.py", TRITON_INTERPRET="1"
-    )
+    out = in_a_process_of_its_own("-m", "pytest", "-q", "tests/kernels/test_kernels.py", TRITON_INTERPRET="1")
     assert " passed" in out and "skipped" not in out
 
 

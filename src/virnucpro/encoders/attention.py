@@ -89,7 +89,7 @@ class Triton:
         from virnucpro.encoders.kernels.attention import attention
 
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return attention(q, k, v, pack.cu_seqlens, pack.max_length, rotary, slopes)
+            return attention(q, k, v, pack.cu_seqlens, pack.min_length, pack.max_length, rotary, slopes)
 
         return attend
 

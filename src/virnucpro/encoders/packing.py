@@ -53,6 +53,7 @@ class Pack:
 
     runs: tuple[Run, ...]
     total: int  # T
+    min_length: int
     max_length: int
     lengths: torch.Tensor  # (n,) int32
     cu_seqlens: torch.Tensor  # (n + 1,) int32: first token of each sequence, then T
@@ -80,7 +81,7 @@ class Pack:
         tensors = buffer.to(device, non_blocking=True).split([len(part) for part in parts])
         first = np.flatnonzero(np.diff(lengths, prepend=-1))  # sequence of each run
         runs = zip((ends - lengths)[first], np.diff(first, append=len(lengths)), lengths[first], strict=True)
-        return cls(tuple(Run(*map(int, run)) for run in runs), total, int(lengths.max()), *tensors)
+        return cls(tuple(Run(*map(int, run)) for run in runs), total, int(lengths.min()), int(lengths.max()), *tensors)
 
     def per_token(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) one value a sequence -> (T,) the same value at each of its tokens."""

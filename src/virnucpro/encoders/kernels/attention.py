@@ -8,6 +8,7 @@ rotates against each other; q·k is the sum over both. Rows past a sequence's en
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -38,6 +39,51 @@ def _rotate(first, second, cos, sin, rows, scale, HALF: tl.constexpr, BLOCK_HALF
 
 
 @triton.jit
+def _keys(
+    k, v, cos, sin, first, length, stride,
+    HEAD_DIM: tl.constexpr, HALF: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    ROTARY: tl.constexpr, BLOCK_N: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """A tile of keys, rotated and transposed, in halves, and its values."""
+    rows = first + tl.arange(0, BLOCK_N)
+    if not FULL:
+        rows = tl.minimum(rows, length - 1)
+    columns = tl.arange(0, BLOCK_DIM)
+    k1, k2 = _load_halves(k, rows, stride, HEAD_DIM, HALF, BLOCK_HALF)
+    at = v + rows[:, None] * stride + columns[None, :]
+    if HEAD_DIM == BLOCK_DIM:
+        values = tl.load(at)
+    else:
+        values = tl.load(at, mask=(columns < HEAD_DIM)[None, :], other=0.0)
+    if ROTARY:
+        k1, k2 = _rotate(k1, k2, cos, sin, rows, 1.0, HALF, BLOCK_HALF)
+    return tl.trans(k1), tl.trans(k2), values
+
+
+@triton.jit
+def _softmax_step(
+    q1, q2, k1, k2, values, queries, first, length, scale, slope, highest, total, mixed,
+    ROTARY: tl.constexpr, ALIBI: tl.constexpr, BLOCK_N: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Take a tile of keys into the running softmax: (highest score, sum of weights, weighted sum of values)."""
+    keys = first + tl.arange(0, BLOCK_N)
+    scores = tl.dot(q1, k1, input_precision=PRECISION)
+    scores = tl.dot(q2, k2, scores, input_precision=PRECISION)
+    if ALIBI:
+        scores = scores * scale - slope * tl.abs(queries[:, None] - keys[None, :]).to(tl.float32)
+    elif not ROTARY:
+        scores = scores * scale
+    if not FULL:
+        scores = tl.where((keys < length)[None, :], scores, float("-inf"))
+    higher = tl.maximum(highest, tl.max(scores, 1))
+    shrink = tl.exp2(highest - higher)
+    weights = tl.exp2(scores - higher[:, None])
+    total = total * shrink + tl.sum(weights, 1)
+    mixed = tl.dot(weights.to(values.dtype), values, mixed * shrink[:, None], input_precision=PRECISION)
+    return higher, total, mixed
+
+
+@triton.jit
 def attention_kernel(
     q,  # (T, heads, HEAD_DIM); q, k and v have the same strides
     k,
@@ -60,6 +106,7 @@ def attention_kernel(
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """Any length: a program per block of queries, which fetches and rotates the keys tile by tile."""
     HALF: tl.constexpr = HEAD_DIM // 2
     head, sequence, block = tl.program_id(0) % heads, tl.program_id(0) // heads, tl.program_id(1)
     start = tl.load(cu_seqlens + sequence)
@@ -67,72 +114,118 @@ def attention_kernel(
     if block * BLOCK_M >= length:
         return
     base = start.to(tl.int64) * stride_token + head * stride_head
-    q += base
-    k += base
-    v += base
-
     queries = block * BLOCK_M + tl.arange(0, BLOCK_M)
     rows = tl.minimum(queries, length - 1)
-    q1, q2 = _load_halves(q, rows, stride_token, HEAD_DIM, HALF, BLOCK_HALF)
+    q1, q2 = _load_halves(q + base, rows, stride_token, HEAD_DIM, HALF, BLOCK_HALF)
     if ROTARY:
         q1, q2 = _rotate(q1, q2, cos, sin, rows, scale, HALF, BLOCK_HALF)
+    slope = 0.0
     if ALIBI:
         slope = tl.load(slopes + head) * 1.4426950408889634
-
-    columns = tl.arange(0, BLOCK_DIM)
     highest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, BLOCK_DIM], tl.float32)
     for first in range(0, length, BLOCK_N):
-        keys = first + tl.arange(0, BLOCK_N)
-        places = tl.minimum(keys, length - 1)
-        k1, k2 = _load_halves(k, places, stride_token, HEAD_DIM, HALF, BLOCK_HALF)
-        if HEAD_DIM == BLOCK_DIM:
-            values = tl.load(v + places[:, None] * stride_token + columns[None, :])
-        else:
-            inside = (columns < HEAD_DIM)[None, :]
-            values = tl.load(v + places[:, None] * stride_token + columns[None, :], mask=inside, other=0.0)
-        if ROTARY:
-            k1, k2 = _rotate(k1, k2, cos, sin, places, 1.0, HALF, BLOCK_HALF)
-        scores = tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
-        scores = tl.dot(q2, tl.trans(k2), scores, input_precision=PRECISION)
-        if ALIBI:
-            distance = tl.abs(queries[:, None] - keys[None, :]).to(tl.float32)
-            scores = scores * scale - slope * distance
-        elif not ROTARY:
-            scores = scores * scale
-        scores = tl.where((keys < length)[None, :], scores, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, 1))
-        shrink = tl.exp2(highest - higher)
-        weights = tl.exp2(scores - higher[:, None])
-        total = total * shrink + tl.sum(weights, 1)
-        mixed = mixed * shrink[:, None]
-        mixed = tl.dot(weights.to(values.dtype), values, mixed, input_precision=PRECISION)
-        highest = higher
-
-    mixed = mixed / total[:, None]
+        k1, k2, values = _keys(
+            k + base, v + base, cos, sin, first, length, stride_token,
+            HEAD_DIM, HALF, BLOCK_HALF, BLOCK_DIM, ROTARY, BLOCK_N, False,
+        )  # fmt: skip
+        highest, total, mixed = _softmax_step(
+            q1, q2, k1, k2, values, queries, first, length, scale, slope, highest, total, mixed,
+            ROTARY, ALIBI, BLOCK_N, False, PRECISION,
+        )  # fmt: skip
+    columns = tl.arange(0, BLOCK_DIM)
     at = out + (start + queries).to(tl.int64)[:, None] * (heads * HEAD_DIM) + head * HEAD_DIM + columns[None, :]
-    tl.store(at, mixed.to(out.dtype.element_ty), mask=(queries < length)[:, None] & (columns < HEAD_DIM)[None, :])
+    inside = (queries < length)[:, None] & (columns < HEAD_DIM)[None, :]
+    tl.store(at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=inside)
 
 
-def tile(head_dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Block shapes and launch options: within the 99 kB of shared memory of the smallest GPUs, without spills."""
-    if dtype == torch.float32:
-        return {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1}
-    if head_dim > 64:
-        return {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8, "num_stages": 1}
-    return {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 1}
+@triton.jit
+def short_attention_kernel(
+    q, k, v, out, cu_seqlens, cos, sin, slopes, stride_token, stride_head, scale, heads,
+    HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_DIM: tl.constexpr, ROTARY: tl.constexpr,
+    ALIBI: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    TILES: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """Up to three tiles of keys (all but the last of them whole if FULL), which stay in shared memory.
+
+    A program per sequence and head fetches and rotates its keys once, for all its blocks of queries. That is most of
+    the arithmetic outside the tensor cores where sequences are short.
+    """
+    HALF: tl.constexpr = HEAD_DIM // 2
+    head, sequence = tl.program_id(0) % heads, tl.program_id(0) // heads
+    start = tl.load(cu_seqlens + sequence)
+    length = tl.load(cu_seqlens + sequence + 1) - start
+    base = start.to(tl.int64) * stride_token + head * stride_head
+    out += start.to(tl.int64) * (heads * HEAD_DIM) + head * HEAD_DIM
+    slope = 0.0
+    if ALIBI:
+        slope = tl.load(slopes + head) * 1.4426950408889634
+    a1, a2, a_values = _keys(
+        k + base, v + base, cos, sin, 0, length, stride_token,
+        HEAD_DIM, HALF, BLOCK_HALF, BLOCK_DIM, ROTARY, BLOCK_N, FULL and TILES > 1,
+    )  # fmt: skip
+    if TILES > 1:
+        b1, b2, b_values = _keys(
+            k + base, v + base, cos, sin, BLOCK_N, length, stride_token,
+            HEAD_DIM, HALF, BLOCK_HALF, BLOCK_DIM, ROTARY, BLOCK_N, FULL and TILES > 2,
+        )  # fmt: skip
+    if TILES > 2:
+        c1, c2, c_values = _keys(
+            k + base, v + base, cos, sin, 2 * BLOCK_N, length, stride_token,
+            HEAD_DIM, HALF, BLOCK_HALF, BLOCK_DIM, ROTARY, BLOCK_N, False,
+        )  # fmt: skip
+    columns = tl.arange(0, BLOCK_DIM)
+    for block in range(0, length, BLOCK_M):
+        queries = block + tl.arange(0, BLOCK_M)
+        rows = tl.minimum(queries, length - 1)
+        q1, q2 = _load_halves(q + base, rows, stride_token, HEAD_DIM, HALF, BLOCK_HALF)
+        if ROTARY:
+            q1, q2 = _rotate(q1, q2, cos, sin, rows, scale, HALF, BLOCK_HALF)
+        highest = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        total = tl.zeros([BLOCK_M], tl.float32)
+        mixed = tl.zeros([BLOCK_M, BLOCK_DIM], tl.float32)
+        highest, total, mixed = _softmax_step(
+            q1, q2, a1, a2, a_values, queries, 0, length, scale, slope, highest, total, mixed,
+            ROTARY, ALIBI, BLOCK_N, FULL and TILES > 1, PRECISION,
+        )  # fmt: skip
+        if TILES > 1:
+            highest, total, mixed = _softmax_step(
+                q1, q2, b1, b2, b_values, queries, BLOCK_N, length, scale, slope, highest, total, mixed,
+                ROTARY, ALIBI, BLOCK_N, FULL and TILES > 2, PRECISION,
+            )  # fmt: skip
+        if TILES > 2:
+            highest, total, mixed = _softmax_step(
+                q1, q2, c1, c2, c_values, queries, 2 * BLOCK_N, length, scale, slope, highest, total, mixed,
+                ROTARY, ALIBI, BLOCK_N, False, PRECISION,
+            )  # fmt: skip
+        at = out + queries[:, None] * (heads * HEAD_DIM) + columns[None, :]
+        inside = (queries < length)[:, None] & (columns < HEAD_DIM)[None, :]
+        tl.store(at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=inside)
 
 
-def constants(head_dim: int, dtype: torch.dtype) -> dict[str, int | str]:
-    """What the kernel is compiled for, beside the kind of positions."""
-    return {
+SHORT = 192  # tokens up to which keys stay in shared memory
+
+
+def constants(head_dim: int, dtype: torch.dtype, min_length: int, max_length: int) -> dict[str, Any]:
+    """What the kernel is compiled for, beside the kind of positions: shapes that fit the smallest GPUs' 99 kB."""
+    half = dtype != torch.float32
+    short = half and max_length <= SHORT and head_dim <= 64
+    block = 64 if half else 32
+    fixed = {
         "HEAD_DIM": head_dim,
         "BLOCK_HALF": max(16, triton.next_power_of_2(head_dim // 2)),
         "BLOCK_DIM": max(16, triton.next_power_of_2(head_dim)),
-        "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
-        **tile(head_dim, dtype),
+        "PRECISION": "tf32" if half else "ieee",
+        "BLOCK_M": block,
+        "BLOCK_N": block,
+        "num_warps": 8 if half and head_dim > 64 else 4,
+        "num_stages": 1,
     }
+    if short:
+        tiles = -(-max_length // block)
+        fixed |= {"TILES": tiles, "FULL": tiles > 1 and min_length >= (tiles - 1) * block, "maxnreg": 128}
+    return fixed
 
 
 def attention(
@@ -140,6 +233,7 @@ def attention(
     k: torch.Tensor,
     v: torch.Tensor,
     cu_seqlens: torch.Tensor,
+    min_length: int,
     max_length: int,
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
     slopes: torch.Tensor | None = None,
@@ -149,7 +243,7 @@ def attention(
     Args:
         q, k, v: (T, heads, head_dim) of equal strides, the last one 1; half precision or fp32.
         cu_seqlens: (n + 1,) int32, first token of each sequence, then T.
-        max_length: tokens of the longest sequence.
+        min_length, max_length: tokens of the shortest and the longest sequence.
         rotary: cos and sin by position, (≥ max_length, head_dim/2) fp32; q and k are rotated by them.
         slopes: (heads,) fp32; adds −slope·|i − j|.
 
@@ -160,9 +254,14 @@ def attention(
     if not q.stride() == k.stride() == v.stride() or q.stride(2) != 1:
         raise ValueError("q, k and v must be laid out alike, with neighbouring elements of a head side by side")
     out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device)
-    fixed = constants(head_dim, q.dtype)
+    fixed = constants(head_dim, q.dtype, min_length, max_length)
     cos, sin = rotary if rotary is not None else (cu_seqlens, cu_seqlens)
-    attention_kernel[(heads * (len(cu_seqlens) - 1), triton.cdiv(max_length, fixed["BLOCK_M"]))](
+    kernel, blocks = (
+        (short_attention_kernel, 1)
+        if "TILES" in fixed
+        else (attention_kernel, triton.cdiv(max_length, fixed["BLOCK_M"]))
+    )
+    kernel[(heads * (len(cu_seqlens) - 1), blocks)](
         q,
         k,
         v,
