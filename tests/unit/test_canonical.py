@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from tests.unit.encoder_fixtures import bpe_json, dna, forward, proteins, random_dnabert, random_esm2, relative
 from virnucpro.encoders import embed as embedding
+from virnucpro.encoders import job
 from virnucpro.encoders.attention import BACKENDS
 from virnucpro.encoders.canonical import load_encoder, read_spec, verify_canonical, write_canonical
 from virnucpro.encoders.embed import embed, resolve_precision, resolve_tokens_per_batch
@@ -121,7 +122,7 @@ def test_files_of_others_and_of_other_versions_are_refused(esm2, tmp_path):
 
 
 def test_embedding_keeps_the_order_of_the_input(monkeypatch):
-    monkeypatch.setattr(embedding, "WINDOW", 4)
+    monkeypatch.setattr(job, "WINDOW", 4)
     model = random_esm2()
     sequences = proteins([9, 40, 3, 40, 200, 3, 40, 1, 77, 9])
     ids = [f"p{i}" for i in range(len(sequences))]
@@ -153,7 +154,8 @@ def test_half_precision_on_a_cpu_is_refused(name):
 def test_precision_and_budget_by_device():
     assert resolve_precision("auto", "cpu") == "fp32" and resolve_precision("auto", "cuda:1") == "fp16"
     assert resolve_precision("tf32", torch.device("cuda")) == "tf32"
-    assert resolve_tokens_per_batch("auto", "cuda:0") > resolve_tokens_per_batch("auto", "cpu")
+    assert resolve_tokens_per_batch("auto", "cuda:0") is None and resolve_tokens_per_batch("auto", "cpu") == 2048
+    assert resolve_precision("fp8", "cuda", "dnabert_s") == "fp16" and resolve_precision("fp8", "cuda", "esm2") == "fp8"
     with pytest.raises(ConfigError, match="not one of"):
         resolve_precision("half", "cpu")
     with pytest.raises(ConfigError, match="positive integer"):
@@ -178,7 +180,7 @@ def overflowing():
 
 
 def test_an_overflow_is_computed_again_in_fp32(monkeypatch):
-    monkeypatch.setattr(embedding, "resolve_precision", lambda name, device: name)
+    monkeypatch.setattr(embedding, "resolve_precision", lambda name, device, family: name)
     sequences = proteins([30, 30, 12])
     expected = forward(overflowing().half().float(), sequences)[1]
     model = overflowing()
@@ -192,7 +194,7 @@ def test_values_that_stay_infinite_fail_by_name():
     model = random_esm2()
     with torch.no_grad():
         model.embed_tokens.weight[20] = torch.inf  # M
-    with pytest.raises(ModelError, match="not finite, in fp32 too, for 2 sequences: b, c;"):
+    with pytest.raises(ModelError, match=r"not finite for 2 sequences \(b, c\), in fp32 too;"):
         embed(model, ["a", "b", "c"], [b"KV", b"MK", b"KM"])
 
 

@@ -129,7 +129,7 @@ def test_compiled_blocks_are_equivalent():
     eager = [run(model, lengths)[1] for lengths in sizes]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model.compile_blocks()
+    model.use("compiled")
     for lengths, expected in zip(sizes, eager, strict=True):
         assert relative(run(model, lengths)[1], expected) < 1e-5
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

@@ -120,7 +120,7 @@ class RotatingBackend(Sdpa):
     fuses_rotary = True
 
     def prepare(self, pack, slopes=None, rotary=None):
-        attend = super().prepare(pack)
+        attend, rotary = super().prepare(pack), [table[pack.positions] for table in rotary]
         return lambda q, k, v: attend(rotate(q, *rotary), rotate(k, *rotary), v)
 
 
@@ -165,7 +165,7 @@ def test_compiled_blocks_are_equivalent():
     eager = [forward(model, sequences)[1] for sequences in packs]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model.compile_blocks()
+    model.use("compiled")
     for sequences, expected in zip(packs, eager, strict=True):
         assert relative(forward(model, sequences)[1], expected) < 1e-5
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # for all layers and all packs

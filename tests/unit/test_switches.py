@@ -22,7 +22,7 @@ from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions, embed_shard
 from virnucpro.embeddings.store import open_shard
 from virnucpro.encoders import embed as embedding
-from virnucpro.encoders import original
+from virnucpro.encoders import job, original
 from virnucpro.encoders.canonical import load_encoder, read_spec, write_canonical
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import ConfigError
@@ -110,7 +110,7 @@ def run(shard, monkeypatch, **environment) -> tuple[np.ndarray, dict, list[int]]
     ids = [f"s{number}" for number in range(len(sequences))]
     monkeypatch.setattr("virnucpro.embeddings.shard.read_shard", lambda path: (ids, sequences))
     rows: list[int] = []
-    pack, padded = embedding.Pack.build, original.attention
+    pack, padded = job.Pack.build, original.attention
     switches = Switches.read(environment)
     options = EmbedOptions(
         precision=switches.precision("auto"),
@@ -119,7 +119,7 @@ def run(shard, monkeypatch, **environment) -> tuple[np.ndarray, dict, list[int]]
         run=RunRecord(switches=switches.as_dict()),
     )
     with monkeypatch.context() as patch:
-        patch.setattr(embedding.Pack, "build", lambda n, *more: rows.append(len(n)) or pack(n, *more))
+        patch.setattr(job.Pack, "build", lambda n, *more: rows.append(len(n)) or pack(n, *more))
         patch.setattr(original, "attention", lambda q, *more: rows.append(-len(q)) or padded(q, *more))
         embed_shard(fasta, model, fasta.with_suffix(".h5"), options, threads=1)
     with open_shard(fasta.with_suffix(".h5")) as file:

@@ -7,11 +7,7 @@ from typing import Any
 
 import numpy as np
 
-DOMINATING = 10
-"""A dimension dominates if its mean magnitude is above so many times the median dimension's.
-
-ESM-2 3B has one that holds most of a vector's norm, and so hides errors everywhere else from cosine and relative L2.
-"""
+from virnucpro.encoders.accuracy import RELATIVE_L2, dominating, relative_l2
 
 
 @dataclass(frozen=True)
@@ -22,28 +18,11 @@ class Gate:
     score: float
 
 
-GATES = {
-    "fp32": Gate(1e-5, 1e-4),
-    "tf32": Gate(2e-3, 0.01),
-    "fp16": Gate(2e-3, 0.01),
-    "bf16": Gate(2e-2, 0.02),
-    "fp8": Gate(2e-2, 0.02),
-}
+_SCORE = {"fp32": 1e-4, "tf32": 0.01, "fp16": 0.01, "bf16": 0.02, "fp8": 0.02}
+GATES = {precision: Gate(RELATIVE_L2[precision], score) for precision, score in _SCORE.items()}
 
 PUBLISHED = {"dna": 2e-5, "protein": 1e-4}
 """Largest difference in any dimension between fp32 vectors and published fp32 vectors, which another machine made."""
-
-
-def dominating(reference: np.ndarray) -> np.ndarray:
-    """(n, d) vectors -> (d,) bool: dimensions that dominate."""
-    magnitude = np.abs(reference).mean(0, dtype=np.float64)
-    return magnitude > DOMINATING * np.median(magnitude)
-
-
-def relative_l2(found: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(n, d) twice -> (n,): norm of the difference over the norm of the reference."""
-    difference = np.linalg.norm(found.astype(np.float64) - reference, axis=1)
-    return difference / np.linalg.norm(reference.astype(np.float64), axis=1)
 
 
 def compare_vectors(found: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from virnucpro.embeddings.cache import CacheEntry
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
-from virnucpro.embeddings.store import write_shard
+from virnucpro.embeddings.store import create_shard
 from virnucpro.embeddings.utilisation import gpu_utilisation
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
@@ -79,39 +84,56 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
     if spec.family == "esm2":
         check_protein(sequences, letters)
     with held_gpu(options, f"{spec.name}, {sequences}") as gpu:
+        began = time.perf_counter()
         # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
         import torch
 
         torch.set_num_threads(threads)
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's
         device = resolve_device(options.device, gpu)
         logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
         unit = "residues" if spec.family == "esm2" else "bases"
-        with gpu_utilisation(device) as used, progress(sequences.name, int(lengths.sum()), unit) as advance:
+        with (
+            create_shard(output, ids, spec.width) as file,
+            gpu_utilisation(device) as used,
+            progress(sequences.name, int(lengths.sum()), unit) as advance,
+        ):
 
             def done(rows: np.ndarray | list[int]) -> None:
                 advance(int(lengths[rows].sum()))
 
-            result = compute(model, ids, letters, options, device, done)
-        attributes = {
-            "family": spec.family,
-            "model": spec.name,
-            "weights_sha256": spec.weights_sha256,
-            "layer": spec.config["layers"],
-            "pooling": spec.pooling,
-            "precision_configured": options.precision,
-            "compile": options.compile,
-            "device": device,
-            "gpu": gpu or "",
-            "shard": sequences.stem,
-            "source": spec.source,
-            "embedding_version": EMBEDDING_VERSION,
-            **result.statistics,
-            **used,
-            **options.run.as_dict(),
-        }
-        write_shard(output, ids, result.vectors, attributes)
-    logger.info("computed %d embeddings of %s: %s", len(ids), spec.family, result.statistics)
+            with ThreadPoolExecutor(1, "write") as writer:
+                written = deque[Future]()
+
+                def write(first: int, vectors: np.ndarray) -> None:
+                    written.append(writer.submit(file.write, first, vectors))
+                    if len(written) > 2:  # the disk is slower than the GPU
+                        written.popleft().result()
+
+                statistics = compute_into(write, model, ids, letters, options, device, done)
+                for each in written:
+                    each.result()
+            attributes = {
+                "family": spec.family,
+                "model": spec.name,
+                "weights_sha256": spec.weights_sha256,
+                "layer": spec.config["layers"],
+                "pooling": spec.pooling,
+                "precision_configured": options.precision,
+                "compile": options.compile,
+                "device": device,
+                "gpu": gpu or "",
+                "shard": sequences.stem,
+                "source": spec.source,
+                "embedding_version": EMBEDDING_VERSION,
+                **statistics,
+                **used,
+                **options.run.as_dict(),
+            }
+            file.finish(attributes)
+    logger.info("computed %d embeddings of %s: %s", len(ids), spec.family, statistics)
+    logger.info("%.1f s with loading and writing", time.perf_counter() - began)
 
 
 def held_gpu(options: EmbedOptions, purpose: str) -> AbstractContextManager[str | None]:
@@ -122,22 +144,41 @@ def held_gpu(options: EmbedOptions, purpose: str) -> AbstractContextManager[str 
 
 
 def compute(
+    model: Path, ids: Sequence[str], sequences: Sequence[bytes], options: EmbedOptions, device: str
+) -> Embedded:
+    """All vectors at once, and what ran; ``device`` is resolved."""
+    vectors = np.empty((len(ids), read_spec(model).width), np.float32)
+
+    def write(first: int, rows: np.ndarray) -> None:
+        vectors[first : first + len(rows)] = rows
+
+    return Embedded(vectors, compute_into(write, model, ids, sequences, options, device))
+
+
+def compute_into(
+    write: Callable[[int, np.ndarray], object],
     model: Path,
     ids: Sequence[str],
     sequences: Sequence[bytes],
     options: EmbedOptions,
     device: str,
     progress: Callable[[np.ndarray | list[int]], object] | None = None,
-) -> Embedded:
-    """Load the encoder and embed as the options say; ``device`` is resolved, and ``progress`` told the rows done."""
+) -> dict[str, Any]:
+    """Load the encoder and embed as the options say.
+
+    ``write`` is given the first row and the vectors (m, d) float32 of runs of sequences, in any order, ``progress`` the
+    rows that are done. Returns what ran.
+    """
     from virnucpro.encoders.canonical import load_encoder
-    from virnucpro.encoders.embed import compute_dtype, embed, resolve_precision
+    from virnucpro.encoders.embed import compute_dtype, resolve_precision, start
     from virnucpro.encoders.original import embed_original
 
     encoder = load_encoder(model, device, compute_dtype(resolve_precision(options.precision, device)))
     if options.batching == "original":
-        return embed_original(encoder, ids, sequences, device, progress)
-    return embed(
+        result = embed_original(encoder, ids, sequences, device, progress)
+        write(0, result.vectors)
+        return result.statistics
+    job = start(
         encoder,
         ids,
         sequences,
@@ -149,6 +190,9 @@ def compute(
         packing=options.batching == "packed",
         progress=progress,
     )
+    for first, vectors in job.windows():
+        write(first, vectors)
+    return job.statistics()
 
 
 def resolve_device(name: str, gpu: str | None = None) -> str:

@@ -24,24 +24,44 @@ ROWS_PER_CHUNK = 1024
 _STRING = h5py.string_dtype("utf-8")
 
 
-def write_shard(path: str | Path, ids: Sequence[str], embeddings: np.ndarray, attributes: dict[str, Any]) -> None:
-    """Write one shard's vectors.
+class ShardFile:
+    """A shard's file in the making; rows may come in any order."""
 
-    Args:
-        path: the file to make; it appears whole or not at all.
-        ids: n frame ids, in shard order.
-        embeddings: (n, d) float32.
-        attributes: provenance; values that HDF5 can't hold are stored as JSON.
-    """
-    if embeddings.dtype != np.float32 or embeddings.ndim != 2 or len(ids) != len(embeddings):
-        raise ValueError(f"expected {len(ids)} float32 rows, got {embeddings.dtype} {embeddings.shape}")
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+    def __init__(self, file: h5py.File, ids: Sequence[str], width: int) -> None:
+        self._file, self._missing = file, len(ids)
         file.create_dataset("ids", data=np.array(ids, dtype=object), dtype=_STRING)
-        file.create_dataset("embeddings", data=embeddings, chunks=_chunks(*embeddings.shape))
-        for key, value in attributes.items():
-            file.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
+        file.create_dataset("embeddings", shape=(len(ids), width), dtype="f4", chunks=_chunks(len(ids), width))
         file.attrs["count"] = len(ids)
-        file.attrs["complete"] = True
+
+    def write(self, first: int, embeddings: np.ndarray) -> None:
+        """Store (m, d) float32 rows from row ``first`` on."""
+        if embeddings.dtype != np.float32 or embeddings.shape[1:] != self._file["embeddings"].shape[1:]:
+            raise ValueError(f"expected float32 rows, got {embeddings.dtype} {embeddings.shape}")
+        if len(embeddings):
+            self._file["embeddings"][first : first + len(embeddings)] = embeddings
+        self._missing -= len(embeddings)
+
+    def finish(self, attributes: dict[str, Any]) -> None:
+        """Add what describes the rows; values that HDF5 can't hold are stored as JSON."""
+        if self._missing:
+            raise ValueError(f"{self._missing} rows were not written, or written twice")
+        for key, value in attributes.items():
+            self._file.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
+        self._file.attrs["complete"] = True
+
+
+@contextmanager
+def create_shard(path: str | Path, ids: Sequence[str], width: int) -> Iterator[ShardFile]:
+    """Create a shard's file for n frame ids, in shard order, and vectors of ``width``; appears whole or not at all."""
+    with atomic_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+        yield ShardFile(file, ids, width)
+
+
+def write_shard(path: str | Path, ids: Sequence[str], embeddings: np.ndarray, attributes: dict[str, Any]) -> None:
+    """Write one shard's n ids, (n, d) float32 vectors and attributes at once."""
+    with create_shard(path, ids, embeddings.shape[1]) as shard:
+        shard.write(0, embeddings)
+        shard.finish(attributes)
 
 
 @contextmanager
@@ -54,7 +74,7 @@ def open_shard(path: str | Path) -> Iterator[h5py.File]:
 
 
 def read_attributes(file: h5py.File) -> dict[str, Any]:
-    """A shard's attributes, as they were given to ``write_shard``."""
+    """A shard's attributes, as they were given to ``ShardFile.finish``."""
     found = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
     for key, value in found.items():
         if isinstance(value, str) and (value == "null" or value[:1] == "{"):

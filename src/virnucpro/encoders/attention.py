@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,13 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim
     reason = obstacle(name, device, dtype, head_dim, alibi)
     if reason is not None:
         raise ConfigError(f"attention: {name!r} is not available: {reason}; use 'auto' or 'sdpa'")
-    return {"triton": Triton, "flash-attn": FlashAttention, "varlen": Varlen, "sdpa": Sdpa}[name]()
+    backends: dict[str, type[Backend]] = {
+        "triton": Triton,
+        "flash-attn": FlashAttention,
+        "varlen": Varlen,
+        "sdpa": Sdpa,
+    }
+    return backends[name]()
 
 
 def obstacle(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> str | None:
@@ -104,7 +110,8 @@ class Varlen:
         from torch.nn.attention.varlen import varlen_attn
 
         ends, longest = pack.cu_seqlens, pack.max_length
-        return lambda q, k, v: varlen_attn(q, k, v, ends, ends, longest, longest)
+        attend: Callable[..., Any] = varlen_attn
+        return lambda q, k, v: attend(q, k, v, ends, ends, longest, longest)
 
 
 class FlashAttention:

@@ -83,7 +83,7 @@ class DNABERT(nn.Module):
 
     def use(self, kind: str) -> None:
         """Compute the blocks "plain" as written here, "compiled", or with the "fused" kernels; see ``ESM2.use``."""
-        self.stages = fused.stages(self, kind) if kind in fused.KINDS else plain_stages(self, DNABERTBlock, kind)
+        self.stages = fused.stages(self) if kind == "fused" else plain_stages(self, DNABERTBlock, kind)
 
     def backend(self, name: str = "auto") -> Backend:
         weight = self.embed_tokens.weight

@@ -123,12 +123,12 @@ class ESM2(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def use(self, kind: str) -> None:
-        """Compute the blocks "plain" as written here, "compiled", with the "fused" kernels, or those in "fp8".
+        """Compute the blocks "plain" as written here, "compiled", or with the "fused" kernels.
 
         Compiled are both parts of a block, once for all blocks and pack sizes. The fused ones hold what they derive
         from the weights, so this comes after the weights have their values, dtype and device.
         """
-        self.stages = fused.stages(self, kind) if kind in fused.KINDS else plain_stages(self, ESM2Block, kind)
+        self.stages = fused.stages(self) if kind == "fused" else plain_stages(self, ESM2Block, kind)
 
     def backend(self, name: str = "auto") -> Backend:
         weight = self.embed_tokens.weight

@@ -224,7 +224,11 @@ def constants(head_dim: int, dtype: torch.dtype, min_length: int, max_length: in
     }
     if short:
         tiles = -(-max_length // block)
-        fixed |= {"TILES": tiles, "FULL": tiles > 1 and min_length >= (tiles - 1) * block, "maxnreg": 128}
+        fixed |= {
+            "TILES": tiles,
+            "FULL": tiles > 1 and min_length >= (tiles - 1) * block,
+            "maxnreg": 128 if head_dim == 64 else 168,
+        }
     return fixed
 
 

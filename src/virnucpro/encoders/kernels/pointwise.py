@@ -132,16 +132,35 @@ def norm(
     added: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     dtype: torch.dtype | None = None,
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+) -> torch.Tensor:
     """LayerNorm of ``x + shift`` (T, d); ``added`` (T, d) is first added to x in place.
 
-    The result goes to ``out``, which may be x, or to a new tensor of x's dtype or ``dtype``; for fp8 it is a pair
-    with the scales, (T, 1) fp32.
+    The result goes to ``out``, which may be x, or to a new tensor of x's dtype or ``dtype``.
     """
-    rows, width = x.shape
-    quantise = dtype == FP8
     out = torch.empty_like(x, dtype=dtype or x.dtype) if out is None else out
-    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device) if quantise else None
+    _launch_norm(x, module, shift, added, out, None)
+    return out
+
+
+def norm_fp8(
+    x: torch.Tensor, module: torch.nn.LayerNorm, *, shift: torch.Tensor | None = None, added: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As ``norm``, to fp8 rows and their scales (T, 1) fp32."""
+    out = torch.empty_like(x, dtype=FP8)
+    scales = torch.empty((len(x), 1), dtype=torch.float32, device=x.device)
+    _launch_norm(x, module, shift, added, out, scales)
+    return out, scales
+
+
+def _launch_norm(
+    x: torch.Tensor,
+    module: torch.nn.LayerNorm,
+    shift: torch.Tensor | None,
+    added: torch.Tensor | None,
+    out: torch.Tensor,
+    scales: torch.Tensor | None,
+) -> None:
+    rows, width = x.shape
     block = triton.next_power_of_2(width)
     per_program = max(1, 2048 // block)
     norm_kernel[(triton.cdiv(rows, per_program),)](
@@ -159,10 +178,9 @@ def norm(
         ROWS=per_program,
         ADD=added is not None,
         SHIFT=shift is not None,
-        QUANTISE=quantise,
+        QUANTISE=scales is not None,
         num_warps=4 if block <= 4096 else 8,
     )
-    return out if scales is None else (out, scales)
 
 
 def gelu_(x: torch.Tensor) -> torch.Tensor:
