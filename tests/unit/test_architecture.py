@@ -23,6 +23,7 @@ LAYERS = [
     "classifier",
     "provenance",
     "check",
+    "benchmark",
     "report",
     "configuration",
     "models",

@@ -152,7 +152,9 @@ def test_half_precision_and_compilation_change_what_runs(shard, monkeypatch):
     """On a CPU that is said to have half precision, as a GPU has."""
     resolve, compiled = embedding.resolve_precision, []
     monkeypatch.setattr(
-        embedding, "resolve_precision", lambda name, on: "fp16" if name == "auto" else resolve(name, on)
+        embedding,
+        "resolve_precision",
+        lambda name, on, *family: "fp16" if name == "auto" else resolve(name, on, *family),
     )
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
     half, attributes, _ = run(shard, monkeypatch)

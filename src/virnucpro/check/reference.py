@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from virnucpro.encoders.canonical import load_encoder
-from virnucpro.encoders.checkpoints import FAIR_ESM
+from virnucpro.encoders.checkpoints import FAIR_ESM, export_state
 from virnucpro.encoders.esm2 import ESM2
 from virnucpro.encoders.original import embed_original
 from virnucpro.errors import ConfigError
@@ -55,15 +55,7 @@ def fair_esm(encoder: ESM2) -> Callable[[torch.Tensor], torch.Tensor] | None:
         return None
     with torch.device("meta"):
         module = esm2.ESM2(config.layers, config.width, config.heads, "ESM-1b").eval()
-    state = {}
-    for name, tensor in encoder.state_dict().items():
-        *where, kind = name.split(".")
-        block = where[0] == "layers"
-        parts = FAIR_ESM.block[where[2]] if block else (FAIR_ESM.top[where[0]],)
-        prefix = f"layers.{where[1]}." if block else ""
-        for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True):
-            state[f"{prefix}{part}.{kind}"] = piece
-    module.load_state_dict(state, strict=False, assign=True)
+    module.load_state_dict(export_state(encoder, FAIR_ESM), strict=False, assign=True)
     for layer in module.layers:  # its frequencies are a buffer that no checkpoint of ours holds
         layer.self_attn.rot_emb = rotary.RotaryEmbedding(dim=config.head_dim).to(encoder.embed_tokens.weight.device)
     module.lm_head = torch.nn.Identity()

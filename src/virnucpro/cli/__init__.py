@@ -18,6 +18,7 @@ _COMMANDS = {
     "train": "training:train",
     "evaluate": "training:evaluate",
     "check": "check:check",
+    "benchmark": "benchmark:benchmark",
     "classifier": "classifier:classifier",
     "models": "models:models",
     "cache": "cache:cache",

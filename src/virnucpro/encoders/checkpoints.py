@@ -79,6 +79,19 @@ MOSAIC_BERT = Layout(
 )
 
 
+def export_state(encoder: torch.nn.Module, layout: Layout) -> State:
+    """An encoder's weights under a format's names, as views."""
+    state = {}
+    for name, tensor in encoder.state_dict().items():
+        *where, kind = name.split(".")
+        block = where[0] == "layers"
+        parts = layout.block[where[2]] if block else (layout.top[where[0]],)
+        prefix = f"{layout.layer}{where[1]}." if block else ""
+        for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True):
+            state[f"{prefix}{part}.{kind}"] = piece
+    return state
+
+
 def convert_checkpoint(source: Path, family: str, output: Path, dtype: torch.dtype | None = None) -> EncoderSpec:
     """Write a checkpoint that isn't canonical yet; see ``prepare.prepare_encoder``."""
     tokenizer = None

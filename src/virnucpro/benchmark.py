@@ -1,0 +1,310 @@
+"""How fast an encoder is on this machine: this project's way beside others' and the bound of its matrix products.
+
+All in one process, on the same weights and sequences, and with the vectors compared: a speed whose output wasn't
+checked is worth nothing. Without a checkpoint the weights are random, which proves speed and equivalence, not accuracy.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from virnucpro import installation
+from virnucpro.check.reference import fair_esm
+from virnucpro.encoders.accuracy import relative_l2, relative_l2_rest
+from virnucpro.encoders.canonical import load_encoder
+from virnucpro.encoders.checkpoints import HF_ESM, export_state
+from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
+from virnucpro.encoders.embed import compute_dtype, resolve_precision, start
+from virnucpro.encoders.esm2 import ESM2, ESM2Config, tokenize
+from virnucpro.encoders.original import embed_original
+from virnucpro.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+ESM2_SHAPES = {  # layers, width, heads
+    "8M": (6, 320, 20), "35M": (12, 480, 20), "150M": (30, 640, 20),
+    "650M": (33, 1280, 20), "3B": (36, 2560, 40), "15B": (48, 5120, 40),
+}  # fmt: skip
+DNABERT_S = DNABERTConfig(12, 768, 12, 3072)
+COMPARED = 64  # sequences whose vectors are compared
+LETTERS = {"esm2": b"LAGVSERTIDPKQNFYMHWC", "dnabert_s": b"ACGT"}
+WAYS = ("original", "autocast", "transformers")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure: an encoder, sequences, and the ways of computing."""
+
+    family: str
+    size: str = "650M"  # of ESM-2, where there is no checkpoint
+    model: Path | None = None  # canonical file
+    tokenizer: Path | None = None  # tokenizer.json of DNABERT-S, where there is no checkpoint
+    lengths: tuple[int, int] = (166, 166)  # shortest and longest sequence, uniform between them
+    precisions: tuple[str, ...] = ("auto",)
+    attentions: tuple[str, ...] = ("auto",)
+    compile: bool = False
+    tokens_per_batch: int | str = "auto"
+    others: tuple[str, ...] = WAYS
+    seconds: float = 10.0  # about, for each row
+    memory_limit: float | None = None  # GB that this project's way may use
+    sequences: tuple[bytes, ...] = field(default=(), repr=False)  # instead of random ones
+
+
+def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
+    """Measure; returns ``{"setting": {...}, "rows": [...]}``, plain values, a row per way of computing.
+
+    Raises ConfigError where the plan doesn't fit the device.
+    """
+    if plan.memory_limit is not None and device == "cpu":
+        raise ConfigError("a memory limit is for GPUs")
+    encoder = _encoder(plan, device)
+    draw = _sequences(plan)
+    sample = draw(COMPARED)
+    names = [str(i) for i in range(COMPARED)]
+    flops, tokens_each = _flops(encoder, sample)
+    rows: list[dict[str, Any]] = []
+    exact = encoder.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+    reference = embed_original(exact, names, sample, device).vectors
+
+    def add(way: str, precision: str, speed: float, vectors: np.ndarray | None, **more: Any) -> None:
+        row = {"way": way, "precision": precision, "sequences_per_second": speed}
+        row |= {"tokens_per_second": speed * tokens_each, "tflops": speed * flops / 1e12}
+        if vectors is not None:
+            row["relative_l2"] = float(relative_l2(vectors, reference).max())
+            row["relative_l2_rest"] = float(np.sqrt(np.mean(relative_l2_rest(vectors, reference) ** 2)))
+        rows.append(row | more)
+        logger.info("%s", rows[-1])
+
+    for way, precision, compute in _others(plan, exact, device):
+        vectors = compute(names, sample)
+        count = COMPARED
+        while True:  # as many as it does in the time asked for
+            began = time.perf_counter()
+            compute([str(i) for i in range(count)], draw(count))
+            seconds = time.perf_counter() - began
+            if seconds > plan.seconds / 3 or count > 10**6:
+                break
+            count = max(2 * count, int(count * plan.seconds / 2 / seconds))
+        add(way, precision, count / seconds, vectors)
+    state = exact.cpu()
+    _limit_memory(plan, device)
+    for precision in plan.precisions:
+        resolved = resolve_precision(precision, device, state.family)
+        bound = _bound(state, compute_dtype(resolved), device, plan)
+        add("matrix products alone", resolved.replace("fp8", "fp16"), bound / tokens_each, None)
+        for attention in plan.attentions:
+            for compile in (False, True)[: 1 + plan.compile]:
+                own = _own(plan, state, precision, attention, compile, device, draw, names, sample)
+                way, speed, vectors, statistics = own
+                add(way, resolved, speed, vectors, **statistics, share_of_bound=speed * tokens_each / bound)
+    for row in rows:
+        if rows[0]["way"].startswith("the original"):
+            row["times_the_original"] = row["sequences_per_second"] / rows[0]["sequences_per_second"]
+    setting = {
+        "encoder": encoder.family,
+        "weights": str(plan.model)
+        if plan.model
+        else f"random, of {plan.size if plan.family == 'esm2' else 'DNABERT-S'}",
+        "shape": vars(encoder.config),
+        "sequences": "given" if plan.sequences else f"random, of {plan.lengths[0]} to {plan.lengths[1]} letters",
+        "tokens_per_sequence": tokens_each,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        "memory_limit_gb": plan.memory_limit,
+        "torch": torch.__version__,
+    }
+    return {"setting": setting, "rows": rows}
+
+
+def _encoder(plan: Plan, device: str) -> Any:
+    if plan.model is not None:
+        return load_encoder(plan.model, device, torch.float32)
+    with torch.device(device):
+        if plan.family == "esm2":
+            layers, width, heads = ESM2_SHAPES[plan.size]
+            return ESM2(ESM2Config(layers, width, heads, 4 * width))
+        bundled = installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors"
+        text = plan.tokenizer.read_text() if plan.tokenizer else load_encoder(bundled).tokenizer_json
+        return DNABERT(DNABERT_S, text)
+
+
+def _sequences(plan: Plan) -> Callable[[int], list[bytes]]:
+    """A function that gives so many sequences."""
+    rng = np.random.default_rng(0)
+    letters = np.frombuffer(LETTERS[plan.family], np.uint8)
+
+    def draw(count: int) -> list[bytes]:
+        if plan.sequences:
+            return [plan.sequences[i % len(plan.sequences)] for i in range(count)]
+        lengths = rng.integers(plan.lengths[0], plan.lengths[1] + 1, count)
+        text = rng.choice(letters, int(lengths.sum())).tobytes()
+        ends = np.cumsum(lengths)
+        return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+    return draw
+
+
+def _flops(encoder: Any, sample: Sequence[bytes]) -> tuple[float, float]:
+    """Floating-point operations and tokens of a sequence, on average: two for each weight and token, and attention's."""
+    _, lengths = encoder.tokenize(list(sample))
+    weights = sum(p.numel() for layer in encoder.layers for name, p in layer.named_parameters() if p.ndim == 2)
+    attention = 4 * encoder.config.width * encoder.config.layers * float((lengths.astype(float) ** 2).mean())
+    return 2 * weights * float(lengths.mean()) + attention, float(lengths.mean())
+
+
+def _others(plan: Plan, exact: Any, device: str) -> Iterator[tuple[str, str, Callable]]:
+    """Other ways of computing the same vectors, as far as their packages are installed."""
+    if "original" in plan.others:
+        module = fair_esm(exact) if plan.family == "esm2" else None
+        what = "fair-esm, 2,048 tokens a batch" if module else "padded" if plan.family == "esm2" else "one a call"
+        yield (
+            f"the original's ({what})",
+            "fp32",
+            lambda n, s: embed_original(exact, n, s, device, hidden=module).vectors,
+        )
+    if plan.family != "esm2":
+        return
+    if "autocast" in plan.others and device == "cuda" and (module := fair_esm(exact)):
+        yield "fair-esm, autocast, 97 a batch", "bf16", lambda n, s: _padded(module, s, device, 97)
+    if "transformers" in plan.others and device == "cuda":
+        try:
+            hugging_face = _hugging_face(exact)
+        except ImportError:
+            return
+        yield (
+            "transformers' EsmModel, SDPA, 97 a batch",
+            "fp16",
+            lambda n, s: _padded(hugging_face, s, device, 97, None),
+        )
+
+
+def _hugging_face(exact: ESM2) -> Callable[[torch.Tensor], torch.Tensor]:
+    """transformers' EsmModel of this shape in fp16, its weights this one's: padded tokens to hidden states."""
+    transformers = importlib.import_module("transformers")
+    c = exact.config
+    config = transformers.EsmConfig(
+        vocab_size=33, hidden_size=c.width, num_hidden_layers=c.layers, num_attention_heads=c.heads,
+        intermediate_size=c.ffn, position_embedding_type="rotary", token_dropout=True, layer_norm_eps=1e-5,
+        emb_layer_norm_before=False, pad_token_id=1, mask_token_id=32, attn_implementation="sdpa",
+    )  # fmt: skip
+    model = transformers.EsmModel(config, add_pooling_layer=False).eval()
+    loaded = model.load_state_dict(export_state(exact, HF_ESM), strict=False)
+    if missing := [name for name in loaded.missing_keys if not re.search("position|inv_freq|contact_head", name)]:
+        raise ConfigError(f"transformers' EsmModel has parameters that this encoder lacks: {missing[:5]}")
+    model = model.to(exact.embed_tokens.weight.device, torch.float16)
+    return lambda tokens: model(tokens, attention_mask=(tokens != 1).long()).last_hidden_state
+
+
+def _padded(
+    module: Callable, sequences: Sequence[bytes], device: str, batch: int, autocast: Any = torch.bfloat16
+) -> np.ndarray:
+    """Vectors (n, d) from padded batches of sequences sorted by length."""
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    vectors: list[Any] = [None] * len(sequences)
+    with torch.inference_mode(), torch.autocast("cuda", autocast, enabled=autocast is not None):
+        for first in range(0, len(order), batch):
+            rows = order[first : first + batch]
+            flat, lengths = tokenize([sequences[i] for i in rows])
+            tokens = np.ones((len(rows), lengths.max()), np.int64)
+            tokens[np.arange(lengths.max()) < lengths[:, None]] = flat
+            hidden = module(torch.from_numpy(tokens).to(device)).float()
+            inside = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None] - 1).to(device)
+            inside[:, 0] = False
+            pooled = (hidden * inside[:, :, None]).sum(1) / inside.sum(1)[:, None]
+            for row, vector in zip(rows, pooled.cpu().numpy(), strict=True):
+                vectors[row] = vector
+    return np.stack(vectors)
+
+
+def _limit_memory(plan: Plan, device: str) -> None:
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        if plan.memory_limit is not None:
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, plan.memory_limit * 1e9 / total))
+
+
+def _bound(encoder: Any, dtype: torch.dtype, device: str, plan: Plan) -> float:
+    """Tokens per second of the matrix products alone, in packs of 32,768 (2,048 on a CPU), for a while."""
+    count = 32768 if device == "cuda" else 2048
+    weights = [p.to(device, dtype) for layer in encoder.layers for p in layer.parameters() if p.ndim == 2]
+    inputs = {width: torch.randn(count, width, device=device).to(dtype) for width in {w.shape[1] for w in weights}}
+
+    def once() -> None:
+        for weight in weights:
+            inputs[weight.shape[1]] @ weight.t()
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    with torch.inference_mode():
+        for _ in range(3):
+            once()
+        wait()
+        began, passes = time.perf_counter(), 0
+        while time.perf_counter() - began < plan.seconds / 2:
+            once()
+            wait()
+            passes += 1
+        return passes * count / (time.perf_counter() - began)
+
+
+def _own(
+    plan: Plan, state: Any, precision: str, attention: str, compile: bool, device: str, draw: Callable, names: list[str],
+    sample: list[bytes],
+) -> tuple[str, float, np.ndarray, dict[str, Any]]:  # fmt: skip
+    """This project's way on a copy of the encoder: (way, sequences a second, vectors, what ran)."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    settings: dict[str, Any] = {"tokens_per_batch": plan.tokens_per_batch, "attention": attention}
+    settings |= {"precision": precision, "device": device, "compile": compile}
+    resolved = resolve_precision(precision, device, state.family)
+    encoder = copy.deepcopy(state).to(compute_dtype(resolved))
+    began = time.perf_counter()
+    warm = start(encoder, names, sample, **settings)
+    vectors = np.empty((len(sample), encoder.config.width), np.float32)
+    for first, rows in warm.windows():
+        vectors[first : first + len(rows)] = rows
+    ready, count = time.perf_counter() - began, COMPARED
+    if resolved == "fp8":  # is in fp8 already
+        encoder = copy.deepcopy(state).to(compute_dtype(resolved))
+    while True:
+        sequences = draw(count)
+        job = start(encoder, [str(i) for i in range(count)], sequences, **settings)
+        began = time.perf_counter()
+        for _ in job.windows():
+            pass
+        seconds = time.perf_counter() - began
+        if seconds > plan.seconds / 3 or count > 10**7:
+            break
+        count = max(2 * count, int(count * plan.seconds / 1.5 / seconds))
+        if resolved == "fp8":
+            encoder = copy.deepcopy(state).to(compute_dtype(resolved))
+    facts = job.statistics()
+    kept = (
+        "backend",
+        "stages",
+        "tokens_per_batch",
+        "fill",
+        "gpu_seconds",
+        "peak_memory",
+        "fp8_error",
+        "compiled_graphs",
+    )
+    statistics = {key: facts[key] for key in kept if key in facts} | {"sequences": count, "seconds": seconds}
+    if "gpu_seconds" in statistics:
+        statistics["gpu_share"] = statistics["gpu_seconds"] / seconds
+    statistics["ready_seconds"] = ready
+    return f"this ({facts['backend']}, {facts['stages']})", count / seconds, vectors, statistics

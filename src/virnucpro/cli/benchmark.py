@@ -1,0 +1,94 @@
+"""``virnucpro benchmark``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virnucpro.errors import ConfigError
+from virnucpro.files import atomic_file
+
+COLUMNS = {
+    "way": "", "precision": "", "sequences_per_second": ".1f", "tokens_per_second": ".0f", "tflops": ".1f",
+    "share_of_bound": ".1%", "times_the_original": ".1f", "relative_l2_rest": ".1e", "fill": ".1%", "gpu_share": ".1%",
+}  # fmt: skip
+
+
+@click.command()
+@click.option("--encoder", type=click.Choice(["esm2", "dnabert_s"]), default="esm2", show_default=True)
+@click.option("--size", type=click.Choice(["8M", "35M", "150M", "650M", "3B", "15B"]), default="650M",
+              show_default=True, help="ESM-2's shape, with random weights.")  # fmt: skip
+@click.option("--model", type=click.Path(), help="A checkpoint instead of random weights.")
+@click.option("--tokenizer", type=click.Path(exists=True, dir_okay=False),
+              help="DNABERT-S's tokenizer.json, with random weights  [default: the bundled small model's]")  # fmt: skip
+@click.option("--length", default="", metavar="N|MIN-MAX",
+              help="Residues or bases of random sequences  [default: 166 residues, 500 bases]")  # fmt: skip
+@click.option(
+    "--fasta", type=click.Path(), help="Sequences of a FASTA file instead: proteins for esm2, DNA for dnabert_s."
+)
+@click.option("--precision", default="auto", show_default=True, help="One or several, with commas: fp16,fp8.")
+@click.option("--attention", default="auto", show_default=True, help="One or several, with commas: triton,sdpa.")
+@click.option("--compile", is_flag=True, help="Compiled blocks, too.")
+@click.option("--tokens-per-batch", default="auto", show_default=True)
+@click.option("--others", default="original,autocast,transformers", show_default=True,
+              help="Other ways to compare with; '' for none.")  # fmt: skip
+@click.option("--memory-limit", type=float, help="GB of GPU memory that this project's way may use.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="About how long to measure each way.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--json", "output", type=click.Path(), help="Write everything that was measured here.")
+def benchmark(model: str | None, fasta: str | None, length: str, output: str | None, **given: Any) -> None:
+    """Measure an encoder on this machine: this project's way, the original's and others', and the hardware's bound.
+
+    The bound is the speed of the encoder's matrix products alone. The last columns tell how far the vectors of each way
+    are from fp32 (relative L2 without dominating dimensions), how full the packs were, and the GPU's share of the time.
+
+    \b
+    Example:
+      virnucpro benchmark --size 3B --precision fp16,fp8 --json 3B.json
+    """
+    import tempfile
+
+    import torch
+
+    from virnucpro.benchmark import Plan, run_benchmark
+    from virnucpro.embeddings.shard import resolve_device
+    from virnucpro.encoders.prepare import prepare_encoder
+    from virnucpro.sequences.split import read_shard
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    family = given["encoder"]
+    low, _, high = (length or ("166" if family == "esm2" else "500")).partition("-")
+    if not low.isdigit() or not (high or "0").isdigit() or not 0 < int(low) <= int(high or low):
+        raise ConfigError(f"--length {length}: give a number, or two with a dash between: 10-1022")
+    tokens = given["tokens_per_batch"]
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        canonical = Path(folder) / "model.safetensors"
+        if model is not None:
+            prepare_encoder(Path(model), family, canonical)
+        plan = Plan(
+            family=family,
+            size=given["size"],
+            model=canonical if model is not None else None,
+            tokenizer=Path(given["tokenizer"]) if given["tokenizer"] else None,
+            lengths=(int(low), int(high or low)),
+            precisions=tuple(given["precision"].split(",")),
+            attentions=tuple(given["attention"].split(",")),
+            compile=given["compile"],
+            tokens_per_batch=int(tokens) if tokens.isdigit() else tokens,
+            others=tuple(filter(None, given["others"].split(","))),
+            seconds=given["seconds"],
+            memory_limit=given["memory_limit"],
+            sequences=tuple(read_shard(Path(fasta))[1]) if fasta else (),
+        )
+        result = run_benchmark(plan, resolve_device(given["device"]))
+    click.echo("\t".join(COLUMNS))
+    for row in result["rows"]:
+        click.echo("\t".join(format(row[key], kind) if key in row else "" for key, kind in COLUMNS.items()))
+    click.echo("".join(f"\n{key}: {value}" for key, value in result["setting"].items()))
+    if output:
+        with atomic_file(output) as file:
+            file.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,155 @@
+"""Both encoders on a GPU against the plain fp32 forward pass: every backend, precision and way through the blocks."""
+
+import copy
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from virnucpro import installation
+from virnucpro.encoders import job as jobs
+from virnucpro.encoders.accuracy import RELATIVE_L2, relative_l2, relative_l2_rest
+from virnucpro.encoders.canonical import load_encoder
+from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
+from virnucpro.encoders.embed import embed
+from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.original import embed_original
+from virnucpro.errors import ConfigError
+
+pytestmark = pytest.mark.gpu
+
+FLASH = pytest.param("flash-attn", marks=pytest.mark.skipif(
+    importlib.util.find_spec("flash_attn") is None, reason="flash-attn isn't installed"))  # fmt: skip
+SHAPES = {16: (3, 64, 4), 24: (3, 96, 4), 32: (3, 128, 4), 64: (3, 256, 4), 128: (2, 512, 4)}  # by head size
+LENGTHS = [166, 166, 1, 40, 165, 164, 10, 300, 1022, 700, 64, 62]
+
+
+def sequences(family: str, lengths=LENGTHS, seed=0) -> list[bytes]:
+    letters = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC" if family == "esm2" else b"ACGT", np.uint8)
+    rng = np.random.default_rng(seed)
+    return [rng.choice(letters, length * (1 if family == "esm2" else 3)).tobytes() for length in lengths]
+
+
+def random_encoder(family: str, head_dim: int):
+    """Weights in which nothing is one or zero, and (as ESM-2 3B has it) one dimension dominates the vectors."""
+    layers, width, heads = SHAPES[head_dim]
+    torch.manual_seed(head_dim)
+    if family == "esm2":
+        encoder = ESM2(ESM2Config(layers, width, heads, 4 * width))
+    else:
+        bundled = load_encoder(installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors")
+        encoder = DNABERT(DNABERTConfig(layers, width, heads, 2 * width), bundled.tokenizer_json)
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight.uniform_(0.5, 1.5)
+            if isinstance(module, torch.nn.LayerNorm | torch.nn.Linear) and module.bias is not None:
+                module.bias.normal_(std=0.1)
+        last = encoder.final_norm if family == "esm2" else encoder.layers[-1].ffn_norm
+        last.bias[7] += 60
+    return encoder.requires_grad_(False).eval()
+
+
+def compared(encoder, texts, **settings):
+    """Vectors, the plain fp32 ones, and what ran."""
+    ids = [f"s{i}" for i in range(len(texts))]
+    expected = embed_original(copy.deepcopy(encoder), ids, texts, "cuda").vectors
+    found = embed(copy.deepcopy(encoder), ids, texts, device="cuda", **settings)
+    assert np.isfinite(found.vectors).all()
+    return found.vectors, expected, found.statistics
+
+
+@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
+@pytest.mark.parametrize("attention", ["triton", "sdpa", "varlen", FLASH])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+@pytest.mark.parametrize("head_dim", SHAPES)
+def test_every_combination(family, attention, precision, head_dim):
+    encoder = random_encoder(family, head_dim)
+    half = precision in ("fp16", "bf16")
+    if attention in ("varlen", "flash-attn") and (not half or (attention == "varlen" and family == "dnabert_s")):
+        with pytest.raises(ConfigError, match=f"'{attention}' is not available"):
+            embed(encoder, ["a"], sequences(family, [20]), device="cuda", precision=precision, attention=attention)
+        return
+    found, expected, ran = compared(
+        encoder, sequences(family), precision=precision, attention=attention, tokens_per_batch=900
+    )
+    assert (ran["backend"], ran["stages"], ran["precision"]) == (attention, "fused", precision)
+    assert ran["packs"] > 3 and ran["redone_batches"] == 0 and ran["gpu_seconds"] > 0 and ran["gpu_uuid"]
+    gate = {"fp32": 1e-5, "tf32": 5e-3, "fp16": 2e-3, "bf16": 2e-2}[precision]
+    assert np.sqrt(np.mean(relative_l2_rest(found, expected) ** 2)) < gate
+    assert relative_l2(found, expected).max() < gate
+
+
+@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
+def test_what_auto_means(family):
+    found, expected, ran = compared(random_encoder(family, 64), sequences(family))
+    assert (ran["backend"], ran["stages"], ran["precision"]) == ("triton", "fused", "fp16")
+    assert ran["tokens_per_batch"] == jobs.MOST_TOKENS, "measured: there is room"
+    assert relative_l2_rest(found, expected).max() < RELATIVE_L2["fp16"]
+
+
+@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
+def test_compiled_blocks(family):
+    encoder = random_encoder(family, 64)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    found, expected, ran = compared(encoder, sequences(family), compile=True, tokens_per_batch=900)
+    assert ran["stages"] == "compiled" and ran["compiled_graphs"] <= 4, "not for every pack anew"
+    assert relative_l2_rest(found, expected).max() < RELATIVE_L2["fp16"]
+
+
+def test_fp8_keeps_to_its_gate_in_spite_of_a_dominating_dimension():
+    encoder = random_encoder("esm2", 64)
+    found, expected, ran = compared(encoder, sequences("esm2", [166] * 40), precision="fp8")
+    assert (ran["stages"], ran["precision"]) == ("fp8", "fp8")
+    error = np.sqrt(np.mean(relative_l2_rest(found, expected) ** 2))
+    assert 1e-4 < error < RELATIVE_L2["fp8"], "fp8 did run, and is close"
+    assert relative_l2(found, expected).max() < error, "which plain relative L2 would flatter"
+    assert (
+        embed(random_encoder("dnabert_s", 64), ["a"], [b"ACGT" * 9], device="cuda", precision="fp8").statistics[
+            "precision"
+        ]
+        == "fp16"
+    )
+
+
+def test_fp8_that_is_too_far_off_stops_the_job(monkeypatch):
+    monkeypatch.setitem(RELATIVE_L2, "fp8", 1e-4)
+    with pytest.raises(ConfigError, match=r"precision: fp8 changes the vectors.*Use 'fp16'"):
+        embed(random_encoder("esm2", 64), ["a"], sequences("esm2", [100]), device="cuda", precision="fp8")
+
+
+@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
+def test_out_of_memory_halves_the_budget_and_goes_on(family):
+    encoder = random_encoder(family, 64)
+    texts = sequences(family, [400] * 600)
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    expected = embed(copy.deepcopy(encoder), [str(i) for i in range(600)], texts, device="cuda", tokens_per_batch=4096)
+    torch.cuda.empty_cache()
+    try:
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 150e6) / total)
+        found = embed(
+            copy.deepcopy(encoder), [str(i) for i in range(600)], texts, device="cuda", tokens_per_batch=250_000
+        )
+        assert found.statistics["out_of_memory"] > 0 and found.statistics["tokens_per_batch"] < 250_000
+        auto = embed(copy.deepcopy(encoder), [str(i) for i in range(600)], texts, device="cuda")
+        assert auto.statistics["out_of_memory"] == 0 and auto.statistics["tokens_per_batch"] <= jobs.MOST_TOKENS
+        letters = b"M" if family == "esm2" else b"ACGTTGCA"
+        with pytest.raises(ConfigError, match=r"sequence giant .* doesn't fit in the memory"):
+            embed(copy.deepcopy(encoder), ["giant"], [letters * 1_000_000], device="cuda", tokens_per_batch=4096)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert relative_l2(found.vectors, expected.vectors).max() < 1e-3
+    assert relative_l2(auto.vectors, expected.vectors).max() < 1e-3
+
+
+def test_an_overflow_is_computed_again_in_fp32():
+    encoder = random_encoder("esm2", 64)
+    with torch.no_grad():
+        encoder.layers[-1].fc1.bias[0] = 60000
+        encoder.layers[-1].fc2.weight[:, 0] = 2
+    found, expected, ran = compared(encoder.half().float(), sequences("esm2"), tokens_per_batch=900)
+    assert ran["redone_batches"] == ran["packs"] - ran["redone_batches"] > 0
+    assert relative_l2(found, expected).max() < 1e-5
