@@ -75,7 +75,7 @@ def test_every_combination(family, attention, precision, head_dim):
         encoder, sequences(family), precision=precision, attention=attention, tokens_per_batch=900
     )
     assert (ran["backend"], ran["stages"], ran["precision"]) == (attention, "fused", precision)
-    assert ran["packs"] > 3 and ran["redone_batches"] == 0 and ran["gpu_seconds"] > 0 and ran["gpu_uuid"]
+    assert ran["packs"] >= 3 and ran["redone_batches"] == 0 and ran["gpu_seconds"] > 0 and ran["gpu_uuid"]
     gate = {"fp32": 1e-5, "tf32": 5e-3, "fp16": 2e-3, "bf16": 2e-2}[precision]
     assert np.sqrt(np.mean(relative_l2_rest(found, expected) ** 2)) < gate
     assert relative_l2(found, expected).max() < gate

@@ -95,6 +95,8 @@ class Job:
         )
         self.batching = "packed" if packing else "single"
         self.cuda = self.device.type == "cuda"
+        if self.cuda:
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.backend = self.encoder.backend(attention)
         self.backend_name = self.backend.name  # of the run; what redoes a pack in fp32 may be another
         self.fp8_error: float | None = None
