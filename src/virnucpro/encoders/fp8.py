@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from virnucpro.encoders import fused
 from virnucpro.encoders.accuracy import RELATIVE_L2, relative_l2_rest
+from virnucpro.encoders.attention import Sdpa
 from virnucpro.encoders.packing import Pack
 from virnucpro.encoders.stages import Stages
 from virnucpro.errors import ConfigError
@@ -112,7 +113,7 @@ def _quantise(model: Any) -> None:
 
     tokens, lengths = model.tokenize(calibration_proteins())
     pack = Pack.build(lengths, model.embed_tokens.weight.device, tokens)
-    attend = model.backend().prepare(pack)
+    attend = Sdpa().prepare(pack)
     cos, sin = rotary_tables(pack.positions, model.config.head_dim)
     exact = found = model.embed(pack.tokens, pack).float()
     for layer in model.layers:

@@ -8,6 +8,7 @@ its kernels, its vectors on their way back.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,8 @@ logger = logging.getLogger(__name__)
 WINDOW = 16384  # sequences tokenized and planned together
 FIRST_WINDOW = 2048  # so that a GPU has something to do soon
 IN_FLIGHT = 3  # packs queued on the device before the oldest one's vectors are waited for
-MOST_TOKENS = 32768  # in a pack on a GPU, as auto: more are no faster
+MOST_TOKENS = {"esm2": 32768, "dnabert_s": 49152}  # in a pack on a GPU, as auto: more are no faster
+SWITCH_SECONDS = 2e-5  # how long the tokenizing thread may keep the interpreter from the one that feeds the GPU
 FEWEST_TOKENS = 1024
 MEMORY_SHARE = 0.85  # of what is free that a pack may take
 
@@ -127,11 +129,16 @@ class Job:
     def windows(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first sequence, vectors (m, d) float32) for runs of sequences that cover all; in any order."""
         held: list[_Window] = []
-        for window in self._windows():
-            if window.overflowed:
-                held.append(window)
-            else:
-                yield window.start, window.vectors
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval, SWITCH_SECONDS))
+        try:
+            for window in self._windows():
+                if window.overflowed:
+                    held.append(window)
+                else:
+                    yield window.start, window.vectors
+        finally:
+            sys.setswitchinterval(interval)
         if held:
             self._redo_in_fp32(held)
         for window in held:
@@ -282,7 +289,7 @@ class Job:
         per_token = max(1.0, (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]))
         fitting = int(MEMORY_SHARE * _free_memory(self.device) / per_token) // 256 * 256
         logger.info("%.0f bytes a token: %d tokens would fit", per_token, fitting)
-        return max(FEWEST_TOKENS, min(MOST_TOKENS, fitting))
+        return max(FEWEST_TOKENS, min(MOST_TOKENS[self.encoder.family], fitting))
 
     def statistics(self) -> dict[str, Any]:
         """What ran, for the attributes of the file."""
