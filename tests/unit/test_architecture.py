@@ -77,7 +77,7 @@ def test_size():
         path for folder in (PACKAGE, ROOT / "workflow") for path in folder.rglob("*") if path.suffix in (".py", ".smk")
     ]
     assert max(len(file.read_text().splitlines()) for file in files) <= 400
-    assert sum(map(code_lines, [*files, ROOT / "workflow" / "Snakefile"])) <= 7000
+    assert sum(map(code_lines, [*files, ROOT / "workflow" / "Snakefile"])) <= 9000
 
 
 def test_parsing_the_workflow_needs_no_torch():

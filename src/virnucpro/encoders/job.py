@@ -315,7 +315,6 @@ class Job:
         if self.cuda:
             properties = torch.cuda.get_device_properties(self.device)
             facts |= {
-                "gpu": properties.name,
                 "gpu_uuid": str(properties.uuid),
                 "gpu_seconds": self.gpu_milliseconds / 1e3,
                 "peak_memory": torch.cuda.max_memory_allocated(self.device),
