@@ -128,7 +128,9 @@ def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):
 def test_other_precisions_only_inform(made, tmp_path, monkeypatch):
     """A CPU that is said to have half precision; bf16 with a gate that nothing keeps to."""
     for module in (embedding, run):
-        monkeypatch.setattr(module, "resolve_precision", lambda name, device, family="": "fp16" if name == "auto" else name)
+        monkeypatch.setattr(
+            module, "resolve_precision", lambda name, device, family="": "fp16" if name == "auto" else name
+        )
     monkeypatch.setattr(run, "PRECISIONS", ("auto", "fp32", "fp16", "bf16"))
     monkeypatch.setitem(GATES, "bf16", type(GATES["bf16"])(1e-9, 1e-9))
     result = check(*made, tmp_path, EmbedOptions(), frames=10)
