@@ -1,9 +1,10 @@
-"""Held-out sequences of the training files → simulated reads with labels, for `virnucpro evaluate`.
+"""Held-out sequences of the training files → simulated reads with labels.
 
     python make_reads.py TRAIN_FOLDER OUTPUT --length 150 --errors 0.01 --reads 1000
+    snakemake evaluate --config samples=OUTPUT/samples.tsv labels=OUTPUT/labels.tsv preset=mini-300
 
 Reads come from random places and strands of the test part's records (held_out.tsv), as many viral as not, every record
-as often as another; errors are substitutions. FASTQ, one file a category, and the table labels.tsv.
+as often as another; errors are substitutions.
 """
 
 import argparse
@@ -49,10 +50,9 @@ def main() -> None:
     found = held_out_records(args.train, args.length)
     others = sum(len(records) for category, records in found.items() if category != "viral")
     args.output.mkdir(parents=True, exist_ok=True)
-    table = ["fasta\tlabel\tcategory"]
+    table, lines = ["id\tlabel\tcategory"], []
     for category, records in sorted(found.items()):
         share = 0.5 if category == "viral" else 0.5 * len(records) / others
-        lines = []
         for number in range(round(args.reads * share)):
             whole = records[rng.integers(len(records))]
             start = rng.integers(len(whole) - args.length + 1)
@@ -63,10 +63,11 @@ def main() -> None:
             read[wrong] = letters[(known + rng.integers(1, 4, len(wrong))) % 4]
             text = read.tobytes()
             text = text.translate(COMPLEMENT)[::-1] if rng.random() < 0.5 else text
+            table.append(f"{category}_{number}\t{'viral' if category == 'viral' else 'non-viral'}\t{category}")
             lines.append(f"@{category}_{number}\n{text.decode()}\n+\n{'I' * args.length}\n")
-        (args.output / f"{category}.fq").write_text("".join(lines))
-        table.append(f"{category}.fq\t{'viral' if category == 'viral' else 'non-viral'}\t{category}")
-        print(f"{category}: {len(records)} records, {len(lines)} reads")
+        print(f"{category}: {len(records)} records, {round(args.reads * share)} reads")
+    (args.output / "reads.fq").write_text("".join(lines))
+    (args.output / "samples.tsv").write_text("sample\tfasta\nreads\treads.fq\n")
     (args.output / "labels.tsv").write_text("\n".join(table) + "\n")
 
 

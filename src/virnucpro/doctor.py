@@ -226,7 +226,7 @@ def space(case: Case) -> Iterator[Finding]:
     output, scratch = Path(case.settings.output_dir).absolute(), Path(tempfile.gettempdir())
     for about, folder, wanted, short in ("disk", output, needed, PROBLEM), ("scratch", scratch, 2**30, NOTE):
         free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir())).free
-        found = f"{folder}: {free / 1e9:,.1f} GB free, about {wanted / 1e9:,.1f} GB needed"
+        found = f"{folder}: {free / 1e9:,.1f} GB free, {max(wanted, 1e8) / 1e9:,.1f} GB will do"
         remedy = "Choose another --output, or TMPDIR for scratch." if free < wanted else ""
         yield Finding(about, short if remedy else OK, found, remedy)
 
@@ -240,7 +240,7 @@ def cluster(case: Case) -> Iterator[Finding]:
     remedy = "Run where the controller is reached." if status else ""
     if not status and not _version("snakemake-executor-plugin-slurm"):
         remedy = "Snakemake's plugin is missing: pip install snakemake-executor-plugin-slurm"
-    yield Finding("SLURM", NOTE if remedy else OK, f"sinfo: {' '.join(said.split()) or 'no answer'}", remedy)
+    yield Finding("SLURM", NOTE if remedy else OK, f"sinfo: {', '.join(said.splitlines()[:5]) or 'no answer'}", remedy)
 
 
 def duration(case: Case) -> Iterator[Finding]:
@@ -258,7 +258,7 @@ def duration(case: Case) -> Iterator[Finding]:
         rates = {spec.name: _frames_per_second(case, path, spec) for path, spec in case.encoders.values()}
         hours = sum(frames / rate for rate in rates.values()) / 3600
         took = f"{hours:,.1f} h" if hours > 1.5 else f"{60 * hours:,.1f} min"
-        said = ", ".join(f"{name} {rate:,.0f} frames/s" for name, rate in rates.items())
+        said = ", ".join(f"{name} {rate:,.3g} frames/s" for name, rate in rates.items())
         yield Finding("time", OK, f"{counted}; embedding about {took} on one {case.device} device ({said}, measured)")
 
 
@@ -276,7 +276,7 @@ def _frames_per_second(case: Case, model: Path, spec: EncoderSpec) -> float:
     texts = chain.from_iterable(batch.proteins if esm2 else batch.nucleotides for batch in batches)
     sequences = list(islice(texts, 20_000))
     options = replace(case.options, compile=False)  # compiling alone takes longer than all this
-    count, began = 64, time.monotonic()
+    count, began = 4, time.monotonic()  # a large model on a CPU may need seconds for each
     while True:
         some = list(islice(cycle(sequences), count))
         seconds = compute(model, [str(n) for n in range(count)], some, options, case.device).statistics["seconds"]
