@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -337,8 +338,11 @@ def test_the_command(hub, folder):
     rows = {line.split("\t")[3]: line.split("\t")[2] for line in virnucpro("list", *option).stdout.splitlines()}
     assert rows["8M, esm2_t6_8M_UR50D"] == "here" and rows["mini-esm2"] == "bundled"
     assert rows["35M, esm2_t12_35M_UR50D"] == "not fetched"
+    shutil.copytree(hub.folder / REPOSITORY, hub.folder / "some" / "one")
+    obtain(find("dnabert_s", "some/one", folder))
     good = virnucpro("verify", *option)
     assert good.returncode == 0 and f"{sha256(CONTENT)}  esm2_t6_8M_UR50D.pt" in good.stdout
+    assert "some--one/config.json" in good.stdout
     (folder / "DNABERT-S" / "tokenizer.json").write_text(json.dumps({}))
     bad = virnucpro("verify", *option)
     assert bad.returncode == 1 and "DNABERT-S/tokenizer.json" in bad.stderr and "Traceback" not in bad.stderr

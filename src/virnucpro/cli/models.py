@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
@@ -59,7 +60,9 @@ def verify_models(names: tuple[str, ...], models_dir: str | None) -> None:
     """Compare models on disk, all unless some are named, with their recorded SHA-256."""
     folder = _folder(models_dir)
     named = [source for name in names for source in find_published(name, folder)]
-    every = (find(family, name, folder) for family, known in PUBLISHED.items() for name in known)
+    others = Path(folder).glob("*--*.sha256")  # Hugging Face ids that have no other name, of whichever family
+    every = [find(family, name, folder) for family, known in PUBLISHED.items() for name in known]
+    every += [ModelSource("esm2", file.stem.replace("--", "/", 1), file.with_suffix("")) for file in others]
     sources = {source.path: source for source in named or every if named or source.path.exists()}
     if not sources:
         click.echo(f"no published models in {folder}", err=True)
