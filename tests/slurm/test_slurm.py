@@ -16,6 +16,7 @@ from tests.workflow.runner import ROOT, Run, command, environment
 pytestmark = pytest.mark.ci
 
 SAMPLE = Path("results", "example")
+OUTPUT = "snakemake.txt"
 TABLES = ("predictions.tsv", "chunks.tsv", "contigs.tsv", "prediction_results.txt")
 # The test's SLURM has no accounting database, and nobody waits for a queue.
 HERE = ("--slurm-no-account", "--slurm-status-command=squeue", "--slurm-init-seconds-before-status-checks=2")
@@ -40,13 +41,12 @@ def start(folder: Path, profile: Path, *arguments: str) -> subprocess.Popen:
     words = command("--workflow-profile", str(profile), *HERE, *arguments, config={"shard_frames": 120})
     cores = words.index("--cores")
     del words[cores : cores + 2]
-    return subprocess.Popen(
-        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
-    )
+    with open(folder / OUTPUT, "w") as output:
+        return subprocess.Popen(words, cwd=folder, stdout=output, stderr=output, env=environment())
 
 
-def finish(started: subprocess.Popen) -> Run:
-    return Run(started.wait(600), started.stdout.read()).ok()
+def finish(started: subprocess.Popen, folder: Path) -> Run:
+    return Run(started.wait(600), (folder / OUTPUT).read_text()).ok()
 
 
 def tables(folder: Path) -> list[bytes]:
@@ -63,7 +63,10 @@ def devices(folder: Path, family: str) -> list[str]:
 def example(cluster: Cluster, tmp_path_factory) -> Path:
     """The working directory of an undisturbed run."""
     folder = tmp_path_factory.mktemp("example")
-    finish(start(folder, profile(folder / "profile", "slurm_partition: cpu", *GPU)))
+    site = profile(folder / "profile", "slurm_partition: cpu", *GPU, "gpu_model: h200", "constraint:") / "config.yaml"
+    by_gres = '{slurm_partition: gpu, gres: "gpu:1", gpu: 0}'
+    site.write_text(site.read_text().replace("*gpu", by_gres))
+    finish(start(folder, site.parent), folder)
     return folder
 
 
@@ -98,7 +101,7 @@ def test_jobs_that_slurm_kills_run_again(cluster, example, tmp_path):
         hung = running_job(cluster, run, "embed_dnabert_s", other_than=cancelled)
         cluster.command("scancel", "--full", "--signal=STOP", str(hung))
         cluster.command("scontrol", "update", f"JobId={hung}", "TimeLimit=1")
-        finish(run)
+        finish(run, tmp_path)
     finally:
         run.kill()
     states = {job.number: job.state for job in cluster.finished()[before:]}
@@ -111,9 +114,10 @@ def test_jobs_that_slurm_kills_run_again(cluster, example, tmp_path):
 
 
 def running_job(cluster: Cluster, run: subprocess.Popen, rule: str, other_than: int = 0) -> int:
+    """Wait until a job of the rule runs."""
     while run.poll() is None:
         for number in cluster.running(rule).values():
             if number != other_than:
                 return number
         time.sleep(0.2)
-    raise AssertionError(run.stdout.read())
+    raise AssertionError(f"Snakemake ended with {run.returncode} before such a job ran")
