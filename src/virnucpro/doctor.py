@@ -21,7 +21,7 @@ from virnucpro import downloads, installation
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.configuration import Settings
 from virnucpro.embeddings.shard import EmbedOptions, compute, resolve_device
-from virnucpro.encoders.attention import choose_backend
+from virnucpro.encoders.attention import BACKENDS, choose_backend, obstacle
 from virnucpro.encoders.canonical import EncoderSpec, read_spec
 from virnucpro.encoders.embed import compute_dtype, resolve_precision
 from virnucpro.errors import ModelError, VirNucProError
@@ -159,19 +159,21 @@ def arithmetic(case: Case) -> Iterator[Finding]:
     """Attention and precision."""
     import torch
 
-    precision = resolve_precision(case.options.precision, case.device)
-    why = "the best for this device" if case.options.precision == "auto" else "as configured"
-    yield Finding("precision", OK, f"{precision} on {case.device}: {why}")
-    if case.options.batching == "original":
-        yield Finding("attention", NOTE, "the original's (VIRNUCPRO_V1_ATTENTION)", "Slow; for comparisons only.")
-        return
+    options, why = case.options, {True: "the best here", False: "as configured"}
     for _, spec in case.encoders.values():
+        precision = resolve_precision(options.precision, case.device, spec.family)
+        found = f"{precision} on {case.device}: {why[options.precision == 'auto']}"
+        yield Finding(f"precision of {spec.name}", OK, found)
+        if options.batching == "original":
+            yield Finding("attention", NOTE, "the original's (VIRNUCPRO_V1_ATTENTION)", "Slow; for comparisons only.")
+            continue
         head, alibi = spec.width // spec.config["heads"], spec.family == "dnabert_s"
-        arguments = torch.device(case.device), compute_dtype(precision), head, alibi
-        chosen = choose_backend(case.options.attention, *arguments).name
-        why = "the best that can run" if case.options.attention == "auto" else "as configured"
-        needs = f"{precision}, head size {head}{', ALiBi' if alibi else ''}"
-        yield Finding(f"attention of {spec.name}", OK, f"{chosen}: {why} on {case.device} with {needs}")
+        needs = torch.device(case.device), compute_dtype(precision), head, alibi
+        chosen = choose_backend(options.attention, *needs).name
+        reasons = ((name, obstacle(name, *needs)) for name in BACKENDS if name not in ("auto", chosen))
+        others = "; ".join(f"not {name}: {reason}" for name, reason in reasons if reason)
+        found = f"{chosen}: {why[options.attention == 'auto']}, head size {head}{' with ALiBi' * alibi}"
+        yield Finding(f"attention of {spec.name}", OK, f"{found} ({others})" if others else found)
 
 
 def compiler(case: Case) -> Iterator[Finding]:

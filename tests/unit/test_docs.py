@@ -119,7 +119,8 @@ def parse_virnucpro(words: list[str]) -> None:
             raise
         return
     given = {key: value for key, value in context.params.items() if value is not None}
-    keys = set(resolve({}).as_dict()) & set(given) - {"labels", "samples"}
+    lists = {"precision", "attention"} if command.name == "benchmark" else set()
+    keys = set(resolve({}).as_dict()) & set(given) - {"labels", "samples"} - lists
     resolve({key: given[key] for key in keys})
 
 

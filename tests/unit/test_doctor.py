@@ -36,8 +36,9 @@ def test_the_bundled_example_can_be_run_and_is_timed(tmp_path):
     told = json.loads(answer.stdout)
     assert told["works"] and not [finding for finding in told["findings"] if finding["state"] == PROBLEM]
     said = {finding["about"]: finding["found"] for finding in told["findings"]}
-    assert said["precision"].startswith("fp32 on cpu")
-    assert said["attention of mini-esm2"].startswith("sdpa: the best that can run on cpu with fp32, head size")
+    assert said["precision of mini-esm2"] == "fp32 on cpu: the best here"
+    assert said["attention of mini-esm2"].startswith("sdpa: the best here, head size 32 (not triton: it needs a GPU;")
+    assert "head size 32 with ALiBi" in said["attention of mini-dnabert-s"]
     assert "mini-500 takes 160 + 160 inputs, 500-base chunks" in said["fit"]
     assert "snakemake 9" in said["packages"]
     assert "173 open frames; embedding about" in said["time"] and "measured" in said["time"]
