@@ -1,4 +1,4 @@
-"""The cluster profile where there is no cluster."""
+"""The profiles: complete, and the cluster's where there is no cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import yaml
 
 from tests.workflow.project import copy_of
-from tests.workflow.runner import ROOT
+from tests.workflow.runner import ROOT, snakemake
 
 PROFILES = ROOT / "workflow" / "profiles"
 
@@ -18,6 +18,20 @@ def test_the_slurm_profile_limits_no_gpus_and_keeps_the_defaults():
     assert "resources" not in settings  # a limit for the whole run: one shard after the other
     assert "gpu" not in settings["default-resources"]  # every job would ask for a GPU
     assert yaml.safe_load((PROFILES / "default" / "config.yaml").read_text()).items() <= settings.items()
+
+
+def test_the_workstation_profile_runs_as_it_is_and_with_its_limits(tmp_path):
+    text = (PROFILES / "workstation" / "config.yaml").read_text()
+    settings = yaml.safe_load(text)
+    assert settings["cores"] == "all" and settings["retries"] and "resources" not in settings
+    assert yaml.safe_load((PROFILES / "default" / "config.yaml").read_text()).items() <= settings.items()
+    run = snakemake(tmp_path, "--workflow-profile", str(PROFILES / "workstation"), "--dry-run")
+    assert "rule merge:" in run.ok().text
+    (tmp_path / "mine").mkdir()
+    limited = text.replace("# resources:\n#   gpu: 2\n", "resources:\n  gpu: 0\n")
+    (tmp_path / "mine" / "config.yaml").write_text(limited)
+    run = snakemake(tmp_path, "--workflow-profile", "mine", "--dry-run", config={"device": "cuda"})
+    assert run.status != 0 and "gpu=0 leaves no GPU" in run.text, "the limit holds"
 
 
 def test_embedding_jobs_ask_slurm_for_a_gpu_time_and_memory(tmp_path, reference):

@@ -24,6 +24,7 @@ from virnucpro.errors import VirNucProError
 from virnucpro.files import sha256_file
 from virnucpro.lease import visible_gpus
 from virnucpro.record import RunRecord
+from virnucpro.report.ending import ending
 from virnucpro.sequences.split import read_manifest
 from virnucpro.switches import Switches
 

@@ -1,0 +1,47 @@
+"""What a run says at its end."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from virnucpro.embeddings.store import MergedEmbeddings
+from virnucpro.errors import StorageError
+
+LISTED_SAMPLES = 20
+
+
+def ending(folder: Path, samples: Iterable[str]) -> str:
+    """What was found, what the embedding cost and where to read on; empty where no sample is finished.
+
+    Args:
+        folder: ``output_dir``.
+        samples: those without finished results aren't counted.
+    """
+    found: list[str] = []
+    records = viral = frames = 0
+    seconds: Counter[str] = Counter()  # by device, in the encoders: neither start of the jobs nor waiting for a GPU
+    for sample in samples:
+        try:
+            counts = json.loads((folder / sample / "summary.json").read_text())
+            shards = MergedEmbeddings(folder / sample / "embeddings.h5").provenance["shards"]
+        except (FileNotFoundError, StorageError):
+            continue
+        for shard in shards:
+            seconds["GPU" if shard["device"] == "cuda" else "CPU"] += shard["seconds"]
+        records, viral, frames = records + counts["records"], viral + counts["viral_records"], frames + counts["frames"]
+        found.append(f"{sample}: {counts['viral_records']:,} of {counts['records']:,} records viral, "
+                     f"{folder / sample / 'report.html'}")  # fmt: skip
+    if not found:
+        return ""
+    if len(found) > LISTED_SAMPLES:
+        found[LISTED_SAMPLES:] = [f"and {len(found) - LISTED_SAMPLES:,} samples more"]
+    cost = " and ".join(
+        f"{spent / 3600:,.3f} {device} hours" for device, spent in sorted(seconds.items(), reverse=True)
+    )
+    rate = f": {frames / sum(seconds.values()):,.1f} frames/s on each" if frames else ""
+    return "\n".join(
+        [*found, f"{viral:,} of {records:,} records viral; {frames:,} frames embedded in {cost or 0}{rate}"]
+    )

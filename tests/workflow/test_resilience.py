@@ -1,0 +1,126 @@
+"""Runs that are killed, again and again, at random moments: nothing is lost, nothing is damaged."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.workflow.conftest import Models
+from tests.workflow.project import Project
+from tests.workflow.runner import command, environment
+
+OUTPUT = re.compile(r"^    output: (\S+/embeddings/\S+\.h5)$", re.MULTILINE)
+VICTIMS = ("group", "snakemake", "job")
+
+
+def is_job(process: psutil.Process, script: str = "") -> bool:
+    try:
+        return any(".snakemake/scripts" in word and word.endswith(script) for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+class Disturbed(Project):
+    """A project whose runs are killed."""
+
+    def __init__(self, folder: Path, models: Models):
+        super().__init__(folder, models, count=6)
+        self.orphans: list[psutil.Process] = []
+        self.lines = self.run().text.count("\n")
+        self.expected = self.tables()
+        assert self.shards() >= 2
+        shutil.rmtree(folder / "results")
+
+    def vectors(self) -> set[str]:
+        return {str(path.relative_to(self.folder)) for path in self.folder.glob("results/s/embeddings/*/*/*.h5")}
+
+    def disturb(self, chance: random.Random, victim: str) -> bool:
+        """Start a run and kill (a part of) it at some moment; whether it was still there to be killed."""
+        finished, after = self.vectors(), chance.randrange(self.lines)
+        log = self.folder / "run.log"
+        with open(log, "w") as output:
+            run = subprocess.Popen(
+                command(config=self.config()), cwd=self.folder, env=environment(), start_new_session=True,
+                stdout=output, stderr=output,
+            )  # fmt: skip
+        process, killed = psutil.Process(run.pid), False
+        while run.poll() is None and not killed:
+            time.sleep(0.02)
+            if log.read_text().count("\n") < after:
+                continue
+            time.sleep(chance.uniform(0, 0.5))
+            jobs = [child for child in process.children(recursive=True) if is_job(child)]
+            if victim == "group":
+                os.killpg(run.pid, signal.SIGKILL)
+                killed = True
+            elif victim == "snakemake":
+                process.kill()
+                self.orphans += jobs
+                killed = True
+            elif jobs:
+                chance.choice(jobs).kill()
+                killed = True
+        status = run.wait(timeout=300)
+        text = log.read_text()
+        again = finished & set(OUTPUT.findall(text))
+        assert not again, f"computed though finished: {again}\n{text}"
+        if not killed:
+            assert status == 0, text
+        return killed
+
+    def check(self) -> None:
+        """The tables are those of the undisturbed run, and stay so when the last orphan has ended."""
+        assert self.tables() == self.expected
+        psutil.wait_procs(self.orphans, timeout=120)
+        assert self.tables() == self.expected
+        assert not list((self.folder / "results").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(5, marks=pytest.mark.ci), pytest.param(100, marks=pytest.mark.soak)], ids=["5", "100"]
+)
+def test_kill_at_random_moments(tmp_path, tiny, kills):
+    seed = int(os.environ.get("VIRNUCPRO_TEST_SEED", random.randrange(10**6)))
+    print(f"VIRNUCPRO_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    project = Disturbed(tmp_path, tiny)
+    done = completed = 0
+    while done < kills:
+        if project.disturb(chance, VICTIMS[done % len(VICTIMS)]):
+            done += 1
+        else:
+            project.check()
+            completed += 1
+            shutil.rmtree(tmp_path / "results")
+    project.run()
+    project.check()
+    assert project.run().nothing_to_do
+    print(f"{done} kills, {completed} runs that ended before theirs, {len(project.orphans)} orphans")
+
+
+@pytest.mark.ci
+def test_what_an_orphan_finished_is_kept(tmp_path, tiny):
+    project = Project(tmp_path, tiny, count=6)
+    run = subprocess.Popen(
+        command(config=project.config()), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    process, deadline = psutil.Process(run.pid), time.monotonic() + 300
+    while not (jobs := [child for child in process.children(recursive=True) if is_job(child, "embed.py")]):
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    run.wait()
+    psutil.wait_procs(jobs, timeout=120)
+    finished = len(list(tmp_path.glob("results/s/embeddings/*/*/*.h5")))
+    assert finished == len(jobs) > 0
+    assert sum(project.run().computed.values()) == 2 * project.shards() - finished
