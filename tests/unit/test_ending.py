@@ -3,6 +3,7 @@
 import json
 
 from tests.unit.report_fixtures import write_sample
+from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.report import ending as module
 from virnucpro.report.ending import ending
 
@@ -15,8 +16,12 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
     *lines, total = ending(tmp_path, ["a", "b", "unfinished"]).splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == [str(tmp_path / sample / "report.html") for sample in "ab"]
     assert total.startswith(f"{viral} of 30 records viral; ")
-    # Two shards a sample and encoder, 2 and 3 s each.
-    assert f"embedded in {20 / 3600:.3f} CPU hours: " in total and 0 < viral < 30
+    shards = [shard for s in "ab" for shard in MergedEmbeddings(tmp_path / s / "embeddings.h5").provenance["shards"]]
+    spent = {
+        device: sum(shard["seconds"] for shard in shards if shard["device"] == device) for device in ("cuda", "cpu")
+    }
+    assert 0 < viral < 30 and sum(spent.values()) == 20 and min(spent.values()) > 0
+    assert f"embedded in {spent['cuda'] / 3600:.3f} GPU hours and {spent['cpu'] / 3600:.3f} CPU hours: " in total
     frames = sum(json.loads((tmp_path / sample / "summary.json").read_text())["frames"] for sample in "ab")
     assert total.endswith(f": {frames / 20:,.1f} frames/s on each")
     monkeypatch.setattr(module, "LISTED_SAMPLES", 1)
