@@ -193,3 +193,12 @@ def test_the_page_can_be_followed(page, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_citation_is_the_one_in_reports():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    works = yaml.safe_load((ROOT / "src/virnucpro/report/references.yaml").read_text())
+    (work,) = (work for work in works if work["key"] == "virnucpro")
+    preferred = citation["preferred-citation"]
+    assert [preferred["doi"], preferred["year"], preferred["title"]] == [work["doi"], work["year"], work["title"]]
+    assert " and ".join(f"{a['family-names']}, {a['given-names']}" for a in preferred["authors"]) == work["authors"]
