@@ -48,7 +48,7 @@ ReturnToService=2
 KillWait=2
 DefMemPerCPU=100
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=32000 Gres=gpu:h200:2 Feature=h200
+NodeName={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=32000 Gres=gpu:h200:2 Feature=h100,h200
 PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE
 PartitionName=gpu Nodes={host} MaxTime=INFINITE
 """
