@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -15,13 +16,16 @@ from virnucpro.errors import VirNucProError
 
 logger = logging.getLogger("virnucpro")
 
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+"""Errors of a disk, a quota or a mount: for the user to mend, and no fault of the program."""
+
 
 @contextmanager
 def job(log: str | Path) -> Iterator[None]:
     """Run a job's one library call with ``log`` as its log file.
 
-    An earlier attempt's log is kept as ``<name>.log.1``, ``<name>.log.2``, … A VirNucProError ends
-    the process with status 1 and its message; anything else keeps its traceback.
+    An earlier attempt's log is kept as ``<name>.log.1``, ``<name>.log.2``, … A VirNucProError, a full disk
+    or a folder that can't be written ends the process with status 1 and a message; anything else keeps its traceback.
     """
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +46,14 @@ def job(log: str | Path) -> Iterator[None]:
         logger.info("done")
     except VirNucProError as error:
         logger.error("%s", error)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            logger.exception("stopped")
+            raise
+        where = error.filename or " ".join(str(error).split())
+        logger.error("%s: %s. Mend that and give the same command again: nothing half-written is left, and what is "
+                     "finished is kept.", os.strerror(error.errno), where)  # fmt: skip
         sys.exit(1)
     except BaseException:
         logger.exception("stopped")

@@ -9,14 +9,18 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from tests.workflow.conftest import Models
 from tests.workflow.project import Project
 from tests.workflow.runner import command, environment
+from virnucpro.embeddings.store import open_shard, write_shard
+from virnucpro.joblog import job
 
 OUTPUT = re.compile(r"^    output: (\S+/embeddings/\S+\.h5)$", re.MULTILINE)
 VICTIMS = ("group", "snakemake", "job")
@@ -124,3 +128,29 @@ def test_what_an_orphan_finished_is_kept(tmp_path, tiny):
     finished = len(list(tmp_path.glob("results/s/embeddings/*/*/*.h5")))
     assert finished == len(jobs) > 0
     assert sum(project.run().computed.values()) == 2 * project.shards() - finished
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # HDF5 tries again when it closes
+def test_a_disk_that_is_full_or_read_only(tmp_path):
+    """A real one: a small file system in memory, where this process may mount such."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    write = partial(write_shard, folder / "x.h5", [f"f{i}" for i in range(1000)], np.ones((1000, 320), np.float32), {})
+    try:
+        for says in ("No space left on device", "Read-only file system"):
+            with pytest.raises(SystemExit) as stopped, job(tmp_path / "job.log"):
+                write()
+            log = (tmp_path / "job.log").read_text()
+            assert stopped.value.code == 1 and f"ERROR {says}: " in log and "x.h5" in log and "Traceback" not in log
+            assert not list(folder.iterdir()), "nothing half-written"
+            subprocess.run(["mount", "-o", "remount,ro,size=9m", str(folder)], check=True)
+        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+        with job(tmp_path / "job.log"):
+            write()
+        with open_shard(folder / "x.h5") as file:
+            assert len(file["ids"]) == 1000
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
