@@ -27,6 +27,7 @@ from virnucpro.encoders.checkpoints import HF_ESM, export_state
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.embed import compute_dtype, resolve_precision, start
 from virnucpro.encoders.esm2 import ESM2, ESM2Config, tokenize
+from virnucpro.encoders.fp8 import FREQUENCIES
 from virnucpro.encoders.original import embed_original
 from virnucpro.errors import ConfigError
 
@@ -38,7 +39,7 @@ ESM2_SHAPES = {  # layers, width, heads
 }  # fmt: skip
 DNABERT_S = DNABERTConfig(12, 768, 12, 3072)
 COMPARED = 64  # sequences whose vectors are compared
-LETTERS = {"esm2": b"LAGVSERTIDPKQNFYMHWC", "dnabert_s": b"ACGT"}
+COMPOSITION = {"esm2": FREQUENCIES, "dnabert_s": dict.fromkeys("ACGT", 1)}
 WAYS = ("original", "autocast", "transformers")
 
 
@@ -97,6 +98,7 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
                 break
             count = max(2 * count, int(count * plan.seconds / 2 / seconds))
         add(way, precision, count / seconds, vectors)
+    vectors = compute = None  # which hold weights on the device
     state = exact.cpu()
     _limit_memory(plan, device)
     for precision in plan.precisions:
@@ -117,7 +119,9 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
         if plan.model
         else f"random, of {plan.size if plan.family == 'esm2' else 'DNABERT-S'}",
         "shape": vars(encoder.config),
-        "sequences": "given" if plan.sequences else f"random, of {plan.lengths[0]} to {plan.lengths[1]} letters",
+        "sequences": "given"
+        if plan.sequences
+        else f"random, of natural composition, {plan.lengths[0]} to {plan.lengths[1]} letters",
         "tokens_per_sequence": tokens_each,
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
         "memory_limit_gb": plan.memory_limit,
@@ -141,13 +145,15 @@ def _encoder(plan: Plan, device: str) -> Any:
 def _sequences(plan: Plan) -> Callable[[int], list[bytes]]:
     """A function that gives so many sequences."""
     rng = np.random.default_rng(0)
-    letters = np.frombuffer(LETTERS[plan.family], np.uint8)
+    letters = np.frombuffer("".join(COMPOSITION[plan.family]).encode(), np.uint8)
+    weights = np.array(list(COMPOSITION[plan.family].values()), float)
+    weights /= weights.sum()
 
     def draw(count: int) -> list[bytes]:
         if plan.sequences:
             return [plan.sequences[i % len(plan.sequences)] for i in range(count)]
         lengths = rng.integers(plan.lengths[0], plan.lengths[1] + 1, count)
-        text = rng.choice(letters, int(lengths.sum())).tobytes()
+        text = rng.choice(letters, int(lengths.sum()), p=weights).tobytes()
         ends = np.cumsum(lengths)
         return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 

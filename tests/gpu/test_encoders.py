@@ -150,6 +150,7 @@ def test_an_overflow_is_computed_again_in_fp32():
     with torch.no_grad():
         encoder.layers[-1].fc1.bias[0] = 60000
         encoder.layers[-1].fc2.weight[:, 0] = 2
+        encoder.final_norm.weight *= 1e-3  # else fp32 loses digits to the 120,000 in every dimension, too
     found, expected, ran = compared(encoder.half().float(), sequences("esm2"), tokens_per_batch=900)
     assert ran["redone_batches"] == ran["packs"] - ran["redone_batches"] > 0
-    assert relative_l2(found, expected).max() < 2e-2, "120,000 in every dimension cost fp32 four digits, too"
+    assert relative_l2(found, expected).max() < 1e-3

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOW = 16384  # sequences tokenized and planned together
-FIRST_WINDOW = 2048  # so that a GPU has something to do soon
+FIRST_WINDOW = 4096  # so that a GPU has something to do soon
+PIECE = 512  # sequences that a thread tokenizes at a time
 IN_FLIGHT = 3  # packs queued on the device before the oldest one's vectors are waited for
 MOST_TOKENS = {"esm2": 32768, "dnabert_s": 49152}  # in a pack on a GPU, as auto: more are no faster
 SWITCH_SECONDS = 2e-5  # how long the tokenizing thread may keep the interpreter from the one that feeds the GPU
@@ -159,21 +160,24 @@ class Job:
                     yield done
 
     def _tokenized(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(first sequence, flat tokens, lengths) of each window, the next one already in the making."""
+        """(first sequence, flat tokens, lengths) of each window, the next two already in the making."""
         count = len(self.sequences)
+        tokenize = self.encoder.tokenize
         bounds = [0, *range(min(FIRST_WINDOW, WINDOW), count, WINDOW), count] if count else [0]
 
-        def tokenize(start: int, stop: int) -> tuple[int, np.ndarray, np.ndarray]:
-            return start, *self.encoder.tokenize(self.sequences[start:stop], self.ids[start:stop])
+        def window(start: int, parts: list[Future]) -> tuple[int, np.ndarray, np.ndarray]:
+            tokens, lengths = zip(*(part.result() for part in parts), strict=True)
+            return start, np.concatenate(tokens), np.concatenate(lengths)
 
-        with ThreadPoolExecutor(1, "tokenize") as pool:
-            ahead: deque = deque()
+        with ThreadPoolExecutor(torch.get_num_threads(), "tokenize") as pool:
+            ahead: deque[tuple[int, list[Future]]] = deque()
             for start, stop in pairwise(bounds):
-                ahead.append(pool.submit(tokenize, start, stop))
+                parts = [slice(first, min(first + PIECE, stop)) for first in range(start, stop, PIECE)]
+                ahead.append((start, [pool.submit(tokenize, self.sequences[p], self.ids[p]) for p in parts]))
                 if len(ahead) > 2:
-                    yield ahead.popleft().result()
+                    yield window(*ahead.popleft())
             while ahead:
-                yield ahead.popleft().result()
+                yield window(*ahead.popleft())
 
     def _run(self, window: _Window, indices: np.ndarray) -> Iterator[_Window]:
         """Queue the packs of some of a window's sequences; yield the window of each older pack that is done."""

@@ -83,7 +83,8 @@ def _softmax_step(
     return higher, total, mixed
 
 
-@triton.jit
+# cu_seqlens lies anywhere in a pack's one buffer: without this, its alignment would decide about compiling anew.
+@triton.jit(do_not_specialize=["cu_seqlens"])
 def attention_kernel(
     q,  # (T, heads, HEAD_DIM); q, k and v have the same strides
     k,
@@ -140,7 +141,7 @@ def attention_kernel(
     tl.store(at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["cu_seqlens"])
 def short_attention_kernel(
     q, k, v, out, cu_seqlens, cos, sin, slopes, stride_token, stride_head, scale, heads,
     HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_DIM: tl.constexpr, ROTARY: tl.constexpr,
@@ -259,7 +260,7 @@ def attention(
         raise ValueError("q, k and v must be laid out alike, with neighbouring elements of a head side by side")
     out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device)
     fixed = constants(head_dim, q.dtype, min_length, max_length)
-    cos, sin = rotary if rotary is not None else (cu_seqlens, cu_seqlens)
+    cos, sin = rotary if rotary is not None else (q, q)
     kernel, blocks = (
         (short_attention_kernel, 1)
         if "TILES" in fixed
@@ -273,7 +274,7 @@ def attention(
         cu_seqlens,
         cos,
         sin,
-        cu_seqlens if slopes is None else slopes,
+        q if slopes is None else slopes,
         q.stride(0),
         q.stride(1),
         LOG2E / math.sqrt(head_dim),

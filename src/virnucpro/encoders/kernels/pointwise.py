@@ -30,7 +30,8 @@ def _gelu(x, EXACT: tl.constexpr):
     return 0.5 * x * (1.0 + erf)
 
 
-@triton.jit
+# Numbers of tokens aren't specialised: whether one is a multiple of 16 would decide about compiling anew.
+@triton.jit(do_not_specialize=["rows"])
 def norm_kernel(
     x,  # (T, WIDTH)
     added,  # (T, WIDTH), or anything without ADD
@@ -71,7 +72,7 @@ def norm_kernel(
     tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def gelu_kernel(x, out, count, EXACT: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
@@ -108,7 +109,7 @@ def quantise_kernel(x, out, scales, GELU: tl.constexpr, WIDTH: tl.constexpr, HEA
     tl.store(out + tail, (second / scale).to(out.dtype.element_ty), mask=tail < WIDTH)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["cu_seqlens"])
 def pool_kernel(x, out, cu_seqlens, SKIP: tl.constexpr, MOST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Mean over a sequence's tokens without SKIP at either end, the first MOST of them (all if 0)."""
     sequence, column = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
