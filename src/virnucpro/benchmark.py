@@ -87,18 +87,8 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
         rows.append(row | more)
         logger.info("%s", rows[-1])
 
-    for way, precision, compute in _others(plan, exact, device):
-        vectors = compute(names, sample)
-        count = COMPARED
-        while True:  # as many as it does in the time asked for
-            began = time.perf_counter()
-            compute([str(i) for i in range(count)], draw(count))
-            seconds = time.perf_counter() - began
-            if seconds > plan.seconds / 3 or count > 10**6:
-                break
-            count = max(2 * count, int(count * plan.seconds / 2 / seconds))
-        add(way, precision, count / seconds, vectors)
-    vectors = compute = None  # which hold weights on the device
+    for row in _measure_others(plan, exact, device, draw, names, sample):
+        add(*row)
     state = exact.cpu()
     _limit_memory(plan, device)
     for precision in plan.precisions:
@@ -166,6 +156,25 @@ def _flops(encoder: Any, sample: Sequence[bytes]) -> tuple[float, float]:
     weights = sum(p.numel() for layer in encoder.layers for name, p in layer.named_parameters() if p.ndim == 2)
     attention = 4 * encoder.config.width * encoder.config.layers * float((lengths.astype(float) ** 2).mean())
     return 2 * weights * float(lengths.mean()) + attention, float(lengths.mean())
+
+
+def _measure_others(
+    plan: Plan, exact: Any, device: str, draw: Callable, names: list[str], sample: list[bytes]
+) -> list[tuple[str, str, float, np.ndarray]]:
+    """(way, precision, sequences a second, vectors) of the other ways; what they hold on the device ends with this."""
+    rows = []
+    for way, precision, compute in _others(plan, exact, device):
+        vectors, count = compute(names, sample), COMPARED
+        while True:  # as many as it does in the time asked for
+            sequences = draw(count)
+            began = time.perf_counter()
+            compute([str(i) for i in range(count)], sequences)
+            seconds = time.perf_counter() - began
+            if seconds > plan.seconds / 3 or count > 10**6:
+                break
+            count = max(2 * count, int(count * plan.seconds / 2 / seconds))
+        rows.append((way, precision, count / seconds, vectors))
+    return rows
 
 
 def _others(plan: Plan, exact: Any, device: str) -> Iterator[tuple[str, str, Callable]]:
