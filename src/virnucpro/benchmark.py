@@ -87,8 +87,8 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
         rows.append(row | more)
         logger.info("%s", rows[-1])
 
-    for row in _measure_others(plan, exact, device, draw, names, sample):
-        add(*row)
+    for way, precision, speed, vectors in _measure_others(plan, exact, device, draw, names, sample):
+        add(way, precision, speed, vectors)
     state = exact.cpu()
     _limit_memory(plan, device)
     for precision in plan.precisions:
