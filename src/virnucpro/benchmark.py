@@ -302,9 +302,9 @@ def _own(
         for _ in job.windows():
             pass
         seconds = time.perf_counter() - began
-        if seconds > plan.seconds / 3 or count > 10**7:
+        if seconds > 0.7 * plan.seconds or count > 10**7:
             break
-        count = max(2 * count, int(count * plan.seconds / 1.5 / seconds))
+        count = max(2 * count, int(count * min(20.0, plan.seconds / seconds)))
         if resolved == "fp8":
             encoder = copy.deepcopy(state).to(compute_dtype(resolved))
     facts = job.statistics()

@@ -74,6 +74,7 @@ class DNABERT(nn.Module):
         self.token_type = nn.Parameter(torch.zeros(config.width))  # of segment 0, the only one there is
         self.embed_norm = nn.LayerNorm(config.width, eps=1e-12)
         self.layers = nn.ModuleList(DNABERTBlock(config) for _ in range(config.layers))
+        self._slopes: torch.Tensor | None = None
         self.use("plain")
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -93,8 +94,9 @@ class DNABERT(nn.Module):
         """tokens (T,) integer -> hidden states (T, d) after the last block."""
         backend = backend or self.backend()
         stages = self.stages
-        slopes = torch.tensor(alibi_slopes(self.config.heads), device=pack.positions.device)
-        attend = backend.prepare(pack, slopes=slopes)
+        if self._slopes is None or self._slopes.device != pack.positions.device:  # kept: sending them waits for the GPU
+            self._slopes = torch.tensor(alibi_slopes(self.config.heads), device=pack.positions.device)
+        attend = backend.prepare(pack, slopes=self._slopes)
         x = self.embed_norm(self.embed_tokens(tokens) + self.token_type)
         for layer in self.layers:
             q, k, v = stages.project(layer, x)

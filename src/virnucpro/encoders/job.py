@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 WINDOW = 16384  # sequences tokenized and planned together
 FIRST_WINDOW = 4096  # so that a GPU has something to do soon
 PIECE = 512  # sequences that a thread tokenizes at a time
+TOKENIZERS = 4  # threads: enough for the fastest GPU, and more would keep the interpreter from the one that feeds it
 IN_FLIGHT = 3  # packs queued on the device before the oldest one's vectors are waited for
 MOST_TOKENS = {"esm2": 32768, "dnabert_s": 49152}  # in a pack on a GPU, as auto: more are no faster
 SWITCH_SECONDS = 2e-5  # how long the tokenizing thread may keep the interpreter from the one that feeds the GPU
@@ -169,7 +170,7 @@ class Job:
             tokens, lengths = zip(*(part.result() for part in parts), strict=True)
             return start, np.concatenate(tokens), np.concatenate(lengths)
 
-        with ThreadPoolExecutor(torch.get_num_threads(), "tokenize") as pool:
+        with ThreadPoolExecutor(min(TOKENIZERS, torch.get_num_threads()), "tokenize") as pool:
             ahead: deque[tuple[int, list[Future]]] = deque()
             for start, stop in pairwise(bounds):
                 parts = [slice(first, min(first + PIECE, stop)) for first in range(start, stop, PIECE)]

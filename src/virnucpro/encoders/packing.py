@@ -19,14 +19,23 @@ def plan_packs(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
     """Divide sequences, of (n,) token counts ``lengths``, over packs of at most ``tokens_per_batch`` tokens.
 
     Returns arrays of sequence indices, each index in exactly one of them: longest first (memory runs out at
-    once or never), equal lengths side by side. A sequence longer than the budget has a pack of its own.
+    once or never), equal lengths side by side, and about the same number of tokens in each where that takes no more
+    packs. A sequence longer than the budget has a pack of its own.
     """
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
+    full = _cut(order, ends, tokens_per_batch)
+    if not full:
+        return full
+    even = _cut(order, ends, min(tokens_per_batch, int(ends[-1]) // len(full) + int(lengths[order[-1]])))
+    return even if len(even) <= len(full) else full
+
+
+def _cut(order: np.ndarray, ends: np.ndarray, most: int) -> list[np.ndarray]:
     packs = []
     start, used = 0, 0
     while start < len(order):
-        stop = max(int(ends.searchsorted(used + tokens_per_batch, side="right")), start + 1)
+        stop = max(int(ends.searchsorted(used + most, side="right")), start + 1)
         packs.append(order[start:stop])
         start, used = stop, int(ends[stop - 1])
     return packs
