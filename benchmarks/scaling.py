@@ -1,0 +1,118 @@
+"""The workflow on one GPU and on several: wall time of each embedding rule and of the whole, on random weights.
+
+usage: scaling.py FOLDER [--size 650M] [--frames 48000] [--shards 8] [--gpus 1,2] [--tokenizer tokenizer.json]
+
+Makes encoders of the exact shapes with random weights, a classifier and a FASTA of random genes in FOLDER, then runs
+`snakemake --cores N --resources gpu=G` for each number of GPUs, each in a folder of its own, rule after rule.
+Random weights prove speed, not accuracy. Prints a table; FOLDER/scaling.json holds it with the jobs' own times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from virnucpro import installation
+from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES
+from virnucpro.classifier.model import Classifier, write_classifier
+from virnucpro.classifier.spec import ClassifierSpec
+from virnucpro.encoders.canonical import load_encoder, write_canonical
+from virnucpro.encoders.dnabert import DNABERT
+from virnucpro.encoders.esm2 import ESM2, ESM2Config
+
+
+def make_inputs(folder: Path, size: str, frames: int, tokenizer: Path | None) -> None:
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layers, width, heads = ESM2_SHAPES[size]
+    bundled = installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors"
+    text = tokenizer.read_text() if tokenizer else load_encoder(bundled).tokenizer_json
+    with torch.device(device):
+        encoders = {"esm": ESM2(ESM2Config(layers, width, heads, 4 * width)), "dnabert": DNABERT(DNABERT_S, text)}
+    for name, encoder in encoders.items():
+        write_canonical(encoder.half().cpu(), folder / f"{name}.safetensors", name=f"random-{name}")
+    joined = width + DNABERT_S.width
+    spec = ClassifierSpec(name="random", width=joined, hidden=512)
+    write_classifier(folder / "classifier.safetensors", Classifier(joined, 512).eval(), spec)
+    # Windows of 500 bases with one open frame each: stops everywhere else are likely, but never in the first frame.
+    rng = np.random.default_rng(0)
+    codons = np.array([a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"])
+    codons = codons[~np.isin(codons, ["TAA", "TAG", "TGA"])]
+    with open(folder / "input.fa", "w") as file:
+        for number in range(frames):
+            file.write(f">r{number}\n{''.join(rng.choice(codons, 166))}TT\n")
+    (folder / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
+
+
+def run(folder: Path, where: str, gpus: int, cores: int, shard: int, until: str | None) -> float:
+    config = {
+        "samples": folder / "samples.tsv",
+        "esm_model": folder / "esm.safetensors",
+        "dnabert_model": folder / "dnabert.safetensors",
+        "classifier": folder / "classifier.safetensors",
+        "chunk_length": 500,
+        "shard_frames": shard,
+    }
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), "--quiet"]
+    command += ["--directory", str(folder / where), "--cores", str(cores), "--resources", f"gpu={gpus}"]
+    command += ["--config", *(f"{key}={value}" for key, value in config.items())]
+    command += ["--until", until] if until else []
+    (folder / where).mkdir(exist_ok=True)
+    began = time.perf_counter()
+    with open(folder / where / f"{until or 'all'}.log", "w") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=log)
+    return time.perf_counter() - began
+
+
+def jobs(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """What each embedding job says of itself, and its wall time by Snakemake's benchmark file."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for path in sorted(folder.glob("results/s/embeddings/*/*/*.h5")):
+        family, key = path.parts[-3:-1]
+        table = folder / "results" / "benchmarks" / f"embed_{family}" / "s" / key / f"{path.stem}.tsv"
+        with h5py.File(path) as file:
+            attributes = file.attrs
+            row = {name: float(attributes[name]) for name in ("seconds", "gpu_seconds", "count") if name in attributes}
+        row["job_seconds"] = float(table.read_text().splitlines()[1].split("\t")[0])
+        found.setdefault(family, []).append(row)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", default="650M")
+    parser.add_argument("--frames", type=int, default=48_000)
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--gpus", default="1,2")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    parser.add_argument("--tokenizer", type=Path)
+    given = parser.parse_args()
+    folder = given.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    make_inputs(folder, given.size, given.frames, given.tokenizer)
+    rows = []
+    for gpus in map(int, given.gpus.split(",")):
+        where, row = f"gpus{gpus}", {"gpus": gpus}
+        for stage in ("split", "prepare_esm2", "prepare_dnabert_s", "embed_dnabert_s", "embed_esm2", None):
+            row[stage or "rest"] = run(folder, where, gpus, given.cores, 2 * given.frames // given.shards, stage)
+        row["jobs"] = jobs(folder / where)
+        rows.append(row)
+        print({key: value for key, value in row.items() if key != "jobs"}, flush=True)
+        for family, each in row["jobs"].items():
+            mean = {key: round(float(np.mean([job[key] for job in each])), 2) for key in each[0]}
+            print("  ", family, len(each), "jobs; means:", mean, flush=True)
+        (folder / "scaling.json").write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
