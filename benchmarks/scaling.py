@@ -1,6 +1,6 @@
 """The workflow on one GPU and on several: wall time of each embedding rule and of the whole, on random weights.
 
-usage: scaling.py FOLDER [--size 650M] [--frames 48000] [--shards 8] [--gpus 1,2] [--tokenizer tokenizer.json]
+usage: scaling.py FOLDER [--size 650M] [--frames 48000] [--shard-frames 9000] [--gpus 1,2] [--tokenizer tokenizer.json]
 
 Makes encoders of the exact shapes with random weights, a classifier and a FASTA of random genes in FOLDER, then runs
 `snakemake --cores N --resources gpu=G` for each number of GPUs, each in a folder of its own, rule after rule.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,9 +26,11 @@ from virnucpro import installation
 from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.encoders.canonical import load_encoder, write_canonical
+from virnucpro.embeddings.key import embedding_key
+from virnucpro.encoders.canonical import load_encoder, read_spec, write_canonical
 from virnucpro.encoders.dnabert import DNABERT
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.sequences.split import read_manifest
 
 
 def make_inputs(folder: Path, size: str, frames: int, tokenizer: Path | None) -> None:
@@ -53,7 +56,7 @@ def make_inputs(folder: Path, size: str, frames: int, tokenizer: Path | None) ->
     (folder / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
 
 
-def run(folder: Path, where: str, gpus: int, cores: int, shard: int, until: str | None) -> float:
+def run(folder: Path, where: str, gpus: int, cores: int, shard: int, targets: list[str]) -> float:
     config = {
         "samples": folder / "samples.tsv",
         "esm_model": folder / "esm.safetensors",
@@ -62,13 +65,12 @@ def run(folder: Path, where: str, gpus: int, cores: int, shard: int, until: str 
         "chunk_length": 500,
         "shard_frames": shard,
     }
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), "--quiet"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), *targets, "--quiet"]
     command += ["--directory", str(folder / where), "--cores", str(cores), "--resources", f"gpu={gpus}"]
     command += ["--config", *(f"{key}={value}" for key, value in config.items())]
-    command += ["--until", until] if until else []
     (folder / where).mkdir(exist_ok=True)
     began = time.perf_counter()
-    with open(folder / where / f"{until or 'all'}.log", "w") as log:
+    with open(folder / where / "snakemake.log", "a") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log)
     return time.perf_counter() - began
 
@@ -92,7 +94,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", default="650M")
     parser.add_argument("--frames", type=int, default=48_000)
-    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--shard-frames", type=int, default=9000)
     parser.add_argument("--gpus", default="1,2")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--tokenizer", type=Path)
@@ -102,9 +104,20 @@ def main() -> None:
     make_inputs(folder, given.size, given.frames, given.tokenizer)
     rows = []
     for gpus in map(int, given.gpus.split(",")):
-        where, row = f"gpus{gpus}", {"gpus": gpus}
-        for stage in ("split", "prepare_esm2", "prepare_dnabert_s", "embed_dnabert_s", "embed_esm2", None):
-            row[stage or "rest"] = run(folder, where, gpus, given.cores, 2 * given.frames // given.shards, stage)
+        where = f"gpus{gpus}"
+        row: dict[str, Any] = {"gpus": gpus}
+
+        def timed(*targets: str, where: str = where, gpus: int = gpus) -> float:
+            return run(folder, where, gpus, given.cores, given.shard_frames, list(targets))
+
+        row["split and prepare"] = timed("results/s/shards", "prepare_classifier")
+        shards = [part["sha"] for part in read_manifest(folder / where / "results" / "s" / "shards")["shards"]]
+        for family in ("dnabert_s", "esm2"):
+            model = next((folder / where / "results" / "models" / family).glob("*/model.safetensors"))
+            key = embedding_key(read_spec(model), "auto")
+            row[family] = timed(*(f"results/s/embeddings/{family}/{key}/{sha}.h5" for sha in shards))
+        row["rest"] = timed()
+        row["total"] = sum(value for name, value in row.items() if name != "gpus")
         row["jobs"] = jobs(folder / where)
         rows.append(row)
         print({key: value for key, value in row.items() if key != "jobs"}, flush=True)
