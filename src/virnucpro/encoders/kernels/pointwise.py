@@ -72,12 +72,12 @@ def norm_kernel(
     tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["count"])
-def gelu_kernel(x, out, count, EXACT: tl.constexpr, BLOCK: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    value = tl.load(x + at, mask=inside).to(tl.float32)
-    tl.store(out + at, _gelu(value, EXACT).to(out.dtype.element_ty), mask=inside)
+@triton.jit
+def gelu_kernel(x, out, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr):
+    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    value = tl.load(x + row * WIDTH + column, mask=inside).to(tl.float32)
+    tl.store(out + row * WIDTH + column, _gelu(value, EXACT).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -184,12 +184,16 @@ def _launch_norm(
     )
 
 
+def _block(width: int) -> int:
+    """Columns of a program that divide the width, or leave little over."""
+    return min(4096, max(256, width & -width))
+
+
 def gelu_(x: torch.Tensor) -> torch.Tensor:
-    """erf-GELU in place, of a contiguous tensor."""
-    block = 4096
-    gelu_kernel[(triton.cdiv(x.numel(), block),)](
-        x, x, x.numel(), EXACT=x.dtype == torch.float32, BLOCK=block, num_warps=8
-    )
+    """erf-GELU of (T, d) in place."""
+    rows, width = x.shape
+    block = _block(width)
+    gelu_kernel[(rows, triton.cdiv(width, block))](x, x, width, EXACT=x.dtype == torch.float32, BLOCK=block)
     return x
 
 
@@ -197,7 +201,7 @@ def glu(x: torch.Tensor) -> torch.Tensor:
     """(T, 2·f) → (T, f): erf-GELU of the first half times the second."""
     rows, width = x.shape[0], x.shape[1] // 2
     out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
-    block = min(4096, triton.next_power_of_2(width))
+    block = _block(width)
     glu_kernel[(rows, triton.cdiv(width, block))](x, out, width, EXACT=x.dtype == torch.float32, BLOCK=block)
     return out
 
