@@ -1,0 +1,78 @@
+"""Attention backends that need a GPU, as far as a CPU can tell: which can run, and what they are called with."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from virnucpro.encoders import attention
+from virnucpro.encoders.attention import FlashAttention, Sdpa, Varlen, alibi_slopes, choose_backend, obstacle
+from virnucpro.encoders.packing import Pack
+from virnucpro.errors import ConfigError
+
+LENGTHS = [9, 9, 5, 1]
+
+
+def stand_in(q, k, v, cu_q, cu_k, longest_q, longest_k, *, alibi_slopes=None):
+    """What flash-attn and PyTorch compute, by the plain formula."""
+    assert cu_q.dtype == torch.int32 and torch.equal(cu_q, cu_k) and longest_q == longest_k == 9
+    outputs = []
+    for start, end in zip(cu_q[:-1], cu_q[1:], strict=True):
+        scores = torch.einsum("ihd,jhd->hij", q[start:end], k[start:end]) / q.shape[2] ** 0.5
+        if alibi_slopes is not None:
+            at = torch.arange(end - start)
+            scores = scores - alibi_slopes[:, None, None] * (at[:, None] - at).abs()
+        outputs.append(torch.einsum("hij,jhd->ihd", scores.softmax(-1), v[start:end]))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize(("backend", "alibi"), [(FlashAttention, True), (FlashAttention, False), (Varlen, False)])
+def test_adapters(backend, alibi, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", types.SimpleNamespace(flash_attn_varlen_func=stand_in))
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", stand_in)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(sum(LENGTHS), 3, 4, 16).unbind(1)
+    pack = Pack.build(np.array(LENGTHS))
+    slopes = torch.tensor(alibi_slopes(4)) if alibi else None
+    found = backend().prepare(pack, slopes=slopes)(q, k, v)
+    assert torch.allclose(found, Sdpa().prepare(pack, slopes=slopes)(q, k, v), atol=1e-6)
+
+
+def cuda(monkeypatch, capability=(9, 0)) -> torch.device:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla V100")
+    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None if name in missing else object())
+    return torch.device("cuda")
+
+
+missing: set[str] = set()
+
+
+def test_what_can_run_on_a_gpu(monkeypatch):
+    missing.clear()
+    device = cuda(monkeypatch)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        assert choose_backend("auto", device, dtype, 64, alibi=True).name == "triton"
+    assert choose_backend("flash-attn", device, torch.float16, 64, alibi=True).name == "flash-attn"
+    assert choose_backend("varlen", device, torch.bfloat16, 64, alibi=False).name == "varlen"
+    for name, dtype, head_dim, alibi, why in (
+        ("varlen", torch.float16, 64, True, "it has no ALiBi"),
+        ("varlen", torch.float32, 64, False, "half precision only"),
+        ("flash-attn", torch.float32, 64, False, "half precision only"),
+        ("triton", torch.float16, 160, False, "at most 128"),
+    ):
+        with pytest.raises(ConfigError, match=f"attention: '{name}' is not available: .*{why}"):
+            choose_backend(name, device, dtype, head_dim, alibi)
+    missing.update(("triton", "flash_attn"))
+    assert choose_backend("auto", device, torch.float16, 64, alibi=True).name == "sdpa"
+    assert "isn't installed" in str(obstacle("flash-attn", device, torch.float16, 64, alibi=True))
+
+
+def test_an_old_gpu_has_sdpa(monkeypatch):
+    missing.clear()
+    device = cuda(monkeypatch, (7, 0))
+    assert choose_backend("auto", device, torch.float16, 64, alibi=False).name == "sdpa"
+    with pytest.raises(ConfigError, match="Tesla V100 is older than compute capability 8.0"):
+        choose_backend("triton", device, torch.float16, 64, alibi=False)
