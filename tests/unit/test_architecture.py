@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,18 @@ def test_a_shard_job_imports_neither_reference():
         "assert not {'transformers', 'esm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_jobs_share_what_the_first_one_compiled(tmp_path, monkeypatch):
+    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "PYTHONPATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    installation.prepare_environment()
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "virnucpro" / "kernels" / "triton")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/no")
+    installation.prepare_environment()
+    assert "TRITON_CACHE_DIR" not in os.environ and os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
