@@ -21,7 +21,7 @@ demo: install
 	@for table in contigs chunks predictions; do echo; echo "$$table.tsv"; head -n 6 results/example/$$table.tsv; done
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --tier $(TIER) tests
+	$(BIN)/python -m pytest -n $(if $(filter ci,$(TIER)),3,2) --dist loadfile --durations 12 --tier $(TIER) tests
 
 soak: install
 	$(BIN)/python -m pytest --tier soak -m soak tests

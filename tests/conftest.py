@@ -5,6 +5,13 @@ from __future__ import annotations
 import pytest
 
 TIERS = ("test", "ci", "soak")
+LONG = (
+    "slurm",
+    "test_resilience",
+    "test_published_sizes",
+    "workflow",
+    "browser",
+)  # begun first, so that nothing long is left for the end
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -12,8 +19,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip, and so name in the summary, what belongs to a later tier."""
+    """Longest first; skip, and so name in the summary, what belongs to a later tier."""
     chosen = TIERS.index(config.getoption("--tier"))
+    items.sort(
+        key=lambda item: next(
+            (i for i, name in enumerate(LONG) if name in item.path.parts or name == item.path.stem), len(LONG)
+        )
+    )
     for item in items:
         for tier in TIERS[chosen + 1 :]:
             if item.get_closest_marker(tier):

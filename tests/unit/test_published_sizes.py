@@ -116,7 +116,7 @@ class PeakMemory(threading.Thread):
 
 
 @pytest.mark.parametrize(
-    "size", ["8M", "35M", *(pytest.param(size, marks=pytest.mark.ci) for size in ("150M", "650M"))]
+    "size", ["8M", "35M", pytest.param("150M", marks=pytest.mark.soak), pytest.param("650M", marks=pytest.mark.ci)]
 )
 def test_from_the_hub_to_vectors(size, tmp_path, monkeypatch):
     model = reference(*SHAPES[size])
