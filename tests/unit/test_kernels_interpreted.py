@@ -33,8 +33,13 @@ def test_results():
 
 
 @needs_triton
-@pytest.mark.ci
-@pytest.mark.parametrize("capability", [80, 86, 89, 90, 100])
+@pytest.mark.parametrize(
+    "capability",
+    [
+        pytest.param(number, marks=pytest.mark.ci if number in (86, 90) else pytest.mark.soak)
+        for number in (80, 86, 89, 90, 100)
+    ],
+)
 def test_machine_code(capability):
     """Compiled ahead, as it would be there: see compile_ahead.py for what is asked."""
     out = in_a_process_of_its_own("tests/kernels/compile_ahead.py", str(capability), TRITON_INTERPRET="0")

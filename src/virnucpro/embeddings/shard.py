@@ -94,26 +94,23 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
         unit = "residues" if spec.family == "esm2" else "bases"
-        with (
-            create_shard(output, ids, spec.width) as file,
-            gpu_utilisation(device) as used,
-            progress(sequences.name, int(lengths.sum()), unit) as advance,
-        ):
+        with create_shard(output, ids, spec.width) as file:
+            with gpu_utilisation(device) as used, progress(sequences.name, int(lengths.sum()), unit) as advance:
 
-            def done(rows: np.ndarray | list[int]) -> None:
-                advance(int(lengths[rows].sum()))
+                def done(rows: np.ndarray | list[int]) -> None:
+                    advance(int(lengths[rows].sum()))
 
-            with ThreadPoolExecutor(1, "write") as writer:
-                written = deque[Future]()
+                with ThreadPoolExecutor(1, "write") as writer:
+                    written = deque[Future]()
 
-                def write(first: int, vectors: np.ndarray) -> None:
-                    written.append(writer.submit(file.write, first, vectors))
-                    if len(written) > 2:  # the disk is slower than the GPU
-                        written.popleft().result()
+                    def write(first: int, vectors: np.ndarray) -> None:
+                        written.append(writer.submit(file.write, first, vectors))
+                        if len(written) > 2:  # the disk is slower than the GPU
+                            written.popleft().result()
 
-                statistics = compute_into(write, model, ids, letters, options, device, done)
-                for each in written:
-                    each.result()
+                    statistics = compute_into(write, model, ids, letters, options, device, done)
+                    for each in written:
+                        each.result()
             attributes = {
                 "family": spec.family,
                 "model": spec.name,
