@@ -31,6 +31,7 @@ def everything(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+@pytest.mark.ci  # time
 def test_pipes_formats_and_dry_runs(tmp_path, tiny):
     """One sample of a pipe, a zstd FASTA and a FASTQ; a dry run before and after."""
     content = records(3)

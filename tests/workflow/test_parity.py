@@ -116,6 +116,7 @@ def check_switches(result: Path, on: dict[str, bool], batching: str, backend: st
         assert all(made[f"{role}_encoder"]["weights_sha256"] for role in ("dna", "protein"))
 
 
+@pytest.mark.ci  # time
 def test_the_originals_way_of_computing(tmp_path, models):
     config = models | {"samples": sheet(tmp_path, PARITY / "input.fa"), "tokens_per_batch": 64}
     config |= {"precision": "auto", "compile": "true"}  # which the switch overrides
