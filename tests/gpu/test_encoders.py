@@ -145,8 +145,31 @@ def test_out_of_memory_halves_the_budget_and_goes_on(family):
     assert relative_l2(auto.vectors, expected.vectors).max() < 1e-3
 
 
-def test_an_overflow_is_computed_again_in_fp32():
-    encoder = random_encoder("esm2", 64)
+def test_packs_of_one_shape_are_replayed_as_graphs(monkeypatch):
+    """Of lengths that share a shape, of others that don't, and of a second job on the same encoder."""
+    encoder = random_encoder("dnabert_s", 64)
+    lengths = [*np.random.default_rng(3).integers(150, 170, 3000), *[300] * 50, *[1022] * 3]
+    texts = sequences("dnabert_s", lengths)
+    for _ in range(2):
+        found, expected, ran = compared(encoder, texts, tokens_per_batch=20_000)
+        assert 1 <= ran["graphs"] <= 4 and ran["packs"] > ran["graph_packs"] > ran["packs"] / 2
+        assert relative_l2_rest(found, expected).max() < RELATIVE_L2["fp16"]
+    monkeypatch.setattr(jobs.Job, "_graphed", lambda job: False)
+    launched, _, ran = compared(encoder, texts, tokens_per_batch=20_000)
+    assert "graphs" not in ran
+    assert relative_l2(found, launched).max() < 5e-4, "rounding only"
+
+
+@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
+def test_an_overflow_is_computed_again_in_fp32(family):
+    encoder = random_encoder(family, 64)
+    if family == "dnabert_s":
+        with torch.no_grad():
+            encoder.layers[-1].gated.weight *= 3000
+        found, expected, ran = compared(encoder.half().float(), sequences(family, [166] * 100), tokens_per_batch=3000)
+        assert ran["redone_batches"] > 0 and "graphs" not in ran
+        assert relative_l2_rest(found, expected).max() < 1e-3
+        return
     with torch.no_grad():
         encoder.layers[-1].fc1.bias[0] = 60000
         encoder.layers[-1].fc2.weight[:, 0] = 2

@@ -66,6 +66,22 @@ def test_attention(kind, head_dim, dtype):
         assert error(got, reference(q, k, v, lengths, rotary, slopes)) < TOLERANCE[dtype], lengths
 
 
+@pytest.mark.parametrize("lengths", [[105, 70], [200, 2]], ids=["short", "long"])
+def test_what_a_pack_has_room_for_changes_nothing(lengths):
+    total = sum(lengths)
+    qkv = torch.randn(total + 50, 3, 2, 16, device=DEVICE).to(HALVES[0])
+    got = []
+    for room in ((0, 0), (5, total + 50)):
+        q, k, v = qkv[: max(total, room[1])].unbind(1)
+        pack = Pack.build(np.array(lengths), DEVICE, room=room)
+        slopes = torch.tensor(alibi_slopes(2), device=DEVICE)
+        out = attention_kernels.attention(q, k, v, pack.cu_seqlens, min(lengths), max(lengths), None, slopes)
+        pooled = pointwise.pool(out.flatten(1).contiguous(), pack.cu_seqlens)
+        got.append((out[:total], pooled[: len(lengths)]))
+    assert torch.equal(got[0][0], got[1][0]) and torch.equal(got[0][1], got[1][1])
+    assert torch.isfinite(got[0][1]).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 @pytest.mark.parametrize("width", [48, 2560] if INTERPRETED else [48, 320, 768, 2560, 5120])
 def test_norm_with_everything(dtype, width):

@@ -2,7 +2,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.encoders.packing import Pack, gather_sequences, plan_packs
@@ -30,6 +30,7 @@ def test_equal_lengths_are_neighbours(lengths, budget):
     assert (np.diff(planned) <= 0).all()
 
 
+@settings(deadline=None)  # the first example imports PyTorch
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
 def test_pack_tensors_describe_the_stream(lengths):
     tokens = np.arange(sum(lengths))
@@ -44,6 +45,16 @@ def test_pack_tensors_describe_the_stream(lengths):
     ]
     assert all(a.length != b.length for a, b in zip(pack.runs, pack.runs[1:], strict=False))
     assert (pack.total, pack.max_length) == (sum(lengths), max(lengths))
+
+
+def test_room_is_left_for_sequences_and_tokens_that_are_none():
+    pack = Pack.build(np.array([3, 2]), tokens=np.arange(10, 15), room=(4, 8))
+    assert pack.cu_seqlens.tolist() == [0, 3, 5, 5, 5] and pack.lengths.tolist() == [3, 2, 0, 0]
+    assert pack.tokens.tolist() == [10, 11, 12, 13, 14, 0, 0, 0] and pack.total == 5
+    assert pack.positions.tolist() == [0, 1, 2, 0, 1, 0, 0, 0]
+    other = Pack.build(np.array([2, 1, 1]), tokens=np.arange(4), room=(4, 8))
+    pack.buffer.copy_(other.buffer)  # as CUDA graphs do
+    assert pack.cu_seqlens.tolist() == [0, 2, 3, 4, 4] and pack.tokens.tolist() == [0, 1, 2, 3, 0, 0, 0, 0]
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=30), st.data())

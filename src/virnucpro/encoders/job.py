@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from virnucpro.encoders.attention import kernels_obstacle
+from virnucpro.encoders.graphs import Graphs
 from virnucpro.encoders.packing import Pack, gather_sequences, plan_packs
 from virnucpro.encoders.stages import compiled_graphs
 from virnucpro.errors import ConfigError, ModelError
@@ -107,6 +108,7 @@ class Job:
         with matmul_precision(precision):
             self._choose_stages(compile)
             self.stages_name = self.encoder.stages.name
+            self.graphs = Graphs(self.encoder, self.backend) if self._graphed() else None
             self.budget = 1 if not packing else budget or self._measured_budget()
         self.tokens = self.packs = self.planned = self.redone = self.out_of_memory = 0
         self.gpu_milliseconds = 0.0
@@ -127,6 +129,11 @@ class Job:
             self.encoder.use("compiled")
         else:
             self.encoder.use("plain" if kernels_obstacle(self.device) else "fused")
+
+    def _graphed(self) -> bool:
+        """Whether launching kernel after kernel takes the host so long that the GPU would wait for it."""
+        kernels = self.stages_name == "fused" and self.backend_name == "triton"
+        return self.encoder.family == "dnabert_s" and kernels and self.batching == "packed"
 
     def windows(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first sequence, vectors (m, d) float32) for runs of sequences that cover all; in any order."""
@@ -198,6 +205,8 @@ class Job:
                         f"sequence {self.ids[window.start + chosen[0]]} ({total:,} tokens) doesn't fit in the memory "
                         f"of {self.device}; use a device with more, or a smaller model"
                     )
+                if self.graphs is not None:
+                    self.graphs.release()
                 self.budget = min(self.budget, total) // 2
                 self.out_of_memory += 1
                 logger.warning("out of memory: going on with at most %d tokens in a pack", self.budget)
@@ -215,16 +224,19 @@ class Job:
             if self.cuda:
                 started, copied = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 started.record()
-            pack = Pack.build(window.lengths[indices], self.device, tokens)
-            pooled = self.encoder.pool(self.encoder(pack.tokens, pack, self.backend), pack)  # (n, d) fp32
+            if self.graphs is None:
+                pack = Pack.build(window.lengths[indices], self.device, tokens)
+                pooled = self.encoder.pool(self.encoder(pack.tokens, pack, self.backend), pack)  # (n, d) fp32
+            else:
+                pooled = self.graphs.pooled(window.lengths[indices], tokens)
             if copied is not None:
                 host = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
                 pooled = host.copy_(pooled, non_blocking=True)
                 copied.record()
         self.queued.append(_Queued(window, indices, pooled, started, copied))
-        self.tokens += pack.total
+        self.tokens += len(tokens)
         self.packs += 1
-        self.planned += max(self.budget, pack.total)
+        self.planned += max(self.budget, len(tokens))
 
     def _collect(self) -> _Window:
         """Take over the oldest pack's vectors."""
@@ -257,6 +269,7 @@ class Job:
                 self.attention if self.attention in ("auto", "sdpa") else "auto"
             )
             self.encoder.use("plain" if kind == "compiled" else kind)
+            self.graphs = None  # they hold the weights as they were
             for window in windows:
                 window.overflowed = []
             with matmul_precision("fp32"):
@@ -315,6 +328,8 @@ class Job:
         }
         if self.stages_name == "compiled":
             facts["compiled_graphs"] = compiled_graphs()
+        if self.graphs is not None:
+            facts |= {"graphs": len(self.graphs.recorded), "graph_packs": self.graphs.replayed}
         if self.fp8_error is not None:
             facts["fp8_error"] = self.fp8_error
         if self.cuda:

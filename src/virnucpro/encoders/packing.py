@@ -58,20 +58,30 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Pack:
-    """The shape of a flat token stream; n sequences, T tokens."""
+    """The shape of a flat token stream; n sequences, T tokens. Its tensors are parts of one buffer."""
 
     runs: tuple[Run, ...]
     total: int  # T
     min_length: int
     max_length: int
-    lengths: torch.Tensor  # (n,) int32
-    cu_seqlens: torch.Tensor  # (n + 1,) int32: first token of each sequence, then T
-    positions: torch.Tensor  # (T,) int32: 0 for the first token of each sequence
-    tokens: torch.Tensor | None = None  # (T,) int32, if they travelled along
+    buffer: torch.Tensor  # int32
+    lengths: torch.Tensor  # (n,)
+    cu_seqlens: torch.Tensor  # (n + 1,): first token of each sequence, then T
+    positions: torch.Tensor  # (T,): 0 for the first token of each sequence
+    tokens: torch.Tensor | None = None  # (T,), if they were given
 
     @classmethod
-    def build(cls, lengths: np.ndarray, device: str | torch.device = "cpu", tokens: np.ndarray | None = None) -> Pack:
-        """Make the index tensors, and send them (with the tokens, if given) in one transfer."""
+    def build(
+        cls,
+        lengths: np.ndarray,
+        device: str | torch.device = "cpu",
+        tokens: np.ndarray | None = None,
+        room: tuple[int, int] = (0, 0),
+    ) -> Pack:
+        """Make the index tensors, and send them (with the tokens, if given) in one transfer.
+
+        ``room`` is the least n and T of the tensors: further sequences are empty, further tokens belong to none.
+        """
         import torch
 
         lengths = np.asarray(lengths, dtype=np.int64)
@@ -79,18 +89,25 @@ class Pack:
             raise ValueError("a pack needs at least one sequence, and no sequence without tokens")
         ends = np.cumsum(lengths)
         total = int(ends[-1])
-        parts = [lengths, np.append(0, ends), np.arange(total) - np.repeat(ends - lengths, lengths)]
+        if tokens is not None and len(tokens) != total:
+            raise ValueError(f"{len(tokens)} tokens for lengths that add up to {total}")
+        n, t = max(len(lengths), room[0]), max(total, room[1])
+        sizes = [n, n + 1, t] + [t] * (tokens is not None)
+        buffer = torch.zeros(sum(sizes), dtype=torch.int32)
+        parts = [part.numpy() for part in buffer.split(sizes)]
+        parts[0][: len(lengths)] = lengths
+        parts[1][1 : len(ends) + 1] = ends
+        parts[1][len(ends) + 1 :] = total
+        parts[2][:total] = np.arange(total) - np.repeat(ends - lengths, lengths)
         if tokens is not None:
-            if len(tokens) != total:
-                raise ValueError(f"{len(tokens)} tokens for lengths that add up to {total}")
-            parts.append(tokens)
-        buffer = torch.from_numpy(np.concatenate(parts).astype(np.int32))
+            parts[3][:total] = tokens
         if torch.device(device).type == "cuda":
             buffer = buffer.pin_memory()
-        tensors = buffer.to(device, non_blocking=True).split([len(part) for part in parts])
+        buffer = buffer.to(device, non_blocking=True)
         first = np.flatnonzero(np.diff(lengths, prepend=-1))  # sequence of each run
-        runs = zip((ends - lengths)[first], np.diff(first, append=len(lengths)), lengths[first], strict=True)
-        return cls(tuple(Run(*map(int, run)) for run in runs), total, int(lengths.min()), int(lengths.max()), *tensors)
+        starts = zip((ends - lengths)[first], np.diff(first, append=len(lengths)), lengths[first], strict=True)
+        runs = tuple(Run(*map(int, run)) for run in starts)
+        return cls(runs, total, int(lengths.min()), int(lengths.max()), buffer, *buffer.split(sizes))
 
     def per_token(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) one value a sequence -> (T,) the same value at each of its tokens."""

@@ -8,6 +8,7 @@ rotates against each other; q·k is the sum over both. Rows past a sequence's en
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -157,6 +158,8 @@ def short_attention_kernel(
     head, sequence = tl.program_id(0) % heads, tl.program_id(0) // heads
     start = tl.load(cu_seqlens + sequence)
     length = tl.load(cu_seqlens + sequence + 1) - start
+    if length <= 0:
+        return
     base = start.to(tl.int64) * stride_token + head * stride_head
     out += start.to(tl.int64) * (heads * HEAD_DIM) + head * HEAD_DIM
     slope = 0.0
@@ -208,6 +211,23 @@ def short_attention_kernel(
 SHORT = 192  # tokens up to which keys stay in shared memory
 
 
+@dataclass(frozen=True)
+class Launch:
+    """How a pack's attention is launched, apart from the number of its sequences."""
+
+    kernel: Any
+    blocks: int  # programs for each sequence and head
+    constants: dict[str, Any]  # what the kernel is compiled for
+
+
+def launch(head_dim: int, dtype: torch.dtype, min_length: int, max_length: int) -> Launch:
+    """The launch for sequences of these lengths."""
+    fixed = constants(head_dim, dtype, min_length, max_length)
+    if "TILES" in fixed:
+        return Launch(short_attention_kernel, 1, fixed)
+    return Launch(attention_kernel, triton.cdiv(max_length, fixed["BLOCK_M"]), fixed)
+
+
 def constants(head_dim: int, dtype: torch.dtype, min_length: int, max_length: int) -> dict[str, Any]:
     """What the kernel is compiled for, beside the kind of positions: shapes that fit the smallest GPUs' 99 kB."""
     half = dtype != torch.float32
@@ -257,14 +277,9 @@ def attention(
     if not q.stride() == k.stride() == v.stride() or q.stride(2) != 1:
         raise ValueError("q, k and v must be laid out alike, with neighbouring elements of a head side by side")
     out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device)
-    fixed = constants(head_dim, q.dtype, min_length, max_length)
+    how = launch(head_dim, q.dtype, min_length, max_length)
     cos, sin = rotary if rotary is not None else (q, q)
-    kernel, blocks = (
-        (short_attention_kernel, 1)
-        if "TILES" in fixed
-        else (attention_kernel, triton.cdiv(max_length, fixed["BLOCK_M"]))
-    )
-    kernel[(heads * (len(cu_seqlens) - 1), blocks)](
+    how.kernel[(heads * (len(cu_seqlens) - 1), how.blocks)](
         q,
         k,
         v,
@@ -279,6 +294,6 @@ def attention(
         heads,
         ROTARY=rotary is not None,
         ALIBI=slopes is not None,
-        **fixed,
+        **how.constants,
     )
     return out

@@ -1,0 +1,86 @@
+"""CUDA graphs: the kernels of a whole pack, recorded once, are launched in one call ever after.
+
+DNABERT-S has a hundred kernels of some 0.2 ms each in a pack. Launched one by one from an interpreter that threads
+share, they come too slowly for the GPU. A graph has fixed shapes and addresses, so packs are padded up to a few sizes with
+empty sequences, and with tokens that belong to none: what becomes of these is never looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from virnucpro.encoders.attention import Backend
+from virnucpro.encoders.packing import Pack
+
+logger = logging.getLogger(__name__)
+
+SEQUENCES, TOKENS = 256, 1024  # multiples that packs are padded to
+MOST = 32  # graphs; packs of further shapes are launched kernel by kernel
+
+
+@dataclass(frozen=True)
+class _Graph:
+    graph: torch.cuda.CUDAGraph
+    pack: Pack  # its buffer is what the graph reads
+    pooled: torch.Tensor  # (n, d) fp32, what it writes
+
+
+class Graphs:
+    """Pooled vectors of packs through an encoder on the current GPU, all in the current stream's order."""
+
+    def __init__(self, encoder: Any, backend: Backend) -> None:
+        self.encoder, self.backend = encoder, backend
+        self.device = encoder.embed_tokens.weight.device
+        self.recorded: dict[Hashable, _Graph] = {}
+        self.replayed = 0
+        self._seen: set[Hashable] = set()
+        self._memory = torch.cuda.graph_pool_handle()  # of all graphs, which never run at the same time
+        self._most = MOST
+
+    def pooled(self, lengths: np.ndarray, tokens: np.ndarray) -> torch.Tensor:
+        """(n,) lengths and (T,) tokens -> (n, d) fp32, to be copied before the next call."""
+        from virnucpro.encoders.kernels.attention import launch
+
+        room = -(-len(lengths) // SEQUENCES) * SEQUENCES, -(-len(tokens) // TOKENS) * TOKENS
+        weight = self.encoder.embed_tokens.weight
+        shape = launch(self.encoder.config.head_dim, weight.dtype, int(lengths.min()), int(lengths.max()))
+        key = (room, shape.blocks, tuple(shape.constants.items()))
+        graph = self.recorded.get(key)
+        if graph is None and key in self._seen and len(self.recorded) < self._most:
+            graph = self._record(key, lengths, tokens, room)
+        if graph is None:  # also compiles what a recording needs to find compiled
+            self._seen.add(key)
+            pack = Pack.build(lengths, self.device, tokens, room)
+            return self._compute(pack)[: len(lengths)]
+        host = Pack.build(lengths, "cpu", tokens, room).buffer.pin_memory()
+        graph.pack.buffer.copy_(host, non_blocking=True)
+        graph.graph.replay()
+        self.replayed += 1
+        return graph.pooled[: len(lengths)]
+
+    def _compute(self, pack: Pack) -> torch.Tensor:
+        return self.encoder.pool(self.encoder(pack.tokens, pack, self.backend), pack)
+
+    def release(self) -> None:
+        """Give back their memory, and make no more."""
+        self.recorded.clear()
+        self._most = 0
+
+    def _record(self, key: Hashable, lengths: np.ndarray, tokens: np.ndarray, room: tuple[int, int]) -> _Graph | None:
+        pack = Pack.build(lengths, self.device, tokens, room)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+                pooled = self._compute(pack)
+        except torch.OutOfMemoryError:
+            logger.warning("no memory for graphs: packs are launched kernel by kernel")
+            self.release()
+            return None
+        self.recorded[key] = _Graph(graph, pack, pooled)
+        return self.recorded[key]
