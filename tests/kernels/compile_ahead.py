@@ -68,11 +68,14 @@ def main(capability: int) -> None:
         for add, quantise in ((False, False), (True, True)):
             if quantise and (dtype == torch.float32 or capability < 89):
                 continue
-            constants = {"WIDTH": 2560, "BLOCK": 4096, "ROWS": 1, "ADD": add, "SHIFT": True, "QUANTISE": quantise}
-            out = {"out": "*fp8e4nv"} if quantise else {}
-            cases.append((pointwise.norm_kernel, same | out, constants | {"num_warps": 4}))
-        cases.append((pointwise.gelu_kernel, same, {"EXACT": dtype == torch.float32, "WIDTH": 10240, "BLOCK": 2048}))
-        cases.append((pointwise.glu_kernel, same, {"EXACT": dtype == torch.float32, "WIDTH": 3072, "BLOCK": 1024}))
+            for width, (block, (rows, warps)) in zip((768, 1280, 2560, 5120), pointwise.NORM.items(), strict=True):
+                constants = {"WIDTH": width, "BLOCK": block, "ROWS": rows, "num_warps": warps}
+                out = {"out": "*fp8e4nv"} if quantise else {}
+                constants |= {"ADD": add, "SHIFT": True, "QUANTISE": quantise}
+                cases.append((pointwise.norm_kernel, same | out, constants))
+        exact = {"EXACT": dtype == torch.float32}
+        cases.append((pointwise.gelu_kernel, same, exact | {"WIDTH": 10240} | pointwise.GELU))
+        cases.append((pointwise.glu_kernel, same, exact | {"WIDTH": 3072, "BLOCK": 1024} | pointwise.GLU))
         pooled = {"x": pointer, "out": "*fp32", "cu_seqlens": "*i32"}
         cases.append((pointwise.pool_kernel, pooled, {"SKIP": 1, "MOST": 1024, "WIDTH": 2560, "BLOCK": 256}))
         if capability >= 89 and dtype != torch.float32:

@@ -57,7 +57,7 @@ def test_attention(kind, head_dim, dtype):
         torch.manual_seed(head_dim)
         qkv = torch.randn(sum(lengths), 3, heads, head_dim, device=DEVICE).to(dtype)
         q, k, v = qkv.unbind(1)
-        pack = Pack.build(np.array(lengths), DEVICE)
+        pack = Pack.build(np.array(lengths)).to(DEVICE)
         at = torch.arange(max(lengths), device=DEVICE)
         rotary = rotary_tables(at, head_dim) if kind == "rotary" else None
         slopes = torch.tensor(alibi_slopes(heads), device=DEVICE) if kind == "alibi" else None
@@ -73,7 +73,7 @@ def test_what_a_pack_has_room_for_changes_nothing(lengths):
     got = []
     for room in ((0, 0), (5, total + 50)):
         q, k, v = qkv[: max(total, room[1])].unbind(1)
-        pack = Pack.build(np.array(lengths), DEVICE, room=room)
+        pack = Pack.build(np.array(lengths), room=room).to(DEVICE)
         slopes = torch.tensor(alibi_slopes(2), device=DEVICE)
         out = attention_kernels.attention(q, k, v, pack.cu_seqlens, min(lengths), max(lengths), None, slopes)
         pooled = pointwise.pool(out.flatten(1).contiguous(), pack.cu_seqlens)
@@ -116,6 +116,9 @@ def test_activations(dtype, width):
     got = pointwise.gelu_(x)
     assert got is x and error(got, wanted) < TOLERANCE[dtype]
     assert float((got.float() - wanted).abs().max()) <= TOLERANCE[dtype] * 6
+    most = 60_000 if dtype == torch.float16 else 1e30
+    ends = torch.tensor([[-most, -1000, -20, 20, 1000, most, 0, -0.0]], device=DEVICE).to(dtype)
+    assert torch.equal(pointwise.gelu_(ends.clone()), F.relu(ends)), "where nothing was fitted"
 
 
 @pytest.mark.parametrize("gelu", [True, False])
@@ -139,6 +142,6 @@ def test_rows_in_fp8(gelu):
 def test_pool(skip, most):
     lengths = [3, 40, 9, 6]
     hidden = torch.randn(sum(lengths), 300, device=DEVICE)
-    got = pointwise.pool(hidden, Pack.build(np.array(lengths), DEVICE).cu_seqlens, skip, most)
+    got = pointwise.pool(hidden, Pack.build(np.array(lengths)).to(DEVICE).cu_seqlens, skip, most)
     wanted = [part[skip : len(part) - skip][: most or None].double().mean(0) for part in hidden.split(lengths)]
     assert error(got, torch.stack(wanted)) < 1e-6

@@ -94,7 +94,7 @@ def _vectors(model: Any, ids: list[str], sequences: list[bytes]) -> np.ndarray:
     if not sequences:
         return np.empty((0, model.config.width), np.float32)
     tokens, lengths = model.tokenize(sequences, ids)
-    pack = Pack.build(lengths, model.embed_tokens.weight.device, tokens)
+    pack = Pack.build(lengths, tokens).to(model.embed_tokens.weight.device)
     return model.pool(model(pack.tokens, pack), pack).cpu().numpy()
 
 
@@ -112,7 +112,7 @@ def _quantise(model: Any) -> None:
     from virnucpro.encoders.kernels.pointwise import quantise
 
     tokens, lengths = model.tokenize(calibration_proteins())
-    pack = Pack.build(lengths, model.embed_tokens.weight.device, tokens)
+    pack = Pack.build(lengths, tokens).to(model.embed_tokens.weight.device)
     attend = Sdpa().prepare(pack)
     cos, sin = rotary_tables(pack.positions, model.config.head_dim)
     exact = found = model.embed(pack.tokens, pack).float()

@@ -43,26 +43,27 @@ class Graphs:
         self._memory = torch.cuda.graph_pool_handle()  # of all graphs, which never run at the same time
         self._most = MOST
 
-    def pooled(self, lengths: np.ndarray, tokens: np.ndarray) -> torch.Tensor:
-        """(n,) lengths and (T,) tokens -> (n, d) fp32, to be copied before the next call."""
+    def room(self, lengths: np.ndarray) -> tuple[int, int]:
+        """The least n and T of a pack of these (n,) lengths."""
+        return -(-len(lengths) // SEQUENCES) * SEQUENCES, -(-int(lengths.sum()) // TOKENS) * TOKENS
+
+    def pooled(self, host: Pack) -> torch.Tensor:
+        """A pack with room on the host -> (at least n, d) fp32, to be copied before the next call."""
         from virnucpro.encoders.kernels.attention import launch
 
-        room = -(-len(lengths) // SEQUENCES) * SEQUENCES, -(-len(tokens) // TOKENS) * TOKENS
         weight = self.encoder.embed_tokens.weight
-        shape = launch(self.encoder.config.head_dim, weight.dtype, int(lengths.min()), int(lengths.max()))
-        key = (room, shape.blocks, tuple(shape.constants.items()))
+        shape = launch(self.encoder.config.head_dim, weight.dtype, host.min_length, host.max_length)
+        key = (len(host.lengths), len(host.positions), shape.blocks, tuple(shape.constants.items()))
         graph = self.recorded.get(key)
         if graph is None and key in self._seen and len(self.recorded) < self._most:
-            graph = self._record(key, lengths, tokens, room)
+            graph = self._record(key, host)
         if graph is None:  # also compiles what a recording needs to find compiled
             self._seen.add(key)
-            pack = Pack.build(lengths, self.device, tokens, room)
-            return self._compute(pack)[: len(lengths)]
-        host = Pack.build(lengths, "cpu", tokens, room).buffer.pin_memory()
-        graph.pack.buffer.copy_(host, non_blocking=True)
+            return self._compute(host.to(self.device))
+        graph.pack.buffer.copy_(host.buffer.pin_memory(), non_blocking=True)
         graph.graph.replay()
         self.replayed += 1
-        return graph.pooled[: len(lengths)]
+        return graph.pooled
 
     def _compute(self, pack: Pack) -> torch.Tensor:
         return self.encoder.pool(self.encoder(pack.tokens, pack, self.backend), pack)
@@ -72,8 +73,8 @@ class Graphs:
         self.recorded.clear()
         self._most = 0
 
-    def _record(self, key: Hashable, lengths: np.ndarray, tokens: np.ndarray, room: tuple[int, int]) -> _Graph | None:
-        pack = Pack.build(lengths, self.device, tokens, room)
+    def _record(self, key: Hashable, host: Pack) -> _Graph | None:
+        pack = host.to(self.device)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):

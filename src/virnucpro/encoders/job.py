@@ -218,20 +218,23 @@ class Job:
                 yield self._collect()
 
     def _forward(self, window: _Window, indices: np.ndarray) -> None:
+        lengths = window.lengths[indices]
         tokens = gather_sequences(window.tokens, window.lengths, indices)
+        room = (0, 0) if self.graphs is None else self.graphs.room(lengths)
+        host = Pack.build(lengths, tokens, room)
         started = copied = None
         with torch.inference_mode():
             if self.cuda:
                 started, copied = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 started.record()
             if self.graphs is None:
-                pack = Pack.build(window.lengths[indices], self.device, tokens)
+                pack = host.to(self.device)
                 pooled = self.encoder.pool(self.encoder(pack.tokens, pack, self.backend), pack)  # (n, d) fp32
             else:
-                pooled = self.graphs.pooled(window.lengths[indices], tokens)
+                pooled = self.graphs.pooled(host)[: len(indices)]
             if copied is not None:
-                host = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
-                pooled = host.copy_(pooled, non_blocking=True)
+                landed = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
+                pooled = landed.copy_(pooled, non_blocking=True)
                 copied.record()
         self.queued.append(_Queued(window, indices, pooled, started, copied))
         self.tokens += len(tokens)
@@ -298,7 +301,7 @@ class Job:
             lengths = np.full(size // 128, 128)
             try:
                 with torch.inference_mode():
-                    pack = Pack.build(lengths, self.device, np.full(size, 5))
+                    pack = Pack.build(lengths, np.full(size, 5)).to(self.device)
                     self.encoder.pool(self.encoder(pack.tokens, pack, self.backend), pack)
             except torch.OutOfMemoryError:
                 return FEWEST_TOKENS

@@ -6,7 +6,7 @@ NumPy only; PyTorch is imported when the first pack is built.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,23 +19,15 @@ def plan_packs(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
     """Divide sequences, of (n,) token counts ``lengths``, over packs of at most ``tokens_per_batch`` tokens.
 
     Returns arrays of sequence indices, each index in exactly one of them: longest first (memory runs out at
-    once or never), equal lengths side by side, and about the same number of tokens in each where that takes no more
-    packs. A sequence longer than the budget has a pack of its own.
+    once or never), equal lengths side by side, all full but the last one. A sequence longer than the budget has a pack
+    of its own.
     """
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
-    full = _cut(order, ends, tokens_per_batch)
-    if not full:
-        return full
-    even = _cut(order, ends, min(tokens_per_batch, int(ends[-1]) // len(full) + int(lengths[order[-1]])))
-    return even if len(even) <= len(full) else full
-
-
-def _cut(order: np.ndarray, ends: np.ndarray, most: int) -> list[np.ndarray]:
     packs = []
     start, used = 0, 0
     while start < len(order):
-        stop = max(int(ends.searchsorted(used + most, side="right")), start + 1)
+        stop = max(int(ends.searchsorted(used + tokens_per_batch, side="right")), start + 1)
         packs.append(order[start:stop])
         start, used = stop, int(ends[stop - 1])
     return packs
@@ -71,14 +63,8 @@ class Pack:
     tokens: torch.Tensor | None = None  # (T,), if they were given
 
     @classmethod
-    def build(
-        cls,
-        lengths: np.ndarray,
-        device: str | torch.device = "cpu",
-        tokens: np.ndarray | None = None,
-        room: tuple[int, int] = (0, 0),
-    ) -> Pack:
-        """Make the index tensors, and send them (with the tokens, if given) in one transfer.
+    def build(cls, lengths: np.ndarray, tokens: np.ndarray | None = None, room: tuple[int, int] = (0, 0)) -> Pack:
+        """Make the index tensors, on the host.
 
         ``room`` is the least n and T of the tensors: further sequences are empty, further tokens belong to none.
         """
@@ -101,13 +87,27 @@ class Pack:
         parts[2][:total] = np.arange(total) - np.repeat(ends - lengths, lengths)
         if tokens is not None:
             parts[3][:total] = tokens
-        if torch.device(device).type == "cuda":
-            buffer = buffer.pin_memory()
-        buffer = buffer.to(device, non_blocking=True)
         first = np.flatnonzero(np.diff(lengths, prepend=-1))  # sequence of each run
         starts = zip((ends - lengths)[first], np.diff(first, append=len(lengths)), lengths[first], strict=True)
         runs = tuple(Run(*map(int, run)) for run in starts)
         return cls(runs, total, int(lengths.min()), int(lengths.max()), buffer, *buffer.split(sizes))
+
+    def to(self, device: str | torch.device) -> Pack:
+        """The same on a device, sent in one transfer for which the host doesn't wait."""
+        import torch
+
+        buffer = self.buffer.pin_memory() if torch.device(device).type == "cuda" else self.buffer
+        buffer = buffer.to(device, non_blocking=True)
+        sizes = [len(part) for part in (self.lengths, self.cu_seqlens, self.positions)]
+        lengths, cu_seqlens, positions, *tokens = buffer.split(sizes + [sizes[2]] * (self.tokens is not None))
+        return replace(
+            self,
+            buffer=buffer,
+            lengths=lengths,
+            cu_seqlens=cu_seqlens,
+            positions=positions,
+            tokens=tokens[0] if tokens else None,
+        )
 
     def per_token(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) one value a sequence -> (T,) the same value at each of its tokens."""

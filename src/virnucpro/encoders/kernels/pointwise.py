@@ -13,21 +13,22 @@ import triton.language as tl
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
+GELU = {"BLOCK": 4096, "num_warps": 8}
+GLU = {"ROWS": 2, "num_warps": 4}
+NORM = {1024: (2, 4), 2048: (4, 4), 4096: (1, 4), 8192: (1, 8)}  # by block: rows of a program, warps
 
 
 @triton.jit
 def _gelu(x, EXACT: tl.constexpr):
-    """x·Φ(x). Without EXACT, erf by Abramowitz & Stegun 7.1.26: 1.5e-7 off at most, far below half precision."""
-    z = x * 0.7071067811865476
+    """x·Φ(x). Without EXACT, Φ(x) = 1/(1 + 2^(x·p(x²))): 4e-6 off at most, far below half precision, in half the time.
+
+    p was fitted to least the largest error of x·Φ(x); where x leaves the fit, its last term leads to 0 or x.
+    """
     if EXACT:
-        erf = tl.erf(z)
-    else:
-        a = tl.abs(z)
-        t = 1.0 / (1.0 + 0.3275911 * a)
-        series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-        erf = 1.0 - series * tl.exp2(a * a * -1.4426950408889634)
-        erf = tl.where(z < 0, -erf, erf)
-    return 0.5 * x * (1.0 + erf)
+        return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    s = x * x
+    p = -2.3020521 + s * (-1.0520476e-1 + s * (3.4761317e-4 + s * (9.0282762e-5 + s * -3.3172283e-6)))
+    return tl.fdiv(x, 1.0 + tl.exp2(x * p))
 
 
 # Numbers of tokens aren't specialised: whether one is a multiple of 16 would decide about compiling anew.
@@ -72,22 +73,26 @@ def norm_kernel(
     tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def gelu_kernel(x, out, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr):
-    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < WIDTH
-    value = tl.load(x + row * WIDTH + column, mask=inside).to(tl.float32)
-    tl.store(out + row * WIDTH + column, _gelu(value, EXACT).to(out.dtype.element_ty), mask=inside)
+@triton.jit(do_not_specialize=["rows"])
+def gelu_kernel(x, out, rows, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < rows.to(tl.int64) * WIDTH
+    value = tl.load(x + at, mask=inside).to(tl.float32)
+    tl.store(out + at, _gelu(value, EXACT).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def glu_kernel(x, out, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["rows"])
+def glu_kernel(x, out, rows, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
     """(T, 2·WIDTH) → (T, WIDTH): GELU of the first half times the second."""
-    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < WIDTH
-    gate = tl.load(x + row * 2 * WIDTH + column, mask=inside).to(tl.float32)
-    value = tl.load(x + row * 2 * WIDTH + WIDTH + column, mask=inside).to(tl.float32)
-    tl.store(out + row * WIDTH + column, (_gelu(gate, EXACT) * value).to(out.dtype.element_ty), mask=inside)
+    CHUNKS: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
+    row = (tl.program_id(0) // CHUNKS).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) % CHUNKS * BLOCK + tl.arange(0, BLOCK)
+    inside = (row < rows)[:, None] & (column < WIDTH)[None, :]
+    at = row[:, None] * 2 * WIDTH + column[None, :]
+    gate = tl.load(x + at, mask=inside).to(tl.float32)
+    value = tl.load(x + at + WIDTH, mask=inside).to(tl.float32)
+    result = (_gelu(gate, EXACT) * value).to(out.dtype.element_ty)
+    tl.store(out + row[:, None] * WIDTH + column[None, :], result, mask=inside)
 
 
 @triton.jit
@@ -163,7 +168,7 @@ def _launch_norm(
 ) -> None:
     rows, width = x.shape
     block = triton.next_power_of_2(width)
-    per_program = max(1, 2048 // block)
+    per_program, warps = NORM.get(block, (max(1, 2048 // block), 4))
     norm_kernel[(triton.cdiv(rows, per_program),)](
         x,
         x if added is None else added,
@@ -180,20 +185,15 @@ def _launch_norm(
         ADD=added is not None,
         SHIFT=shift is not None,
         QUANTISE=scales is not None,
-        num_warps=4 if block <= 4096 else 8,
+        num_warps=warps,
     )
-
-
-def _block(width: int) -> int:
-    """Columns of a program that divide the width, or leave little over."""
-    return min(4096, max(256, width & -width))
 
 
 def gelu_(x: torch.Tensor) -> torch.Tensor:
     """erf-GELU of (T, d) in place."""
     rows, width = x.shape
-    block = _block(width)
-    gelu_kernel[(rows, triton.cdiv(width, block))](x, x, width, EXACT=x.dtype == torch.float32, BLOCK=block)
+    grid = (triton.cdiv(rows * width, GELU["BLOCK"]),)
+    gelu_kernel[grid](x, x, rows, WIDTH=width, EXACT=x.dtype == torch.float32, **GELU)
     return x
 
 
@@ -201,8 +201,9 @@ def glu(x: torch.Tensor) -> torch.Tensor:
     """(T, 2·f) → (T, f): erf-GELU of the first half times the second."""
     rows, width = x.shape[0], x.shape[1] // 2
     out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
-    block = _block(width)
-    glu_kernel[(rows, triton.cdiv(width, block))](x, out, width, EXACT=x.dtype == torch.float32, BLOCK=block)
+    block = min(1024, max(256, width & -width))  # divides the width, or leaves little over
+    grid = (triton.cdiv(rows, GLU["ROWS"]) * triton.cdiv(width, block),)
+    glu_kernel[grid](x, out, rows, WIDTH=width, EXACT=x.dtype == torch.float32, BLOCK=block, **GLU)
     return out
 
 
