@@ -6,13 +6,14 @@ checked is worth nothing. Without a checkpoint the weights are random, which pro
 
 from __future__ import annotations
 
-import copy
 import importlib
 import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from virnucpro import installation
 from virnucpro.check.reference import fair_esm
 from virnucpro.encoders.accuracy import relative_l2, relative_l2_rest
-from virnucpro.encoders.canonical import load_encoder
+from virnucpro.encoders.canonical import build_encoder, load_encoder
 from virnucpro.encoders.checkpoints import HF_ESM, export_state
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.embed import compute_dtype, resolve_precision, start
@@ -58,7 +59,7 @@ class Plan:
     tokens_per_batch: int | str = "auto"
     others: tuple[str, ...] = WAYS
     seconds: float = 10.0  # about, for each row
-    memory_limit: float | None = None  # GB that this project's way may use
+    memory_limits: tuple[float, ...] = ()  # GB that this project's way may use, in further rows
     sequences: tuple[bytes, ...] = field(default=(), repr=False)  # instead of random ones
 
 
@@ -67,7 +68,7 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
 
     Raises ConfigError where the plan doesn't fit the device.
     """
-    if plan.memory_limit is not None and device == "cpu":
+    if plan.memory_limits and device == "cpu":
         raise ConfigError("a memory limit is for GPUs")
     encoder = _encoder(plan, device)
     draw = _sequences(plan)
@@ -90,16 +91,19 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
     for way, precision, speed, vectors in _measure_others(plan, exact, device, draw, names, sample):
         add(way, precision, speed, vectors)
     state = exact.cpu()
-    _limit_memory(plan, device)
     for precision in plan.precisions:
         resolved = resolve_precision(precision, device, state.family)
         bound = _bound(state, compute_dtype(resolved), device, plan)
         add("matrix products alone", resolved.replace("fp8", "fp16"), bound / tokens_each, None)
-        for attention in plan.attentions:
-            for compile in (False, True)[: 1 + plan.compile]:
+        for attention, compile, limit in product(
+            plan.attentions, (False, True)[: 1 + plan.compile], (None, *plan.memory_limits)
+        ):
+            with _limited_memory(limit, device):
                 own = _own(plan, state, precision, attention, compile, device, draw, names, sample)
-                way, speed, vectors, statistics = own
-                add(way, resolved, speed, vectors, **statistics, share_of_bound=speed * tokens_each / bound)
+            way, speed, vectors, statistics = own
+            if limit is not None:
+                way += f", {limit:g} GB"
+            add(way, resolved, speed, vectors, **statistics, share_of_bound=speed * tokens_each / bound)
     for row in rows:
         if rows[0]["way"].startswith("the original"):
             row["times_the_original"] = row["sequences_per_second"] / rows[0]["sequences_per_second"]
@@ -114,7 +118,6 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
         else f"random, of natural composition, {plan.lengths[0]} to {plan.lengths[1]} letters",
         "tokens_per_sequence": tokens_each,
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
-        "memory_limit_gb": plan.memory_limit,
         "torch": torch.__version__,
     }
     return {"setting": setting, "rows": rows}
@@ -241,12 +244,20 @@ def _padded(
     return np.stack(vectors)
 
 
-def _limit_memory(plan: Plan, device: str) -> None:
+@contextmanager
+def _limited_memory(limit: float | None, device: str) -> Iterator[None]:
+    """As on a GPU with ``limit`` GB."""
     if device == "cuda":
         torch.cuda.empty_cache()
-        if plan.memory_limit is not None:
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, plan.memory_limit * 1e9 / total))
+        torch.cuda.reset_peak_memory_stats()
+    if limit is None:
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit * 1e9 / torch.cuda.get_device_properties(0).total_memory))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def _bound(encoder: Any, dtype: torch.dtype, device: str, plan: Plan) -> float:
@@ -280,13 +291,10 @@ def _own(
     sample: list[bytes],
 ) -> tuple[str, float, np.ndarray, dict[str, Any]]:  # fmt: skip
     """This project's way on a copy of the encoder: (way, sequences a second, vectors, what ran)."""
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     settings: dict[str, Any] = {"tokens_per_batch": plan.tokens_per_batch, "attention": attention}
     settings |= {"precision": precision, "device": device, "compile": compile}
     resolved = resolve_precision(precision, device, state.family)
-    encoder = copy.deepcopy(state).to(compute_dtype(resolved))
+    encoder = _copy(state, compute_dtype(resolved), device)
     began = time.perf_counter()
     warm = start(encoder, names, sample, **settings)
     vectors = np.empty((len(sample), encoder.config.width), np.float32)
@@ -294,7 +302,7 @@ def _own(
         vectors[first : first + len(rows)] = rows
     ready, count = time.perf_counter() - began, COMPARED
     if resolved == "fp8":  # is in fp8 already
-        encoder = copy.deepcopy(state).to(compute_dtype(resolved))
+        encoder = _copy(state, compute_dtype(resolved), device)
     while True:
         sequences = draw(count)
         job = start(encoder, [str(i) for i in range(count)], sequences, **settings)
@@ -306,7 +314,7 @@ def _own(
             break
         count = max(2 * count, int(count * min(20.0, plan.seconds / seconds)))
         if resolved == "fp8":
-            encoder = copy.deepcopy(state).to(compute_dtype(resolved))
+            encoder = _copy(state, compute_dtype(resolved), device)
     facts = job.statistics()
     kept = (
         "backend",
@@ -317,9 +325,16 @@ def _own(
         "peak_memory",
         "fp8_error",
         "compiled_graphs",
+        "graphs",
+        "out_of_memory",
     )
     statistics = {key: facts[key] for key in kept if key in facts} | {"sequences": count, "seconds": seconds}
     if "gpu_seconds" in statistics:
         statistics["gpu_share"] = statistics["gpu_seconds"] / seconds
     statistics["ready_seconds"] = ready
     return f"this ({facts['backend']}, {facts['stages']})", count / seconds, vectors, statistics
+
+
+def _copy(encoder: Any, dtype: torch.dtype, device: str) -> Any:
+    weights = {key: value.to(device, dtype, copy=True) for key, value in encoder.state_dict().items()}
+    return build_encoder(encoder.family, vars(encoder.config), weights, encoder.tokenizer_json, "benchmark").eval()

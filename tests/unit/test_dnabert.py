@@ -1,4 +1,3 @@
-import json
 import math
 import shutil
 
@@ -19,11 +18,10 @@ from tests.unit.encoder_fixtures import (
 from virnucpro.encoders import attention
 from virnucpro.encoders.attention import alibi_slopes
 from virnucpro.encoders.canonical import load_encoder
-from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig, Tokenizer
+from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.packing import Pack
 from virnucpro.encoders.prepare import prepare_encoder
-from virnucpro.errors import InputError, ModelError
 
 
 def plain(model: DNABERT, tokens: torch.Tensor) -> torch.Tensor:
@@ -133,45 +131,3 @@ def test_compiled_blocks_are_equivalent():
     for lengths, expected in zip(sizes, eager, strict=True):
         assert relative(run(model, lengths)[1], expected) < 1e-5
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
-
-
-def test_tokens_have_specials_but_no_padding_and_no_truncation():
-    import tokenizers
-
-    text = bpe_json()
-    sequences = [*dna([1, 7, 500]), *dna([12000]), *dna([40], letters=b"ACGTN")]
-    tokens, lengths = Tokenizer(text, 256)(sequences)
-    library = tokenizers.Tokenizer.from_str(text)
-    library.no_padding()
-    library.no_truncation()
-    expected = [library.encode(s.decode()).ids for s in sequences]
-    assert lengths.tolist() == [len(e) for e in expected] and lengths.max() > 2002
-    assert tokens.tolist() == [i for e in expected for i in e]
-    assert (expected[0][0], expected[0][-1]) == (1, 2) and 0 in expected[4]
-
-
-def test_the_models_own_tokenizer():
-    tokens, lengths = Tokenizer(dnabert_tokenizer(), 4096)(dna([500] * 20))
-    assert 85 < lengths.mean() < 120
-    assert tokens[0] == 1 and tokens[-1] == 2 and tokens.max() < 4096
-
-
-@pytest.mark.parametrize(("bad", "why"), [(b"", "empty"), ("AC\u00c5".encode(), "not ASCII")])
-def test_unusable_sequences_are_refused_by_name(bad, why):
-    with pytest.raises(InputError, match=f"sequence second is {why}"):
-        Tokenizer(bpe_json(), 256)([b"ACGT", bad], ["first", "second"])
-
-
-def test_a_tokenizer_that_does_not_fit_is_refused():
-    with pytest.raises(ModelError, match="256 entries but the model embeds only 100"):
-        Tokenizer(bpe_json(), 100)
-    with pytest.raises(ModelError, match="can't be read"):
-        Tokenizer("{}", 256)
-    without = json.loads(bpe_json())
-    without["added_tokens"] = []
-    del without["model"]["vocab"]["[CLS]"]
-    without["post_processor"] = None
-    with pytest.raises(ModelError, match=r"no \[CLS\] and \[SEP\]"):
-        Tokenizer(json.dumps(without), 256)
-    with pytest.raises(ModelError, match="without its tokenizer"):
-        random_dnabert().tokenize([b"ACGT"])

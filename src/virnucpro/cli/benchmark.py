@@ -36,7 +36,8 @@ COLUMNS = {
 @click.option("--tokens-per-batch", default="auto", show_default=True)
 @click.option("--others", default="original,autocast,transformers", show_default=True,
               help="Other ways to compare with; '' for none.")  # fmt: skip
-@click.option("--memory-limit", type=float, help="GB of GPU memory that this project's way may use.")
+@click.option("--memory-limit", default="", metavar="GB[,GB…]",
+              help="Measure this project's way within so much GPU memory, too: 16,24.")  # fmt: skip
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="About how long to measure each way.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "output", type=click.Path(), help="Write everything that was measured here.")
@@ -65,6 +66,10 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
     if not low.isdigit() or not (high or "0").isdigit() or not 0 < int(low) <= int(high or low):
         raise ConfigError(f"--length {length}: give a number, or two with a dash between: 10-1022")
     tokens = given["tokens_per_batch"]
+    try:
+        limits = tuple(map(float, filter(None, given["memory_limit"].split(","))))
+    except ValueError:
+        raise ConfigError(f"--memory-limit {given['memory_limit']}: give GB, several with commas: 16,24") from None
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         canonical = Path(folder) / "model.safetensors"
         if model is not None:
@@ -81,7 +86,7 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
             tokens_per_batch=int(tokens) if tokens.isdigit() else tokens,
             others=tuple(filter(None, given["others"].split(","))),
             seconds=given["seconds"],
-            memory_limit=given["memory_limit"],
+            memory_limits=limits,
             sequences=tuple(read_shard(Path(fasta))[1]) if fasta else (),
         )
         result = run_benchmark(plan, resolve_device(given["device"]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from torch import nn
 
 from virnucpro.encoders import fused
 from virnucpro.encoders.attention import Backend, alibi_slopes, choose_backend
+from virnucpro.encoders.bpe import Tokenizer, TokenizerProcess
 from virnucpro.encoders.packing import Pack
 from virnucpro.encoders.stages import plain_stages
-from virnucpro.errors import InputError, ModelError
+from virnucpro.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class DNABERT(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer_json = tokenizer_json
-        self._tokenizer = Tokenizer(tokenizer_json, config.vocabulary) if tokenizer_json is not None else None
+        self.tokenizer = Tokenizer(tokenizer_json, config.vocabulary) if tokenizer_json is not None else None
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
         self.token_type = nn.Parameter(torch.zeros(config.width))  # of segment 0, the only one there is
         self.embed_norm = nn.LayerNorm(config.width, eps=1e-12)
@@ -115,39 +115,13 @@ class DNABERT(nn.Module):
 
     def tokenize(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Flat tokens (T,) int32 and token counts (n,) int64, specials included."""
-        if self._tokenizer is None:
+        return self._own_tokenizer()(sequences, ids)
+
+    def tokenizer_apart(self) -> TokenizerProcess:
+        """To be entered: the same in a process of its own."""
+        return TokenizerProcess(self._own_tokenizer())
+
+    def _own_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
             raise ModelError("this DNABERT-S encoder was made without its tokenizer; prepare it again from its folder")
-        return self._tokenizer(sequences, ids)
-
-
-class Tokenizer:
-    """The checkpoint's own byte-pair tokenizer, without the truncation and padding its file asks for."""
-
-    def __init__(self, text: str, vocabulary: int) -> None:
-        import tokenizers
-
-        try:
-            self.bpe = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises plain Exception
-            raise ModelError(f"tokenizer.json can't be read ({error}); fetch the model folder again") from error
-        self.bpe.no_truncation()
-        self.bpe.no_padding()
-        self.cls, self.sep = self.bpe.token_to_id("[CLS]"), self.bpe.token_to_id("[SEP]")
-        if self.cls is None or self.sep is None:
-            raise ModelError("tokenizer.json has no [CLS] and [SEP]; it is not DNABERT-S's tokenizer")
-        if self.bpe.get_vocab_size() > vocabulary:
-            raise ModelError(
-                f"tokenizer.json has {self.bpe.get_vocab_size()} entries but the model embeds only {vocabulary}; "
-                "take both from the same model folder"
-            )
-
-    def __call__(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """[CLS] tokens [SEP] for each sequence, one after the other. Letters outside ACGT become [UNK]."""
-        for index, sequence in enumerate(sequences):
-            if not sequence or not sequence.isascii():
-                name = ids[index] if ids is not None else f"number {index + 1}"
-                raise InputError(f"DNA sequence {name} is {'not ASCII' if sequence else 'empty'}; correct the input")
-        encodings = self.bpe.encode_batch_fast([s.decode("ascii") for s in sequences], add_special_tokens=False)
-        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)) + 2
-        flat = chain.from_iterable([self.cls, *encoding.ids, self.sep] for encoding in encodings)
-        return np.fromiter(flat, dtype=np.int32, count=int(lengths.sum())), lengths
+        return self.tokenizer

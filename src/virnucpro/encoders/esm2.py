@@ -7,7 +7,8 @@ stays active at inference, last layer only. Shapes: T tokens, n sequences, d wid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,6 +182,10 @@ class ESM2(nn.Module):
         return pack.segment_sum(hidden.float() * inside[:, None]) / residues[:, None]
 
     tokenize = staticmethod(tokenize)
+
+    def tokenizer_apart(self) -> AbstractContextManager[Callable]:
+        """As DNABERT-S's, which is slow enough for a process of its own."""
+        return nullcontext(self.tokenize)
 
 
 def rotary_tables(positions: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:

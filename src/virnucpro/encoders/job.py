@@ -1,19 +1,18 @@
 """Packs through an encoder: on a GPU several are queued, so that it never waits for the host.
 
-While the GPU computes, a thread tokenizes the next window of sequences, and the caller does what it wants with the
-windows that are done. One stream holds everything in order: a pack's index tensors on their way there (one transfer),
-its kernels, its vectors on their way back.
+While the GPU computes, the next windows of sequences are tokenized (byte pairs in a process of their own), and the caller
+does what it wants with the windows that are done. One stream holds everything in order: a pack's index tensors on their
+way there (one transfer), its kernels, its vectors on their way back.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -35,11 +34,8 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 16384  # sequences tokenized and planned together
 FIRST_WINDOW = 4096  # so that a GPU has something to do soon
-PIECE = 512  # sequences that a thread tokenizes at a time
-TOKENIZERS = 4  # threads: enough for the fastest GPU, and more would keep the interpreter from the one that feeds it
 IN_FLIGHT = 3  # packs queued on the device before the oldest one's vectors are waited for
 MOST_TOKENS = {"esm2": 32768, "dnabert_s": 49152}  # in a pack on a GPU, as auto: more are no faster
-SWITCH_SECONDS = 2e-5  # how long the tokenizing thread may keep the interpreter from the one that feeds the GPU
 FEWEST_TOKENS = 1024
 MEMORY_SHARE = 0.85  # of what is free that a pack may take
 
@@ -138,16 +134,11 @@ class Job:
     def windows(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first sequence, vectors (m, d) float32) for runs of sequences that cover all; in any order."""
         held: list[_Window] = []
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(min(interval, SWITCH_SECONDS))
-        try:
-            for window in self._windows():
-                if window.overflowed:
-                    held.append(window)
-                else:
-                    yield window.start, window.vectors
-        finally:
-            sys.setswitchinterval(interval)
+        for window in self._windows():
+            if window.overflowed:
+                held.append(window)
+            else:
+                yield window.start, window.vectors
         if held:
             self._redo_in_fp32(held)
         for window in held:
@@ -170,22 +161,20 @@ class Job:
     def _tokenized(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(first sequence, flat tokens, lengths) of each window, the next two already in the making."""
         count = len(self.sequences)
-        tokenize = self.encoder.tokenize
         bounds = [0, *range(min(FIRST_WINDOW, WINDOW), count, WINDOW), count] if count else [0]
-
-        def window(start: int, parts: list[Future]) -> tuple[int, np.ndarray, np.ndarray]:
-            tokens, lengths = zip(*(part.result() for part in parts), strict=True)
-            return start, np.concatenate(tokens), np.concatenate(lengths)
-
-        with ThreadPoolExecutor(min(TOKENIZERS, torch.get_num_threads()), "tokenize") as pool:
-            ahead: deque[tuple[int, list[Future]]] = deque()
+        tokenize = self.encoder.tokenize
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(1, "tokenize"))
+            ahead: deque[tuple[int, Future]] = deque()
             for start, stop in pairwise(bounds):
-                parts = [slice(first, min(first + PIECE, stop)) for first in range(start, stop, PIECE)]
-                ahead.append((start, [pool.submit(tokenize, self.sequences[p], self.ids[p]) for p in parts]))
+                ahead.append((start, pool.submit(tokenize, self.sequences[start:stop], self.ids[start:stop])))
+                if start == 0 and stop < count:  # starts while the first window is tokenized here
+                    tokenize = stack.enter_context(self.encoder.tokenizer_apart())
                 if len(ahead) > 2:
-                    yield window(*ahead.popleft())
-            while ahead:
-                yield window(*ahead.popleft())
+                    first, tokens = ahead.popleft()
+                    yield first, *tokens.result()
+            for first, tokens in ahead:
+                yield first, *tokens.result()
 
     def _run(self, window: _Window, indices: np.ndarray) -> Iterator[_Window]:
         """Queue the packs of some of a window's sequences; yield the window of each older pack that is done."""

@@ -13,9 +13,9 @@ import triton.language as tl
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
-GELU = {"BLOCK": 4096, "num_warps": 8}
+GELU = {"BLOCK": 2048, "num_warps": 4}
 GLU = {"ROWS": 2, "num_warps": 4}
-NORM = {1024: (2, 4), 2048: (4, 4), 4096: (1, 4), 8192: (1, 8)}  # by block: rows of a program, warps
+NORM = {1024: (1, 1), 2048: (1, 1), 4096: (2, 4), 8192: (2, 4)}  # by block: rows of a program, warps
 
 
 @triton.jit
