@@ -15,6 +15,7 @@ PACKAGE = ROOT / "src" / "virnucpro"
 LAYERS = [
     "errors",
     "files",
+    "skeleton",
     "switches",
     "record",
     "sequences",
@@ -111,3 +112,17 @@ def test_jobs_share_what_the_first_one_compiled(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/no")
     installation.prepare_environment()
     assert "TRITON_CACHE_DIR" not in os.environ and os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+
+
+def test_building_a_model_loads_no_compiler():
+    """Random numbers for a tensor without memory would: seconds of each job."""
+    code = (
+        "import sys; from virnucpro.encoders.canonical import build_encoder; from virnucpro.classifier.model import Classifier;"
+        "from virnucpro.encoders.esm2 import ESM2, ESM2Config; from virnucpro.skeleton import skeleton;"
+        "build_encoder('esm2', {'layers': 1, 'width': 16, 'heads': 1, 'ffn': 16},"
+        " ESM2(ESM2Config(layers=1, width=16, heads=1, ffn=16)).state_dict(), None, '');\n"
+        "with skeleton(): model = Classifier(16, 4)\n"
+        "assert all(value.is_meta for value in model.parameters());"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

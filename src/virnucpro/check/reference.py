@@ -15,6 +15,7 @@ from virnucpro.encoders.checkpoints import FAIR_ESM, export_state
 from virnucpro.encoders.esm2 import ESM2
 from virnucpro.encoders.original import embed_original
 from virnucpro.errors import ConfigError
+from virnucpro.skeleton import skeleton
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def fair_esm(encoder: ESM2) -> Callable[[torch.Tensor], torch.Tensor] | None:
         rotary = importlib.import_module("esm.rotary_embedding")
     except ImportError:
         return None
-    with torch.device("meta"):
+    with skeleton():
         module = esm2.ESM2(config.layers, config.width, config.heads, "ESM-1b").eval()
     module.load_state_dict(export_state(encoder, FAIR_ESM), strict=False, assign=True)
     for layer in module.layers:  # its frequencies are a buffer that no checkpoint of ours holds

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from virnucpro.classifier.spec import CLASSES, IGNORED, ClassifierSpec, read_classifier, weights_digest
 from virnucpro.files import atomic_file
+from virnucpro.skeleton import skeleton
 
 
 class Classifier(nn.Module):
@@ -60,7 +61,7 @@ class Classifier(nn.Module):
 def build_classifier(arrays: Mapping[str, np.ndarray], eps: float) -> Classifier:
     """A classifier in eval mode that owns weights which ``check_weights`` gave."""
     hidden, width = arrays["hidden_layer.weight"].shape
-    with torch.device("meta"):
+    with skeleton():
         model = Classifier(width, hidden, eps=eps, standardise="input_mean" in arrays)
     state = {name: torch.from_numpy(value) for name, value in arrays.items()}
     model.load_state_dict({**state, IGNORED: torch.tensor(0)}, assign=True)

@@ -136,13 +136,12 @@ def build_encoder(
     family: str, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], tokenizer: str | None, where: str
 ) -> ESM2 | DNABERT:
     """An encoder that owns the tensors of ``state``; ModelError if they don't fit its configuration."""
-    import torch
-
     from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
     from virnucpro.encoders.esm2 import ESM2, ESM2Config
+    from virnucpro.skeleton import skeleton
 
     encoder: ESM2 | DNABERT
-    with torch.device("meta"):
+    with skeleton():
         try:
             encoder = ESM2(ESM2Config(**config)) if family == "esm2" else DNABERT(DNABERTConfig(**config), tokenizer)
         except TypeError as error:
