@@ -126,6 +126,7 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
 def _encoder(plan: Plan, device: str) -> Any:
     if plan.model is not None:
         return load_encoder(plan.model, device, torch.float32)
+    torch.manual_seed(0)
     with torch.device(device):
         if plan.family == "esm2":
             layers, width, heads = ESM2_SHAPES[plan.size]

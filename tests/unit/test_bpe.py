@@ -83,7 +83,7 @@ def test_a_process_that_is_killed_is_named(tokenizer):
 def test_a_process_ends_with_its_parent():
     code = (
         "import os, sys; from virnucpro.encoders.bpe import *\n"
-        "apart = TokenizerProcess(Tokenizer(sys.stdin.read(), 256)).__enter__()\n"
+        "apart = TokenizerProcess(Tokenizer(sys.stdin.read(), 256))\n"
         "print(apart.process.pid, len(apart([b'ACGT'])[0]), flush=True); os.kill(os.getpid(), 9)"
     )
     parent = subprocess.run([sys.executable, "-c", code], input=bpe_json(), capture_output=True, text=True)

@@ -25,6 +25,7 @@ import numpy as np
 
 from virnucpro.errors import InputError, ModelError
 
+PIPE = 1 << 20  # bytes that a pipe holds: fewer turns at the interpreter for a window's tokens
 _HEADER = struct.Struct("<qq")
 
 
@@ -71,21 +72,21 @@ def check_dna(sequences: Sequence[bytes], ids: Sequence[str] | None) -> None:
 
 
 class TokenizerProcess:
-    """The same tokenizer in a process of its own, which ends with the block or with its parent."""
+    """The same tokenizer in a process of its own: started at once, ended with a ``with`` block or with its parent."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-
-    def __enter__(self) -> TokenizerProcess:
         path = os.pathsep.join(filter(None, sys.path))
         self.process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path},
+            pipesize=PIPE,
         )
-        text = self.tokenizer.text.encode()
-        self._send(_HEADER.pack(len(text), self.tokenizer.vocabulary), text)
+        text = tokenizer.text.encode()
+        self._send(_HEADER.pack(len(text), tokenizer.vocabulary), text)
+
+    def __enter__(self) -> TokenizerProcess:
         return self
 
     def __exit__(

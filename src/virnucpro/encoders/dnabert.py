@@ -118,7 +118,7 @@ class DNABERT(nn.Module):
         return self._own_tokenizer()(sequences, ids)
 
     def tokenizer_apart(self) -> TokenizerProcess:
-        """To be entered: the same in a process of its own."""
+        """The same in a process of its own, which starts now."""
         return TokenizerProcess(self._own_tokenizer())
 
     def _own_tokenizer(self) -> Tokenizer:

@@ -7,8 +7,7 @@ stays active at inference, last layer only. Shapes: T tokens, n sequences, d wid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -183,9 +182,8 @@ class ESM2(nn.Module):
 
     tokenize = staticmethod(tokenize)
 
-    def tokenizer_apart(self) -> AbstractContextManager[Callable]:
-        """As DNABERT-S's, which is slow enough for a process of its own."""
-        return nullcontext(self.tokenize)
+    def tokenizer_apart(self) -> None:
+        """Letters are tokens, which takes no process of its own."""
 
 
 def rotary_tables(positions: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOW = 16384  # sequences tokenized and planned together
-FIRST_WINDOW = 4096  # so that a GPU has something to do soon
+FIRST_WINDOW = 4096  # where tokenizing takes a while, so that a GPU has something to do soon
 IN_FLIGHT = 3  # packs queued on the device before the oldest one's vectors are waited for
 MOST_TOKENS = {"esm2": 32768, "dnabert_s": 49152}  # in a pack on a GPU, as auto: more are no faster
 FEWEST_TOKENS = 1024
@@ -86,6 +86,7 @@ class Job:
         progress: Callable[[np.ndarray], object] | None,
     ) -> None:
         self.began = time.perf_counter()
+        self.tokenizer_apart = encoder.tokenizer_apart() if len(sequences) > FIRST_WINDOW else None
         self.encoder: Any = encoder.to(device=device, dtype=dtype).eval()
         self.ids, self.sequences = ids, sequences
         self.attention, self.precision, self.device, self.progress = (
@@ -160,16 +161,13 @@ class Job:
 
     def _tokenized(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(first sequence, flat tokens, lengths) of each window, the next two already in the making."""
-        count = len(self.sequences)
-        bounds = [0, *range(min(FIRST_WINDOW, WINDOW), count, WINDOW), count] if count else [0]
-        tokenize = self.encoder.tokenize
-        with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(1, "tokenize"))
+        count, apart = len(self.sequences), self.tokenizer_apart
+        bounds = [0, *range(FIRST_WINDOW if apart else WINDOW, count, WINDOW), count] if count else [0]
+        with ThreadPoolExecutor(1, "tokenize") as pool, apart or nullcontext():
             ahead: deque[tuple[int, Future]] = deque()
             for start, stop in pairwise(bounds):
+                tokenize = apart if apart and start else self.encoder.tokenize
                 ahead.append((start, pool.submit(tokenize, self.sequences[start:stop], self.ids[start:stop])))
-                if start == 0 and stop < count:  # starts while the first window is tokenized here
-                    tokenize = stack.enter_context(self.encoder.tokenizer_apart())
                 if len(ahead) > 2:
                     first, tokens = ahead.popleft()
                     yield first, *tokens.result()
