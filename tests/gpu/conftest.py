@@ -1,4 +1,4 @@
-"""Tests on a real GPU; without one they are skipped, and say so."""
+"""Tests on a real GPU (marked `gpu`); without one they are skipped, and say so."""
 
 import pytest
 import torch
@@ -7,5 +7,5 @@ import torch
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
-            if "tests/gpu" in str(item.path):
+            if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="PyTorch sees no GPU here"))
