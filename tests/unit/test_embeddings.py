@@ -1,6 +1,7 @@
 """HDF5 layout, the cache and the merge: what is complete, what belongs together, and what is refused."""
 
 import json
+import os
 import threading
 import time
 
@@ -64,6 +65,8 @@ def test_the_cache_gives_what_it_got(tmp_path):
     assert entry.fetch(output)
     assert output.read_bytes() == made.read_bytes()
     assert entry.fetch(output), "again, over the same file"
+    os.utime(output, (0, 0))
+    assert made.stat().st_mtime > 0, "another run's date is its own: else Snakemake would go over that run again"
     assert not list(tmp_path.rglob("*.tmp"))
     listed = CliRunner().invoke(cli, ["cache", "list", str(tmp_path / "cache")])
     assert listed.output.splitlines()[1].split("\t")[:3] == ["esm2", "key", "1"]

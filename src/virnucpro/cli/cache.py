@@ -28,6 +28,6 @@ def cache_list(folder: str) -> None:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.option("--unused-days", type=float, required=True, help="Remove what nobody has used for so many days.")
 def cache_prune(folder: str, unused_days: float) -> None:
-    """Remove entries of FOLDER that were not used lately; runs that linked them keep theirs."""
+    """Remove entries of FOLDER that were not used lately; runs that used them keep theirs."""
     count, freed = prune_cache(folder, unused_days)
     click.echo(f"removed {count} entries, {freed / 1e6:.1f} MB")

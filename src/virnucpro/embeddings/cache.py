@@ -42,7 +42,8 @@ class CacheEntry:
         try:
             with open_shard(self.path):
                 pass
-            _place(self.path, output)
+            with atomic_file(output) as copy:  # no link: Snakemake dates its outputs, and that would date other runs'
+                shutil.copyfile(self.path, copy)
         except StorageError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # can't be read now, but may be sound
                 logger.warning("can't use a cache entry: %s", error)
@@ -54,13 +55,13 @@ class CacheEntry:
             logger.warning("can't use a cache entry: %s", error)
             return False
         with suppress(OSError):  # another user's
-            self._lock.touch()  # the time of last use; the entry's own would pass on to every link of it
+            self._lock.touch()  # the time of last use; the entry's own is also that of the output it was kept from
         return True
 
     def keep(self, output: Path) -> None:
         """Put a finished file into the cache, or say why not: the run goes on without."""
         try:
-            _place(output, self.path)
+            _link(output, self.path)
         except OSError as error:
             logger.warning("can't keep %s in the cache: %s", output.name, error)
 
@@ -140,7 +141,7 @@ def _make_shared(folder: Path) -> None:
         folder.chmod(0o777)
 
 
-def _place(source: Path, destination: Path) -> None:
+def _link(source: Path, destination: Path) -> None:
     """Hard-link, or copy across file systems; ``destination`` appears whole either way."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = destination.parent / f".{destination.name}.{secrets.token_hex(6)}.tmp"
