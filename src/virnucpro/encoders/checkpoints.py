@@ -92,18 +92,18 @@ def export_state(encoder: torch.nn.Module, layout: Layout) -> State:
     return state
 
 
-def convert_checkpoint(source: Path, family: str, output: Path, dtype: torch.dtype | None = None) -> EncoderSpec:
+def convert_checkpoint(source: Path, family: str, output: Path) -> EncoderSpec:
     """Write a checkpoint that isn't canonical yet; see ``prepare.prepare_encoder``."""
     tokenizer = None
     if family == "dnabert_s":
         config, state, files, tokenizer = _dnabert_folder(source)
     else:
         config, state, files = _esm2_folder(source) if source.is_dir() else _fair_esm(source)
-    stored = dtype or _narrowest(state)
+    stored = _narrowest(state)
     for key in state:
         state[key] = state[key].to(stored)
         if not state[key].isfinite().all():
-            raise ModelError(f"{source}: {key} is not finite in {stored}; fetch it again or choose a wider dtype")
+            raise ModelError(f"{source}: {key} holds values that are not finite; fetch it again")
     encoder = build_encoder(family, config, state, tokenizer, str(source))
     resolved = source.resolve()
     name = resolved.stem if source.is_file() else resolved.name

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from virnucpro.encoders.canonical import (
-    FAMILIES,
-    EncoderSpec,
-    load_encoder,
-    read_header,
-    verify_canonical,
-    write_canonical,
-)
+from virnucpro.encoders.canonical import FAMILIES, EncoderSpec, read_header, verify_canonical
 from virnucpro.errors import ModelError
 from virnucpro.files import atomic_file
-
-if TYPE_CHECKING:
-    import torch
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """What the weights of a model folder may be called, the preferred first."""
 
 
-def prepare_encoder(source: Path, family: str, output: Path, dtype: torch.dtype | None = None) -> EncoderSpec:
-    """Write ``source`` to ``output`` as a canonical file, in its own dtype unless one is given.
+def prepare_encoder(source: Path, family: str, output: Path) -> EncoderSpec:
+    """Write ``source`` to ``output`` as a canonical file, in its own dtype or, where that loses nothing, in fp16.
 
     ``family`` is ``esm2`` or ``dnabert_s``; a file that is canonical already is verified and copied. Raises
     ModelError, naming file and remedy, for whatever is missing, unsafe, inconsistent or of another architecture.
@@ -38,12 +27,10 @@ def prepare_encoder(source: Path, family: str, output: Path, dtype: torch.dtype 
     if not _is_canonical(source):
         from virnucpro.encoders.checkpoints import convert_checkpoint
 
-        return convert_checkpoint(source, family, output, dtype)
+        return convert_checkpoint(source, family, output)
     spec = verify_canonical(source)
     if spec.family != family:
         raise ModelError(f"{source} holds a {spec.family} encoder where {family} is asked for; swap the paths")
-    if dtype is not None:
-        return write_canonical(load_encoder(source, dtype=dtype), output, name=spec.name, source=spec.source)
     with atomic_file(output) as temporary:
         shutil.copyfile(source, temporary)
     return spec
