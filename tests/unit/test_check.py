@@ -127,15 +127,19 @@ def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):
 
 def test_other_precisions_only_inform(made, tmp_path, monkeypatch):
     """A CPU that is said to have half precision; bf16 with a gate that nothing keeps to."""
+
+    def resolve(name, device, family="esm2"):
+        return "fp16" if name == "auto" or (name, family) == ("fp8", "dnabert_s") else name
+
     for module in (embedding, run):
-        monkeypatch.setattr(
-            module, "resolve_precision", lambda name, device, family="": "fp16" if name == "auto" else name
-        )
-    monkeypatch.setattr(run, "PRECISIONS", ("auto", "fp32", "fp16", "bf16"))
+        monkeypatch.setattr(module, "resolve_precision", resolve)
+    monkeypatch.setattr(run, "PRECISIONS", ("auto", "fp32", "fp16", "bf16", "fp8"))
     monkeypatch.setitem(GATES, "bf16", type(GATES["bf16"])(1e-9, 1e-9))
     result = check(*made, tmp_path, EmbedOptions(), frames=10)
     ways = [(row["precision"], row["chosen"], row["passed"]) for row in result["rows"] if row["encoder"] == "protein"]
     assert sorted(ways) == [("bf16", False, False), ("fp16", True, True), ("fp32", False, True)]
+    ways = [row["precision"] for row in result["rows"] if row["encoder"] == "dna"]
+    assert sorted(ways) == ["bf16", "fp16", "fp32"], "each once: fp8 would be fp16 again"
     assert result["passed"]
 
 

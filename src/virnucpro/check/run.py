@@ -172,12 +172,15 @@ def _compare(
 def _other_ways(spec: EncoderSpec, options: EmbedOptions, device: str, rest: list[str]) -> Iterator[EmbedOptions]:
     """Every precision with every backend that this encoder can run in here."""
     head_dim = spec.config["width"] // spec.config["heads"]
-    for precision in PRECISIONS[1:]:
+    for name in PRECISIONS[1:]:
         try:
-            dtype = compute_dtype(resolve_precision(precision, device))
+            precision = resolve_precision(name, device, spec.family)
         except ConfigError as error:
-            rest.append(f"{spec.name}, {precision}: {error}")
+            rest.append(f"{spec.name}, {name}: {error}")
             continue
+        if precision != name:  # DNABERT-S has no fp8
+            continue
+        dtype = compute_dtype(precision)
         for attention in BACKENDS[1:]:
             try:
                 choose_backend(attention, torch.device(device), dtype, head_dim, spec.family == "dnabert_s")
