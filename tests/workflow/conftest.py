@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from virnucpro.classifier.model import Classifier, write_classifier
@@ -60,9 +63,29 @@ def bpe(texts: list[str]) -> str:
     return tokenizer.to_str()
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of pytest's workers to ask for it fills, for all of them."""
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    folder = session / name
+    with FileLock(session / f"{name}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            try:
+                make(folder)
+            except BaseException:
+                folder.rename(session / f"{name}-failed-{os.getpid()}")
+                raise
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Models:
-    folder = tmp_path_factory.mktemp("models")
+    return Models(made_once(tmp_path_factory, "tiny", write_models))
+
+
+def write_models(folder: Path) -> None:
     tokenizer = bpe([coding(seed, 300) for seed in range(50)])
     vocabulary = Tokenizer.from_str(tokenizer).get_vocab_size()
     torch.manual_seed(0)
@@ -79,7 +102,6 @@ def tiny(tmp_path_factory) -> Models:
         write_classifier(
             folder / f"{name}.safetensors", model.eval(), ClassifierSpec(name=name, width=width, hidden=16)
         )
-    return Models(folder)
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +109,11 @@ def reference(tmp_path_factory, tiny):
     """An undisturbed run."""
     from tests.workflow.project import Project
 
-    project = Project(tmp_path_factory.mktemp("reference"), tiny)
-    first = project.run()
-    shards = project.shards()
-    assert shards >= 4
-    assert first.computed == {"embed_dnabert_s": shards, "embed_esm2": shards}
-    return project
+    def run(folder: Path) -> None:
+        project = Project(folder, tiny)
+        first = project.run()
+        shards = project.shards()
+        assert shards >= 4
+        assert first.computed == {"embed_dnabert_s": shards, "embed_esm2": shards}
+
+    return Project(made_once(tmp_path_factory, "reference", run), tiny)

@@ -18,13 +18,14 @@ def records(count: int = 12) -> dict[str, str]:
 
 
 class Project:
-    """A working directory with one sample."""
+    """A working directory with one sample, or its finished run."""
 
     def __init__(self, folder: Path, models: Models, arguments: tuple[str, ...] = (), count: int = 12):
         self.folder, self.models, self.arguments = folder, models, arguments
         self.fasta = folder / "input.fa"
-        self.write(records(count))
-        (folder / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
+        if not self.fasta.exists():
+            self.write(records(count))
+            (folder / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
 
     def write(self, content: dict[str, str]) -> None:
         time.sleep(0.01)
@@ -46,6 +47,4 @@ class Project:
 def copy_of(project: Project, folder: Path, arguments: tuple[str, ...] = ()) -> Project:
     """The same finished run in another working directory, times kept."""
     shutil.copytree(project.folder, folder, dirs_exist_ok=True)
-    copy = Project.__new__(Project)
-    copy.folder, copy.models, copy.arguments, copy.fasta = folder, project.models, arguments, folder / "input.fa"
-    return copy
+    return Project(folder, project.models, arguments)
