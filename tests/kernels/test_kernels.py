@@ -66,6 +66,12 @@ def test_attention(kind, head_dim, dtype):
         assert error(got, reference(q, k, v, lengths, rotary, slopes)) < TOLERANCE[dtype], lengths
 
 
+def test_a_sequence_of_more_numbers_than_32_bits_count_is_refused():
+    q, k, v = torch.empty((2**20, 3, 32, 64), dtype=torch.float16, device="meta").unbind(1)
+    with pytest.raises(ValueError, match="1,048,576 tokens is too long"):
+        attention_kernels.attention(q, k, v, torch.empty(2, device="meta"), 2**20, 2**20)
+
+
 @pytest.mark.parametrize("lengths", [[105, 70], [200, 2]], ids=["short", "long"])
 def test_what_a_pack_has_room_for_changes_nothing(lengths):
     total = sum(lengths)

@@ -13,6 +13,7 @@ from tests.unit.encoder_fixtures import (
     relative,
     split,
 )
+from virnucpro.encoders import fp8
 from virnucpro.encoders.attention import Sdpa
 from virnucpro.encoders.canonical import load_encoder
 from virnucpro.encoders.embed import embed
@@ -169,3 +170,21 @@ def test_compiled_blocks_are_equivalent():
     for sequences, expected in zip(packs, eager, strict=True):
         assert relative(forward(model, sequences)[1], expected) < 1e-5
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # for all layers and all packs
+
+
+def test_what_fp8_is_measured_on_goes_in_packs(monkeypatch):
+    model, sequences = random_esm2(), proteins(LENGTHS)
+    totals = []
+    forward_pack = model.forward
+
+    def watched(tokens, pack, backend=None):
+        totals.append(pack.total)
+        return forward_pack(tokens, pack, backend)
+
+    monkeypatch.setattr(model, "forward", watched)
+    monkeypatch.setattr(fp8, "GATE_TOKENS", 400)
+    found = fp8._vectors(model, [str(i) for i in range(len(sequences))], sequences)
+    assert len(totals) > 1 and sum(totals) == sum(LENGTHS) + 2 * len(LENGTHS)
+    assert max(totals) <= max(400, max(LENGTHS) + 2)
+    assert relative(torch.from_numpy(found), forward(model, sequences)[1]) < 1e-5
+    assert fp8._vectors(model, [], []).shape == (0, 32)

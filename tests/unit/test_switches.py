@@ -24,6 +24,7 @@ from virnucpro.embeddings.store import open_shard
 from virnucpro.encoders import embed as embedding
 from virnucpro.encoders import job, original
 from virnucpro.encoders.canonical import load_encoder, read_spec, write_canonical
+from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import ConfigError
 from virnucpro.record import RunRecord
@@ -183,3 +184,11 @@ def test_the_originals_path_is_fair_esms(tmp_path):
         for row, states in zip(rows, hidden, strict=True):
             expected = states[1 : 1 + min(len(sequences[row]), 1024)].mean(0).numpy()
             assert np.linalg.norm(found[row] - expected) < 1e-6 * np.linalg.norm(expected)
+
+
+def test_the_originals_path_scales_tokens_only_where_the_model_does():
+    for dropout in (True, False):
+        model = ESM2(ESM2Config(2, 32, 2, 128, token_dropout=dropout))
+        sequences = proteins([30, 12])
+        found = original.embed_original(model, ["a", "b"], sequences).vectors
+        assert np.allclose(found, embedding.embed(model, ["a", "b"], sequences).vectors, atol=1e-6)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from virnucpro.encoders import fused
 from virnucpro.encoders.accuracy import RELATIVE_L2, relative_l2_rest
 from virnucpro.encoders.attention import Sdpa
-from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.packing import Pack, gather_sequences, plan_packs
 from virnucpro.encoders.stages import Stages
 from virnucpro.errors import ConfigError
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SMALLEST = (8, 9)  # compute capability of the first GPUs with fp8 products
 GATE_SEQUENCES = 64
+GATE_TOKENS = 16384  # at a time
 CALIBRATION = (32, 166)  # proteins, residues
 FREQUENCIES = {  # per thousand residues in UniProtKB/Swiss-Prot
     "L": 97, "A": 83, "G": 71, "V": 69, "E": 67, "S": 66, "I": 59, "K": 58, "R": 55, "D": 55,
@@ -91,11 +92,12 @@ def convert(model: ESM2, ids: Sequence[str], sequences: Sequence[bytes]) -> floa
 
 @torch.inference_mode()
 def _vectors(model: Any, ids: list[str], sequences: list[bytes]) -> np.ndarray:
-    if not sequences:
-        return np.empty((0, model.config.width), np.float32)
-    tokens, lengths = model.tokenize(sequences, ids)
-    pack = Pack.build(lengths, tokens).to(model.embed_tokens.weight.device)
-    return model.pool(model(pack.tokens, pack), pack).cpu().numpy()
+    vectors = np.empty((len(sequences), model.config.width), np.float32)
+    tokens, lengths = model.tokenize(sequences, ids) if sequences else (np.empty(0, np.uint8), np.empty(0, np.int64))
+    for rows in plan_packs(lengths, GATE_TOKENS):
+        pack = Pack.build(lengths[rows], gather_sequences(tokens, lengths, rows)).to(model.embed_tokens.weight.device)
+        vectors[rows] = model.pool(model(pack.tokens, pack), pack).cpu().numpy()
+    return vectors
 
 
 def calibration_proteins() -> list[bytes]:

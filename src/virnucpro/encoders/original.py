@@ -103,8 +103,9 @@ def plan_batches(lengths: np.ndarray) -> list[list[int]]:
 def esm2_hidden(encoder: ESM2, tokens: torch.Tensor) -> torch.Tensor:
     """Padded tokens (n, L) -> hidden states (n, L, d)."""
     n, longest = tokens.shape
-    # Token dropout's factor as long as no token is <mask>, and no letter stands for <mask>.
-    x = encoder.embed_tokens(tokens).flatten(0, 1) * (1 - TRAINING_MASK_FRACTION)
+    x = encoder.embed_tokens(tokens).flatten(0, 1)
+    if encoder.config.token_dropout:  # its factor as long as no token is <mask>, and no letter stands for <mask>
+        x = x * (1 - TRAINING_MASK_FRACTION)
     positions = torch.arange(longest, device=tokens.device).repeat(n)
     cos, sin = rotary_tables(positions, encoder.config.head_dim)
     bias = torch.zeros(n, 1, 1, longest, device=tokens.device).masked_fill((tokens == PAD)[:, None, None], -torch.inf)

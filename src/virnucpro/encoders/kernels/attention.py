@@ -276,6 +276,8 @@ def attention(
     total, heads, head_dim = q.shape
     if not q.stride() == k.stride() == v.stride() or q.stride(2) != 1:
         raise ValueError("q, k and v must be laid out alike, with neighbouring elements of a head side by side")
+    if max_length * q.stride(0) >= 2**31:  # the kernels count the rows of one sequence in 32 bits
+        raise ValueError(f"a sequence of {max_length:,} tokens is too long for these kernels; use 'sdpa'")
     out = torch.empty((total, heads, head_dim), dtype=q.dtype, device=q.device)
     how = launch(head_dim, q.dtype, min_length, max_length)
     cos, sin = rotary if rotary is not None else (q, q)
