@@ -8,17 +8,20 @@ import time
 import h5py
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from tests.workflow.conftest import bpe
 from virnucpro.cli import cli
 from virnucpro.embeddings.cache import CacheEntry, list_cache, prune_cache
 from virnucpro.embeddings.merge import merge
+from virnucpro.embeddings.shard import EmbedOptions, compute
 from virnucpro.embeddings.store import MergedEmbeddings, open_shard, write_shard
+from virnucpro.encoders import canonical
 from virnucpro.encoders.canonical import write_canonical
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
-from virnucpro.errors import StorageError
+from virnucpro.errors import ConfigError, StorageError
 
 IDS = [f"r_chunk_{i}F1" for i in range(1, 6)]
 
@@ -166,3 +169,14 @@ def test_what_does_not_belong_together_is_refused(parts, change, says):
     with pytest.raises(StorageError, match=says):
         run_merge(parts)
     assert not (parts / "merged.h5").exists()
+
+
+def test_an_encoder_too_large_for_the_gpu(tmp_path, monkeypatch):
+    write_canonical(ESM2(ESM2Config(1, 32, 2, 64)), tmp_path / "m.safetensors", name="m")
+
+    def too_large(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(canonical, "load_encoder", too_large)
+    with pytest.raises(ConfigError, match=r"m\.safetensors doesn't fit in the memory of cpu .* smaller model"):
+        compute(tmp_path / "m.safetensors", ["a"], [b"MK"], EmbedOptions(), "cpu")

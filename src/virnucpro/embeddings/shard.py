@@ -164,32 +164,41 @@ def compute_into(
     """Load the encoder and embed as the options say.
 
     ``write`` is given the first row and the vectors (m, d) float32 of runs of sequences, in any order, ``progress`` the
-    rows that are done. Returns what ran.
+    rows that are done. Returns what ran. Raises ConfigError where the encoder doesn't fit in the device's memory, as
+    well as what ``encoders.embed.start`` raises.
     """
+    import torch
+
     from virnucpro.encoders.canonical import load_encoder
     from virnucpro.encoders.embed import compute_dtype, resolve_precision, start
     from virnucpro.encoders.original import embed_original
 
-    encoder = load_encoder(model, device, compute_dtype(resolve_precision(options.precision, device)))
-    if options.batching == "original":
-        result = embed_original(encoder, ids, sequences, device, progress)
-        write(0, result.vectors)
-        return result.statistics
-    job = start(
-        encoder,
-        ids,
-        sequences,
-        tokens_per_batch=options.tokens_per_batch,
-        attention=options.attention,
-        precision=options.precision,
-        device=device,
-        compile=options.compile,
-        packing=options.batching == "packed",
-        progress=progress,
-    )
-    for first, vectors in job.windows():
-        write(first, vectors)
-    return job.statistics()
+    try:
+        encoder = load_encoder(model, device, compute_dtype(resolve_precision(options.precision, device)))
+        if options.batching == "original":
+            result = embed_original(encoder, ids, sequences, device, progress)
+            write(0, result.vectors)
+            return result.statistics
+        job = start(
+            encoder,
+            ids,
+            sequences,
+            tokens_per_batch=options.tokens_per_batch,
+            attention=options.attention,
+            precision=options.precision,
+            device=device,
+            compile=options.compile,
+            packing=options.batching == "packed",
+            progress=progress,
+        )
+        for first, vectors in job.windows():
+            write(first, vectors)
+        return job.statistics()
+    except torch.OutOfMemoryError as error:  # not of a pack, which is divided
+        raise ConfigError(
+            f"{model} doesn't fit in the memory of {device} ({error}). Use a GPU with more or nothing else on it, a "
+            "smaller model, or device 'cpu'."
+        ) from error
 
 
 def resolve_device(name: str, gpu: str | None = None) -> str:
