@@ -103,7 +103,7 @@ def running(pid: int) -> bool:
         return False
 
 
-def test_a_job_tokenizes_all_but_its_first_window_apart(monkeypatch):
+def test_a_job_tokenizes_all_but_its_first_windows_apart(monkeypatch):
     encoder = random_dnabert(tokenizer=bpe_json())
     sequences = dna(list(range(20, 80)))
     ids = [str(i) for i in range(len(sequences))]
@@ -116,10 +116,10 @@ def test_a_job_tokenizes_all_but_its_first_window_apart(monkeypatch):
         return real(self, sequences, ids)
 
     monkeypatch.setattr(TokenizerProcess, "__call__", counted)
-    monkeypatch.setattr(job, "FIRST_WINDOW", 8)
+    monkeypatch.setattr(job, "FIRST_WINDOWS", (8, 10))
     monkeypatch.setattr(job, "WINDOW", 30)
     assert np.allclose(embed(encoder, ids, sequences).vectors, here, atol=1e-5)
-    assert calls == [30, 22]
+    assert calls == [30, 12]
     sequences[50] = b""
     with pytest.raises(InputError, match="sequence 50 is empty"):
         embed(encoder, ids, sequences)

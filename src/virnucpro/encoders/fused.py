@@ -21,7 +21,7 @@ def stages(model: Any) -> Stages:
     """The fused stages of an ESM-2 or DNABERT-S, on a GPU and with its final weights."""
     if model.family == "esm2":
         sum_biases(model)
-        return Stages("fused", project_esm2, _finish_esm2, _final_esm2, pool_esm2)
+        return Stages("fused", project_esm2, finish_esm2, _final_esm2, pool_esm2)
     for layer in model.layers:
         layer.shifts = (layer.out.bias.float(), layer.down.bias.float())
     return Stages("fused", _project_dnabert, _finish_dnabert, _final_dnabert, _pool_dnabert)
@@ -52,7 +52,8 @@ def project_esm2(layer: Any, x: torch.Tensor, cos: Any, sin: Any) -> tuple[torch
     return heads(layer, layer.qkv(norm(x, layer.attention_norm, shift=layer.shifts[0])), cos, sin)
 
 
-def _finish_esm2(layer: Any, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+def finish_esm2(layer: Any, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """x (T, d), which is changed, attended (T, H, D) -> (T, d) without the biases so far."""
     from virnucpro.encoders.kernels.pointwise import gelu_, norm
 
     x.addmm_(attended.flatten(1), layer.out.weight.t())

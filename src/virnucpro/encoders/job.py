@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOW = 16384  # sequences tokenized and planned together
-FIRST_WINDOW = 4096  # where tokenizing takes a while, so that a GPU has something to do soon
+FIRST_WINDOWS = (4096, 8192)  # byte pairs of these are found here, while the process for all others starts
 IN_FLIGHT = 3  # packs queued on the device before the oldest one's vectors are waited for
-MOST_TOKENS = {"esm2": 32768, "dnabert_s": 49152}  # in a pack on a GPU, as auto: more are no faster
+MOST_TOKENS = {"esm2": 32768, "dnabert_s": 65536}  # in a pack on a GPU, as auto: more are no faster
 FEWEST_TOKENS = 1024
 MEMORY_SHARE = 0.85  # of what is free that a pack may take
 
@@ -86,7 +86,7 @@ class Job:
         progress: Callable[[np.ndarray], object] | None,
     ) -> None:
         self.began = time.perf_counter()
-        self.tokenizer_apart = encoder.tokenizer_apart() if len(sequences) > FIRST_WINDOW else None
+        self.tokenizer_apart = encoder.tokenizer_apart() if len(sequences) > sum(FIRST_WINDOWS) else None
         self.encoder: Any = encoder.to(device=device, dtype=dtype).eval()
         self.ids, self.sequences = ids, sequences
         self.attention, self.precision, self.device, self.progress = (
@@ -162,11 +162,12 @@ class Job:
     def _tokenized(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(first sequence, flat tokens, lengths) of each window, the next two already in the making."""
         count, apart = len(self.sequences), self.tokenizer_apart
-        bounds = [0, *range(FIRST_WINDOW if apart else WINDOW, count, WINDOW), count] if count else [0]
+        edges = [*accumulate(FIRST_WINDOWS, initial=0)] if apart else [0]
+        bounds = [*edges, *range(edges[-1] + WINDOW, count, WINDOW), count] if count else []
         with ThreadPoolExecutor(1, "tokenize") as pool, apart or nullcontext():
             ahead: deque[tuple[int, Future]] = deque()
             for start, stop in pairwise(bounds):
-                tokenize = apart if apart and start else self.encoder.tokenize
+                tokenize = apart if apart and start >= edges[-1] else self.encoder.tokenize
                 ahead.append((start, pool.submit(tokenize, self.sequences[start:stop], self.ids[start:stop])))
                 if len(ahead) > 2:
                     first, tokens = ahead.popleft()
@@ -208,7 +209,7 @@ class Job:
         lengths = window.lengths[indices]
         tokens = gather_sequences(window.tokens, window.lengths, indices)
         room = (0, 0) if self.graphs is None else self.graphs.room(lengths)
-        host = Pack.build(lengths, tokens, room)
+        host = Pack.build(lengths, tokens, room, pinned=self.cuda)
         started = copied = None
         with torch.inference_mode():
             if self.cuda:
