@@ -48,9 +48,16 @@ def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((got.double() - wanted.double()).norm() / wanted.double().norm())
 
 
-@pytest.mark.parametrize("kind", ["rotary", "alibi", "plain"])
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+CASES = [
+    (kind, head_dim, dtype)
+    for i, kind in enumerate(("rotary", "alibi", "plain"))
+    for j, head_dim in enumerate(HEAD_DIMS)
+    for k, dtype in enumerate((torch.float32, *HALVES))
+    if not INTERPRETED or (i + j + k) % 2 == 0  # the interpreter is slow: any two of the three are there together
+]
+
+
+@pytest.mark.parametrize(("kind", "head_dim", "dtype"), CASES, ids=str)
 def test_attention(kind, head_dim, dtype):
     heads = 1 if INTERPRETED else 3
     for lengths in LENGTHS:

@@ -62,8 +62,9 @@ def test_calibration_error_of_known_curves():
     assert calibration_error(reliability(np.ones(10, bool), np.ones(10))) == 0
 
 
-@pytest.fixture
-def result(tmp_path):
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("result")
     samples = [
         tables(tmp_path, "v", [0.9, 0.8, 0.3, None], label=Label(True, "phage")),
         tables(tmp_path, "n", [0.1, 0.6, None, 0.2, 0.1], length=400, label=Label(False, "bacteria")),

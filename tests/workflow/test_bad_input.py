@@ -15,27 +15,26 @@ PROTEIN = ">p1\nMKVLATEFILPQEFILPQ\n"
 
 
 def nothing_done(folder: Path) -> bool:
-    results = folder / "results" / "s"
-    return not any(list(results.glob(name)) for name in ("*.tsv", "*.txt", "*.h5", "shards", ".*.tmp"))
+    results = folder / "results"
+    return not any(list(results.glob(f"*/{name}")) for name in ("*.tsv", "*.txt", "*.h5", "shards", ".*.tmp"))
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", ["input.fa", "empty"]),
-        (PROTEIN.encode(), ["input.fa", "p1", "protein"]),
-        (gzip.compress(GOOD.encode(), mtime=0)[:-20], ["input.fa", "gzip"]),
-        ((GOOD + GOOD).encode(), ["input.fa", "r1"]),
-    ],
-    ids=["empty", "protein", "truncated-gzip", "duplicate"],
-)
-def test_bad_fasta(tmp_path, tiny, content, says):
-    (tmp_path / "input.fa").write_bytes(content)
-    (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")
-    run = snakemake(tmp_path, "--until", "split", config=tiny.config() | {"samples": "samples.tsv"})
+def test_bad_fasta(tmp_path, tiny):
+    cases = {
+        "empty": (b"", "empty"),
+        "protein": (PROTEIN.encode(), "record 'p1'", "protein"),
+        "truncated": (gzip.compress(GOOD.encode(), mtime=0)[:-20], "gzip"),
+        "duplicate": ((GOOD + GOOD).encode(), "r1"),
+    }
+    for name, (content, *_) in cases.items():
+        (tmp_path / f"{name}.fa").write_bytes(content)
+    (tmp_path / "samples.tsv").write_text("sample\tfasta\n" + "".join(f"{name}\t{name}.fa\n" for name in cases))
+    run = snakemake(tmp_path, "--until", "split", "--keep-going", config=tiny.config() | {"samples": "samples.tsv"})
     assert run.status != 0
-    message = next(line for line in run.text.splitlines() if " ERROR " in line)
-    assert all(word in message for word in says), message
+    for name, (_, *says) in cases.items():
+        (message,) = {line for line in run.text.splitlines() if " ERROR " in line and f"{name}.fa" in line}
+        assert all(word in message for word in says), message
+        assert message in (tmp_path / "results" / "logs" / "split" / f"{name}.log").read_text()
     assert "Traceback" not in run.text
     assert nothing_done(tmp_path)
 
@@ -50,12 +49,12 @@ def test_a_misspelt_switch_ends_the_run_before_any_job(tmp_path):
     ("config", "says"),
     [
         ({"chunk_lenght": 300}, ["chunk_lenght", "chunk_length"]),
-        ({"precision": "fp61"}, ["precision", "fp61", "fp16"]),
+        pytest.param({"precision": "fp61"}, ["precision", "fp61", "fp16"], marks=pytest.mark.ci),
         ({"samples": "absent.tsv"}, ["absent.tsv", "no such sample sheet"]),
         ({"samples": "typo.tsv"}, ["inptu.fa", "did you mean 'input.fa'", "typo.tsv"]),
-        ({"samples": "slash.tsv"}, ["a/b"]),
+        pytest.param({"samples": "slash.tsv"}, ["a/b"], marks=pytest.mark.ci),
         ({"esm_model": "4B"}, ["esm_model", "4B", "did you mean '3B'"]),
-        ({"classifier": "absent.pth"}, ["classifier", "absent.pth"]),
+        pytest.param({"classifier": "absent.pth"}, ["classifier", "absent.pth"], marks=pytest.mark.ci),
     ],
     ids=["unknown-key", "wrong-value", "no-sheet", "no-fasta", "bad-sample", "no-such-model", "no-classifier"],
 )

@@ -13,6 +13,8 @@ from tests.workflow.conftest import coding
 from tests.workflow.project import NONE, Project, copy_of, records
 from tests.workflow.runner import ROOT, command, environment
 
+EMBEDDINGS = ("results/s/embeddings.h5",)  # as a target, where nothing is asked of the tables
+
 
 def test_small_files_are_compared_by_content(reference, tmp_path):
     """Snakemake's default for files below 1 MB."""
@@ -20,7 +22,7 @@ def test_small_files_are_compared_by_content(reference, tmp_path):
     os.utime(project.fasta)
     assert project.run().nothing_to_do
     project.write({"inserted": coding(98, 900)} | records())
-    assert 1 <= sum(project.run().computed.values()) <= 6
+    assert 1 <= sum(project.run(extra=EMBEDDINGS).computed.values()) <= 6
 
 
 def test_only_what_changed_is_computed(reference, tmp_path, tiny):
@@ -55,7 +57,7 @@ def test_only_what_changed_is_computed(reference, tmp_path, tiny):
         {name: sequence for name, sequence in records().items() if name != "r5"},
     ):
         project.write(content)
-        again = project.run()
+        again = project.run(extra=EMBEDDINGS)
         assert all(count <= 3 for count in again.computed.values()), again.computed
         assert sum(again.computed.values()) > 0
 
@@ -83,15 +85,6 @@ def test_kill_and_the_same_command_again(reference, tmp_path, tiny):
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     assert len(finished) >= 2
-    # The models are prepared now; a second run is killed too.
-    started = subprocess.Popen(
-        command(config=project.config()), cwd=tmp_path, env=environment(), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    time.sleep(4)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
-    finished = list((tmp_path / "results" / "s").glob("embeddings/*/*/*.h5"))
     again = project.run()
     shards = project.shards()
     # Of a file that appeared just before the kill Snakemake had no word yet: at most the running two.
