@@ -1,5 +1,6 @@
 """Attention backends that need a GPU, as far as a CPU can tell: which can run, and what they are called with."""
 
+import functools
 import sys
 import types
 from itertools import pairwise
@@ -44,6 +45,7 @@ def test_adapters(backend, alibi, monkeypatch):
 def cuda(monkeypatch, capability=(9, 0)) -> torch.device:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla V100")
+    monkeypatch.setattr(attention, "_trial", lambda device: None)
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None if name in missing else object())
     return torch.device("cuda")
 
@@ -62,7 +64,8 @@ def test_what_can_run_on_a_gpu(monkeypatch):
         ("varlen", torch.float16, 64, True, "it has no ALiBi"),
         ("varlen", torch.float32, 64, False, "half precision only"),
         ("flash-attn", torch.float32, 64, False, "half precision only"),
-        ("triton", torch.float16, 160, False, "at most 128"),
+        ("triton", torch.float16, 160, False, "at most 128, not 160"),
+        ("triton", torch.float16, 15, True, "an even size of at most 128, not 15"),
     ):
         with pytest.raises(ConfigError, match=f"attention: '{name}' is not available: .*{why}"):
             choose_backend(name, device, dtype, head_dim, alibi)
@@ -76,4 +79,24 @@ def test_an_old_gpu_has_sdpa(monkeypatch):
     device = cuda(monkeypatch, (7, 0))
     assert choose_backend("auto", device, torch.float16, 64, alibi=False).name == "sdpa"
     with pytest.raises(ConfigError, match=r"Tesla V100 is older than compute capability 8\.0"):
+        choose_backend("triton", device, torch.float16, 64, alibi=False)
+
+
+def test_a_machine_where_triton_cannot_compile_has_sdpa(monkeypatch, caplog):
+    pointwise = pytest.importorskip("virnucpro.encoders.kernels.pointwise", exc_type=ImportError)
+    missing.clear()
+    trial = functools.cache(attention._trial.__wrapped__)
+    device = cuda(monkeypatch)
+    monkeypatch.setattr(attention, "_trial", trial)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: torch.empty(shape))
+    monkeypatch.setattr(torch, "tensor", lambda values, dtype, device: torch.empty(len(values), dtype=dtype))
+
+    def no_compiler(*given):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(pointwise, "pool", no_compiler)
+    for _ in range(2):
+        assert choose_backend("auto", device, torch.float16, 64, alibi=False).name == "sdpa"
+    assert caplog.text.count("Triton can't compile its kernels (Failed to find C compiler)") == 1
+    with pytest.raises(ConfigError, match="it needs gcc or clang"):
         choose_backend("triton", device, torch.float16, 64, alibi=False)

@@ -47,7 +47,7 @@ def constraints() -> dict[str, Version]:
     return {canonicalize_name(name): Version(version) for name, version in pairs}
 
 
-@pytest.mark.parametrize(("device", "more"), [("cpu", {"python"}), ("gpu", {"python", "flash-attn"})])
+@pytest.mark.parametrize(("device", "more"), [("cpu", {"python"}), ("gpu", {"python", "flash-attn", "gcc"})])
 def test_an_environment_holds_what_jobs_import(device, more):
     assert set(environment(device)) == set(needed()) - ONLY_FOR_THE_COMMAND | more
     assert admits(environment(device)["python"], Version("3.12.1"))
@@ -58,7 +58,7 @@ def test_an_environment_holds_what_jobs_import(device, more):
 def test_pins_agree_with_the_constraints(device):
     pinned = constraints()
     for name, specification in environment(device).items():
-        if name in ("python", "flash-attn") or (device, name) == ("gpu", "torch"):
+        if name in ("python", "flash-attn", "gcc") or (device, name) == ("gpu", "torch"):
             continue
         assert admits(specification, pinned[name]), f"{name} {specification}, constraints.txt has {pinned[name]}"
         assert specification == str(needed()[name]), f"{name}: pyproject.toml has another lower bound"

@@ -8,7 +8,9 @@ head_dim), views of the fused projection included, and returns (T, heads, head_d
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -17,6 +19,8 @@ import torch.nn.functional as F
 
 from virnucpro.encoders.packing import Pack, Run
 from virnucpro.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Tables = tuple[torch.Tensor, torch.Tensor]
@@ -64,7 +68,9 @@ def obstacle(name: str, device: torch.device, dtype: torch.dtype, head_dim: int,
     if device.type != "cuda":
         return "it needs a GPU"
     if name == "triton":
-        return kernels_obstacle(device) or (None if head_dim <= 128 else f"its heads have at most 128, not {head_dim}")
+        if head_dim > 128 or head_dim % 2:
+            return f"its heads have an even size of at most 128, not {head_dim}"
+        return kernels_obstacle(device)
     if dtype not in HALVES:
         return f"it computes in half precision only, not {dtype}"
     if name == "varlen":
@@ -82,6 +88,22 @@ def kernels_obstacle(device: torch.device) -> str | None:
         return "Triton isn't installed"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
+    return _trial(device)
+
+
+@functools.cache
+def _trial(device: torch.device) -> str | None:
+    """Why no kernel can be compiled and run, tried once: machines without a compiler have Triton, too."""
+    from virnucpro.encoders.kernels.pointwise import pool
+
+    try:
+        pool(torch.zeros(1, 16, device=device), torch.tensor([0, 1], dtype=torch.int32, device=device))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of many types: no compiler, one that fails, no driver library, a cache it can't write
+        reason = f"Triton can't compile its kernels ({error}); it needs gcc or clang, and Python's headers"
+        logger.warning("%s. What PyTorch has instead is slower.", reason)
+        return reason
     return None
 
 
