@@ -16,7 +16,7 @@ from virnucpro.cli import cli
 from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.workflow import working_folder
 from virnucpro.configuration import commented_defaults, defaults, read_config, schema
-from virnucpro.errors import ConfigError, InputError
+from virnucpro.errors import ConfigError, InputError, VirNucProError
 from virnucpro.sequences.split import split_fasta
 from virnucpro.sequences.survey import survey
 
@@ -54,6 +54,23 @@ def test_files_patterns_and_named_samples(files):
 def test_inputs_that_are_refused(files, inputs, message):
     with pytest.raises(InputError, match=message):
         samples_of(inputs, files)
+
+
+@pytest.mark.parametrize(
+    ("options", "switches", "message"),
+    [
+        (["--esm-model=3b"], {}, "'3b' is neither a path nor a known model; did you mean '3B'"),
+        (["--classifier=mine/c.pth"], {}, r"mine/c\.pth: no such file"),
+        ([], {"VIRNUCPRO_V1_ATTENTION": "ja"}, "VIRNUCPRO_V1_ATTENTION can't be 'ja'"),
+        ([], {"VIRNUCPRO_V1_ATENTION": "1"}, "did you mean VIRNUCPRO_V1_ATTENTION"),
+    ],
+)
+def test_a_wrong_model_or_switch_is_refused_before_the_workflow_starts(files, monkeypatch, options, switches, message):
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: pytest.fail("it was started"))
+    done = CliRunner(env=switches).invoke(cli, ["predict", "a.fna", "-o", "out", *options], obj=[])
+    assert isinstance(done.exception, VirNucProError)
+    with pytest.raises(VirNucProError, match=message):
+        raise done.exception
 
 
 def test_standard_input_is_kept_and_kept_as_it_is(files, monkeypatch):

@@ -344,5 +344,7 @@ def test_the_command(hub, folder):
     assert good.returncode == 0 and f"{sha256(CONTENT)}  esm2_t6_8M_UR50D.pt" in good.stdout
     assert "some--one/config.json" in good.stdout
     (folder / "DNABERT-S" / "tokenizer.json").write_text(json.dumps({}))
+    (folder / "esm2_t6_8M_UR50D.pt").write_bytes(b"")
     bad = virnucpro("verify", *option)
     assert bad.returncode == 1 and "DNABERT-S/tokenizer.json" in bad.stderr and "Traceback" not in bad.stderr
+    assert "8M_UR50D.pt isn't what" in bad.stderr and "some--one/config.json" in bad.stdout, "it goes on after one"

@@ -12,6 +12,7 @@ import click
 from virnucpro.cli.options import from_schema
 from virnucpro.configuration import resolve
 from virnucpro.downloads import obtain, verify
+from virnucpro.errors import ModelError
 from virnucpro.models import BUNDLED, KEYS, PUBLISHED, ModelSource, find, find_published
 
 
@@ -19,7 +20,8 @@ from virnucpro.models import BUNDLED, KEYS, PUBLISHED, ModelSource, find, find_p
 def models() -> None:
     """The published models: fetch them before a run, and look after them."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):  # of huggingface_hub 1 and 2
+        logging.getLogger(client).setLevel(logging.WARNING)
 
 
 def _folder(models_dir: str | None) -> str:
@@ -67,9 +69,15 @@ def verify_models(names: tuple[str, ...], models_dir: str | None) -> None:
     if not sources:
         click.echo(f"no published models in {folder}", err=True)
         sys.exit(1)
+    wrong = 0
     for source in sources.values():
-        for name, digest in verify(source).items():
-            click.echo(f"{digest}  {name}")
+        try:
+            for name, digest in verify(source).items():
+                click.echo(f"{digest}  {name}")
+        except ModelError as error:
+            wrong += 1
+            click.echo(f"virnucpro: error: {error}", err=True)
+    sys.exit(min(wrong, 1))
 
 
 @models.command("path")

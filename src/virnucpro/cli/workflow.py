@@ -23,7 +23,8 @@ from virnucpro import __version__, installation
 from virnucpro.configuration import read_config, resolve
 from virnucpro.errors import ConfigError
 from virnucpro.files import atomic_file
-from virnucpro.models import KEYS, is_name
+from virnucpro.models import KEYS, find, is_name
+from virnucpro.switches import Switches
 
 FAILED = 3
 """Exit status of a workflow that ended with an error."""
@@ -96,9 +97,16 @@ def start(
         made: files to name at the end.
         cores, gpus, profile, configfile, dry_run: the options that all such commands have.
         given: configuration keys; None is as if not given.
+
+    Raises:
+        ConfigError, ModelError: a key, an environment switch or a model is wrong; nothing has run then.
     """
     configuration = read_config(configfile) if configfile else {}
     configuration |= {key: value for key, value in given.items() if value is not None}
+    asked = resolve(configuration)
+    Switches.read(os.environ)
+    for family, key in KEYS.items():
+        find(family, getattr(asked, key), asked.models_dir)
     settings = resolve(_absolute(configuration) | {"output_dir": str(Path(output).absolute())})
     with atomic_file(work / "config.yaml") as file:
         file.write_text(f"# Written by virnucpro {__version__}\n" + yaml.safe_dump(settings.as_dict(), sort_keys=False))
