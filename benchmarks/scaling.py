@@ -2,8 +2,9 @@
 
 usage: scaling.py FOLDER [--size 650M] [--frames 48000] [--shard-frames 9000] [--gpus 1,2] [--tokenizer tokenizer.json]
 
-Makes encoders of the exact shapes with random weights, a classifier and a FASTA of random genes in FOLDER, then runs
-`snakemake --cores N --resources gpu=G` for each number of GPUs, each in a folder of its own, rule after rule.
+Makes encoders of the exact shapes with random weights and a classifier in FOLDER (unless they are there) and a FASTA of
+random genes, then runs `snakemake --cores N --resources gpu=G` for each number of GPUs, each in a folder of its own,
+rule after rule.
 Random weights prove speed, not accuracy. Prints a table; FOLDER/scaling.json holds it with the jobs' own times.
 """
 
@@ -33,7 +34,7 @@ from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.sequences.split import read_manifest
 
 
-def make_inputs(folder: Path, size: str, frames: int, tokenizer: Path | None) -> None:
+def make_models(folder: Path, size: str, tokenizer: Path | None) -> None:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layers, width, heads = ESM2_SHAPES[size]
@@ -46,6 +47,9 @@ def make_inputs(folder: Path, size: str, frames: int, tokenizer: Path | None) ->
     joined = width + DNABERT_S.width
     spec = ClassifierSpec(name="random", width=joined, hidden=512)
     write_classifier(folder / "classifier.safetensors", Classifier(joined, 512).eval(), spec)
+
+
+def make_sequences(folder: Path, frames: int) -> None:
     # Windows of 500 bases with one open frame each: stops everywhere else are likely, but never in the first frame.
     rng = np.random.default_rng(0)
     codons = np.array([a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"])
@@ -101,10 +105,12 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    make_inputs(folder, given.size, given.frames, given.tokenizer)
+    if not (folder / "classifier.safetensors").exists():  # written last
+        make_models(folder, given.size, given.tokenizer)
+    make_sequences(folder, given.frames)
     rows = []
     for gpus in map(int, given.gpus.split(",")):
-        where = f"gpus{gpus}"
+        where = f"gpus{gpus}-{given.frames}"
         row: dict[str, Any] = {"gpus": gpus}
 
         def timed(*targets: str, where: str = where, gpus: int = gpus) -> float:
