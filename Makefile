@@ -1,5 +1,6 @@
 # make demo: install, run the bundled example, show the results.
 # make test: minutes, any machine.   .ci/run: also tests marked `ci` (make test TIER=ci).   make soak: hours.
+# Three tests at a time keep two cores busy, since many wait for a process of their own.
 # Settings for pip pass through, from the environment or as PIP_ARGS="--extra-index-url ...".
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,7 +22,7 @@ demo: install
 	@for table in contigs chunks predictions; do echo; echo "$$table.tsv"; head -n 6 results/example/$$table.tsv; done
 
 test: install
-	$(BIN)/python -m pytest -n $(if $(filter ci,$(TIER)),3,2) --dist loadfile --durations 12 --tier $(TIER) tests
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12 --tier $(TIER) tests
 
 soak: install
 	$(BIN)/python -m pytest --tier soak -m soak tests

@@ -6,12 +6,16 @@ import pytest
 
 TIERS = ("test", "ci", "soak")
 LONG = (
-    "slurm",
     "test_resilience",
+    "slurm",
+    "test_caching",
+    "test_parity",
+    "test_training",
     "test_published_sizes",
     "workflow",
     "browser",
-)  # begun first, so that nothing long is left for the end
+)
+"""Files and folders that are begun first, so that nothing long is left for the end (with --no-loadscope-reorder)."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import time
-from pathlib import Path
 
 from tests.workflow.conftest import coding
-from tests.workflow.project import NONE, Project, copy_of, records
-from tests.workflow.runner import ROOT, command, environment
+from tests.workflow.project import NONE, copy_of, records
+from tests.workflow.runner import ROOT
 
 EMBEDDINGS = ("results/s/embeddings.h5",)  # as a target, where nothing is asked of the tables
 
@@ -69,25 +65,3 @@ def test_another_model_after_the_shards_were_deleted(reference, tmp_path):
     assert project.run().computed == NONE, "finished results need no shards"
     assert project.run("esm_b").computed == {"embed_dnabert_s": 0, "embed_esm2": shards}
     assert project.tables() != tables
-
-
-def test_kill_and_the_same_command_again(reference, tmp_path, tiny):
-    project = Project(tmp_path, tiny)
-    started = subprocess.Popen(
-        command(config=project.config()), cwd=tmp_path, env=environment(), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    finished: list[Path] = []
-    deadline = time.monotonic() + 120
-    while len(finished) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-        finished = list((tmp_path / "results" / "s").glob("embeddings/*/*/*.h5"))
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
-    assert len(finished) >= 2
-    again = project.run()
-    shards = project.shards()
-    # Of a file that appeared just before the kill Snakemake had no word yet: at most the running two.
-    assert sum(again.computed.values()) <= 2 * shards - len(finished) + 2
-    assert not list((tmp_path / "results").rglob("*.tmp"))
-    assert project.tables() == reference.tables()
