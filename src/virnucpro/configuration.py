@@ -96,7 +96,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     properties = schema()["properties"]
     for key in given:
         if key not in properties:
-            raise ConfigError(f"Unknown configuration key '{key}'{nearest(key, properties)}.")
+            raise ConfigError(f"Unknown configuration key '{key}'{nearest(key, properties)}")
     values = defaults() | {key: _coerce(value, properties[key]) for key, value in given.items()}
     if values["threshold"] != values["threshold"]:
         raise ConfigError("Configuration key 'threshold' can't be NaN: it must be a number.")
@@ -137,11 +137,11 @@ def commented_defaults() -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' for an unknown word, or what there is to choose from."""
+    """'; did you mean ...?' for an unknown word, or what there is to choose from; the end of a sentence."""
     known = list(known)
     small = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(word).lower(), small, n=1, cutoff=0.5)
-    return f"; did you mean '{small[close[0]]}'?" if close else f"; known are {', '.join(known)}" if known else ""
+    return f"; did you mean '{small[close[0]]}'?" if close else f"; known are {', '.join(known)}." if known else "."
 
 
 def _coerce(value: Any, entry: Mapping[str, Any]) -> Any:
@@ -175,11 +175,11 @@ def _explain(error: ValidationError, values: Mapping[str, Any], properties: Mapp
     if error.validator == "additionalProperties":
         known = properties[path[0]]["properties"]
         unknown = next(key for key in values[path[0]] if key not in known)
-        return ConfigError(f"Unknown configuration key '{path[0]}: {unknown}'{nearest(unknown, known)}.")
+        return ConfigError(f"Unknown configuration key '{path[0]}: {unknown}'{nearest(unknown, known)}")
     about = f"Configuration key '{': '.join(path)}' can't be {error.instance!r}"
     entry = cast(Mapping[str, Any], error.schema)
     if "enum" in entry:
-        return ConfigError(f"{about}{nearest(str(error.instance), [str(choice) for choice in entry['enum']])}.")
+        return ConfigError(f"{about}{nearest(str(error.instance), [str(choice) for choice in entry['enum']])}")
     kinds = entry.get("type", [])
     text = " or ".join(_WORDS.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
     limits = [f"{word} {entry[name]}" for name, word in _LIMITS.items() if name in entry]
@@ -274,5 +274,5 @@ def sample_name(path: Path) -> str:
 def missing_fasta(path: Path, sheet: str | Path) -> InputError:
     """The error for a listed FASTA file that neither exists nor is made by a rule."""
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = nearest(path.name, siblings) if difflib.get_close_matches(path.name, siblings, cutoff=0.5) else ""
-    return InputError(f"{path}: no such file{hint}. It is listed in {sheet}.")
+    hint = nearest(path.name, siblings) if difflib.get_close_matches(path.name, siblings, cutoff=0.5) else "."
+    return InputError(f"{path}: no such file{hint} It is listed in {sheet}.")

@@ -129,7 +129,7 @@ def find(family: str, name: str, models_dir: str | Path) -> ModelSource:
     if "/" in name or path.suffix in _SUFFIXES:
         raise ModelError(f"{key}: {name}: no such file or folder (looked in {Path.cwd()}).")
     known = [*BUNDLED[family], *PUBLISHED[family]]
-    raise ModelError(f"{key}: '{name}' is neither a path nor a known model{nearest(name, known)}.")
+    raise ModelError(f"{key}: '{name}' is neither a path nor a known model{nearest(name, known)}")
 
 
 def find_published(name: str, models_dir: str | Path) -> list[ModelSource]:

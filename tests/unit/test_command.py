@@ -59,7 +59,7 @@ def test_inputs_that_are_refused(files, inputs, message):
 @pytest.mark.parametrize(
     ("options", "switches", "message"),
     [
-        (["--esm-model=3b"], {}, "'3b' is neither a path nor a known model; did you mean '3B'"),
+        (["--esm-model=3b"], {}, r"'3b' is neither a path nor a known model; did you mean '3B'\?$"),
         (["--classifier=mine/c.pth"], {}, r"mine/c\.pth: no such file"),
         ([], {"VIRNUCPRO_V1_ATTENTION": "ja"}, "VIRNUCPRO_V1_ATTENTION can't be 'ja'"),
         ([], {"VIRNUCPRO_V1_ATENTION": "1"}, "did you mean VIRNUCPRO_V1_ATTENTION"),
