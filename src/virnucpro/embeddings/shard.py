@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from virnucpro.embeddings.cache import CacheEntry
+from virnucpro.embeddings.driver import create_context_ahead
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
 from virnucpro.embeddings.store import create_shard
@@ -85,6 +86,8 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         check_protein(sequences, letters)
     with held_gpu(options, f"{spec.name}, {sequences}") as gpu:
         began = time.perf_counter()
+        if options.device != "cpu":
+            create_context_ahead()
         # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
         import torch
 

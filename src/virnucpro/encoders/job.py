@@ -296,6 +296,8 @@ class Job:
             torch.cuda.synchronize(self.device)
             peaks.append(torch.cuda.max_memory_allocated(self.device) - before)
         per_token = max(1.0, (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]))
+        if self.graphs is not None:
+            per_token *= 2  # graphs have memory of their own
         fitting = int(MEMORY_SHARE * _free_memory(self.device) / per_token) // 256 * 256
         logger.info("%.0f bytes a token: %d tokens would fit", per_token, fitting)
         return max(FEWEST_TOKENS, min(MOST_TOKENS[self.encoder.family], fitting))
