@@ -29,6 +29,7 @@ from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.embed import compute_dtype, resolve_precision, start
 from virnucpro.encoders.esm2 import ESM2, ESM2Config, tokenize
 from virnucpro.encoders.fp8 import FREQUENCIES
+from virnucpro.encoders.job import matmul_precision
 from virnucpro.encoders.original import embed_original
 from virnucpro.errors import ConfigError
 
@@ -40,6 +41,7 @@ ESM2_SHAPES = {  # layers, width, heads
 }  # fmt: skip
 DNABERT_S = DNABERTConfig(12, 768, 12, 3072)
 COMPARED = 64  # sequences whose vectors are compared
+AVERAGED = 4096  # sequences of which the mean length is taken
 COMPOSITION = {"esm2": FREQUENCIES, "dnabert_s": dict.fromkeys("ACGT", 1)}
 WAYS = ("original", "autocast", "transformers")
 
@@ -74,7 +76,7 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
     draw = _sequences(plan)
     sample = draw(COMPARED)
     names = [str(i) for i in range(COMPARED)]
-    flops, tokens_each = _flops(encoder, sample)
+    flops, tokens_each = _flops(encoder, draw(AVERAGED))
     rows: list[dict[str, Any]] = []
     exact = encoder.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
     reference = embed_original(exact, names, sample, device).vectors
@@ -93,7 +95,8 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
     state = exact.cpu()
     for precision in plan.precisions:
         resolved = resolve_precision(precision, device, state.family)
-        bound = _bound(state, compute_dtype(resolved), device, plan)
+        with matmul_precision(resolved):
+            bound = _bound(state, compute_dtype(resolved), device, plan)
         add("matrix products alone", resolved.replace("fp8", "fp16"), bound / tokens_each, None)
         for attention, compile, limit in product(
             plan.attentions, (False, True)[: 1 + plan.compile], (None, *plan.memory_limits)
@@ -103,7 +106,7 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
             way, speed, vectors, statistics = own
             if limit is not None:
                 way += f", {limit:g} GB"
-            add(way, resolved, speed, vectors, **statistics, share_of_bound=speed * tokens_each / bound)
+            add(way, resolved, speed, vectors, **statistics, share_of_bound=statistics["tokens_per_second"] / bound)
     for row in rows:
         if rows[0]["way"].startswith("the original"):
             row["times_the_original"] = row["sequences_per_second"] / rows[0]["sequences_per_second"]
@@ -142,10 +145,13 @@ def _sequences(plan: Plan) -> Callable[[int], list[bytes]]:
     letters = np.frombuffer("".join(COMPOSITION[plan.family]).encode(), np.uint8)
     weights = np.array(list(COMPOSITION[plan.family].values()), float)
     weights /= weights.sum()
+    given = [
+        plan.sequences[i] for i in rng.permutation(len(plan.sequences))
+    ]  # a file may be sorted; each way sees alike
 
     def draw(count: int) -> list[bytes]:
-        if plan.sequences:
-            return [plan.sequences[i % len(plan.sequences)] for i in range(count)]
+        if given:
+            return [given[i % len(given)] for i in range(count)]
         lengths = rng.integers(plan.lengths[0], plan.lengths[1] + 1, count)
         text = rng.choice(letters, int(lengths.sum()), p=weights).tobytes()
         ends = np.cumsum(lengths)
@@ -213,7 +219,7 @@ def _hugging_face(exact: ESM2) -> Callable[[torch.Tensor], torch.Tensor]:
     c = exact.config
     config = transformers.EsmConfig(
         vocab_size=33, hidden_size=c.width, num_hidden_layers=c.layers, num_attention_heads=c.heads,
-        intermediate_size=c.ffn, position_embedding_type="rotary", token_dropout=True, layer_norm_eps=1e-5,
+        intermediate_size=c.ffn, position_embedding_type="rotary", token_dropout=c.token_dropout, layer_norm_eps=1e-5,
         emb_layer_norm_before=False, pad_token_id=1, mask_token_id=32, attn_implementation="sdpa",
     )  # fmt: skip
     model = transformers.EsmModel(config, add_pooling_layer=False).eval()
@@ -297,19 +303,21 @@ def _own(
     resolved = resolve_precision(precision, device, state.family)
     encoder = _copy(state, compute_dtype(resolved), device)
     began = time.perf_counter()
-    warm = start(encoder, names, sample, **settings)
-    vectors = np.empty((len(sample), encoder.config.width), np.float32)
-    for first, rows in warm.windows():
-        vectors[first : first + len(rows)] = rows
+    for _ in start(encoder, names, sample, **settings).windows():
+        pass
     ready, count = time.perf_counter() - began, COMPARED
     if resolved == "fp8":  # is in fp8 already
         encoder = _copy(state, compute_dtype(resolved), device)
     while True:
-        sequences = draw(count)
+        sequences, places = draw(count), np.linspace(0, count - 1, COMPARED).astype(int)
+        for place, sequence in zip(places, sample, strict=True):  # what is compared is part of what is timed
+            sequences[place] = sequence
+        vectors = np.full((COMPARED, encoder.config.width), np.nan, np.float32)
         job = start(encoder, [str(i) for i in range(count)], sequences, **settings)
         began = time.perf_counter()
-        for _ in job.windows():
-            pass
+        for first, rows in job.windows():
+            here = (places >= first) & (places < first + len(rows))
+            vectors[here] = rows[places[here] - first]
         seconds = time.perf_counter() - began
         if seconds > 0.7 * plan.seconds or count > 10**7:
             break
@@ -330,6 +338,7 @@ def _own(
         "out_of_memory",
     )
     statistics = {key: facts[key] for key in kept if key in facts} | {"sequences": count, "seconds": seconds}
+    statistics["tokens_per_second"] = facts["tokens"] / seconds
     if "gpu_seconds" in statistics:
         statistics["gpu_share"] = statistics["gpu_seconds"] / seconds
     statistics["ready_seconds"] = ready

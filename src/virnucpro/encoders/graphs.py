@@ -47,23 +47,30 @@ class Graphs:
         """The least n and T of a pack of these (n,) lengths."""
         return -(-len(lengths) // SEQUENCES) * SEQUENCES, -(-int(lengths.sum()) // TOKENS) * TOKENS
 
+    def prepare(self, host: Pack) -> None:
+        """Record a graph for packs of this shape, if one was computed before and left compiled kernels."""
+        key = self._key(host)
+        if key in self._seen and key not in self.recorded and len(self.recorded) < self._most:
+            self._record(key, host)
+        self._seen.add(key)
+
     def pooled(self, host: Pack) -> torch.Tensor:
         """A pack with room on the host -> (at least n, d) fp32, to be copied before the next call."""
-        from virnucpro.encoders.kernels.attention import launch
-
-        weight = self.encoder.embed_tokens.weight
-        shape = launch(self.encoder.config.head_dim, weight.dtype, host.min_length, host.max_length)
-        key = (len(host.lengths), len(host.positions), shape.blocks, tuple(shape.constants.items()))
-        graph = self.recorded.get(key)
-        if graph is None and key in self._seen and len(self.recorded) < self._most:
-            graph = self._record(key, host)
-        if graph is None:  # also compiles what a recording needs to find compiled
-            self._seen.add(key)
+        graph = self.recorded.get(self._key(host))
+        if graph is None:
             return self._compute(host.to(self.device))
         graph.pack.buffer.copy_(host.buffer.pin_memory(), non_blocking=True)
         graph.graph.replay()
         self.replayed += 1
         return graph.pooled
+
+    def _key(self, host: Pack) -> Hashable:
+        """What a graph has fixed."""
+        from virnucpro.encoders.kernels.attention import launch
+
+        weight = self.encoder.embed_tokens.weight
+        shape = launch(self.encoder.config.head_dim, weight.dtype, host.min_length, host.max_length)
+        return len(host.lengths), len(host.positions), shape.blocks, tuple(shape.constants.items())
 
     def _compute(self, pack: Pack) -> torch.Tensor:
         return self.encoder.pool(self.encoder(pack.tokens, pack, self.backend), pack)
@@ -73,7 +80,7 @@ class Graphs:
         self.recorded.clear()
         self._most = 0
 
-    def _record(self, key: Hashable, host: Pack) -> _Graph | None:
+    def _record(self, key: Hashable, host: Pack) -> None:
         pack = host.to(self.device)
         graph = torch.cuda.CUDAGraph()
         try:
@@ -82,6 +89,5 @@ class Graphs:
         except torch.OutOfMemoryError:
             logger.warning("no memory for graphs: packs are launched kernel by kernel")
             self.release()
-            return None
+            return
         self.recorded[key] = _Graph(graph, pack, pooled)
-        return self.recorded[key]

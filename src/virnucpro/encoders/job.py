@@ -186,15 +186,17 @@ class Job:
                 self._forward(window, chosen)
             except torch.OutOfMemoryError:
                 fits = False  # go on outside: until here the traceback holds the pack's tensors
-            if not fits:
+            if not fits and self.graphs is not None and self.graphs.recorded:
+                self.graphs.release()  # what they hold may be all that is missing
+                torch.cuda.empty_cache()
+                packs.appendleft(chosen)
+            elif not fits:
                 total = int(lengths[chosen].sum())
                 if len(chosen) == 1:
                     raise ConfigError(
                         f"sequence {self.ids[window.start + chosen[0]]} ({total:,} tokens) doesn't fit in the memory "
                         f"of {self.device}; use a device with more, or a smaller model"
                     )
-                if self.graphs is not None:
-                    self.graphs.release()
                 self.budget = min(self.budget, total) // 2
                 self.out_of_memory += 1
                 logger.warning("out of memory: going on with at most %d tokens in a pack", self.budget)
@@ -212,6 +214,8 @@ class Job:
         host = Pack.build(lengths, tokens, room, pinned=self.cuda)
         started = copied = None
         with torch.inference_mode():
+            if self.graphs is not None:
+                self.graphs.prepare(host)
             if self.cuda:
                 started, copied = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 started.record()
@@ -255,7 +259,7 @@ class Job:
         if self.precision != "fp32":
             self.redone = len(overflowed)
             logger.warning("%d packs had values that aren't finite: computing them again in fp32", len(overflowed))
-            kind, dtype = self.stages_name, next(self.encoder.parameters()).dtype
+            kind, dtype, tokens = self.stages_name, next(self.encoder.parameters()).dtype, self.tokens
             self.backend = self.encoder.float().backend(
                 self.attention if self.attention in ("auto", "sdpa") else "auto"
             )
@@ -269,6 +273,7 @@ class Job:
                 while self.queued:
                     self._collect()
             self.encoder.to(dtype).use(kind)
+            self.tokens = tokens  # of the sequences, each counted once
             again = [(window, indices) for window in windows for indices in window.overflowed]
         if again:
             self._fail(again, "in fp32 too; check these sequences and prepare the checkpoint again")
