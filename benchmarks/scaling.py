@@ -121,7 +121,9 @@ def main() -> None:
         row: dict[str, Any] = {"gpus": gpus}
 
         def timed(*targets: str, where: str = where, gpus: int = gpus) -> float:
-            return run(folder, where, gpus, given.cores, given.shard_frames, list(targets))
+            seconds = run(folder, where, gpus, given.cores, given.shard_frames, list(targets))
+            print(f"{gpus} GPUs: {seconds:.1f} s for {len(targets) or 'all other'} targets", flush=True)
+            return seconds
 
         row["split and prepare"] = timed("results/s/shards", "prepare_classifier")
         shards = [part["sha"] for part in read_manifest(folder / where / "results" / "s" / "shards")["shards"]]
