@@ -134,7 +134,7 @@ def checked(model: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", ["8M", "35M", pytest.param("150M", marks=pytest.mark.soak), pytest.param("650M", marks=pytest.mark.ci)]
+    "size", ["8M", "35M", pytest.param("150M", marks=pytest.mark.ci), pytest.param("650M", marks=pytest.mark.soak)]
 )
 def test_from_the_hub_to_vectors(size, tmp_path, monkeypatch):
     model = reference(*SHAPES[size])
