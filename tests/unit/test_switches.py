@@ -120,7 +120,7 @@ def run(shard, monkeypatch, **environment) -> tuple[np.ndarray, dict, list[int]]
         run=RunRecord(switches=switches.as_dict()),
     )
     with monkeypatch.context() as patch:
-        patch.setattr(job.Pack, "build", lambda n, *more: rows.append(len(n)) or pack(n, *more))
+        patch.setattr(job.Pack, "build", lambda n, *more, **named: rows.append(len(n)) or pack(n, *more, **named))
         patch.setattr(original, "attention", lambda q, *more: rows.append(-len(q)) or padded(q, *more))
         embed_shard(fasta, model, fasta.with_suffix(".h5"), options, threads=1)
     with open_shard(fasta.with_suffix(".h5")) as file:
