@@ -14,16 +14,14 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from virnucpro.errors import InputError
 
 BLOCK = 1 << 20
-SETTLED = 2.0
-"""Seconds after which a temporary without a lock is taken for abandoned: its writer first makes it, then locks it."""
 
 
 def sha256_file(path: str | Path) -> str:
@@ -63,9 +61,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    temporary, descriptor = _locked(path, tempfile.mkstemp)
     try:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
@@ -83,9 +79,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    descriptor = os.open(temporary, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    temporary, descriptor = _locked(path, _make_folder)
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
@@ -114,12 +108,29 @@ def _replace_directory(temporary: Path, path: Path) -> None:
                 raise
 
 
+def _locked(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[Path, int]:
+    """A new temporary of ``path`` and the descriptor that locks it.
+
+    Until it is locked another writer may take it for abandoned and remove it: then there is a next one.
+    """
+    while True:
+        with suppress(FileNotFoundError):
+            descriptor, name = make(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.exists(name):
+                return Path(name), descriptor
+            os.close(descriptor)
+
+
+def _make_folder(**name: Any) -> tuple[int, str]:
+    folder = tempfile.mkdtemp(**name)
+    return os.open(folder, os.O_RDONLY), folder
+
+
 def _remove_abandoned(path: Path) -> None:
     """Delete temporaries of ``path`` whose writer no longer lives."""
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         try:
-            if time.time() - left.stat().st_mtime < SETTLED:
-                continue
             descriptor = os.open(left, os.O_RDONLY if left.is_dir() else os.O_RDWR)
         except OSError:
             continue

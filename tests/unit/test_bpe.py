@@ -4,14 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.unit.encoder_fixtures import bpe_json, dna, dnabert_tokenizer, random_dnabert
-from virnucpro.encoders import job
+from virnucpro.encoders import job, tokenizing
 from virnucpro.encoders.bpe import Tokenizer, TokenizerProcess
 from virnucpro.encoders.embed import embed
+from virnucpro.encoders.tokenizing import tokens_ahead
 from virnucpro.errors import InputError, ModelError
 
 
@@ -57,13 +60,23 @@ def test_a_tokenizer_that_does_not_fit_is_refused():
         random_dnabert().tokenize([b"ACGT"])
 
 
+@contextmanager
+def process():
+    """The tokenizer's process, ended at the end."""
+    apart = TokenizerProcess(bpe_json(), 256)
+    try:
+        yield apart
+    finally:
+        apart.end()
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return Tokenizer(bpe_json(), 256)
 
 
 def test_a_process_gives_the_same_tokens(tokenizer):
-    with TokenizerProcess(tokenizer) as apart:
+    with process() as apart:
         for sequences in ([*dna([1, 7, 500]), *dna([40], letters=b"ACGTN")], dna([500] * 3000), dna([12000])):
             for ours, theirs in zip(apart(sequences), tokenizer(sequences), strict=True):
                 assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
@@ -73,8 +86,8 @@ def test_a_process_gives_the_same_tokens(tokenizer):
     assert apart.process.poll() is not None
 
 
-def test_a_process_that_is_killed_is_named(tokenizer):
-    with TokenizerProcess(tokenizer) as apart:
+def test_a_process_that_is_killed_is_named():
+    with process() as apart:
         os.kill(apart.process.pid, signal.SIGKILL)
         with pytest.raises(ModelError, match="tokenizes for this job was killed by signal 9"):
             apart(dna([500] * 1000))
@@ -83,7 +96,7 @@ def test_a_process_that_is_killed_is_named(tokenizer):
 def test_a_process_ends_with_its_parent():
     code = (
         "import os, sys; from virnucpro.encoders.bpe import *\n"
-        "apart = TokenizerProcess(Tokenizer(sys.stdin.read(), 256))\n"
+        "apart = TokenizerProcess(sys.stdin.read(), 256)\n"
         "print(apart.process.pid, len(apart([b'ACGT'])[0]), flush=True); os.kill(os.getpid(), 9)"
     )
     parent = subprocess.run([sys.executable, "-c", code], input=bpe_json(), capture_output=True, text=True)
@@ -103,23 +116,54 @@ def running(pid: int) -> bool:
         return False
 
 
-def test_a_job_tokenizes_all_but_its_first_windows_apart(monkeypatch):
+def test_windows_of_a_job_that_waits_begin_small(monkeypatch):
     encoder = random_dnabert(tokenizer=bpe_json())
     sequences = dna(list(range(20, 80)))
     ids = [str(i) for i in range(len(sequences))]
     here = embed(encoder, ids, sequences).vectors
-    calls = []
-    real = TokenizerProcess.__call__
-
-    def counted(self, sequences, ids=None):
-        calls.append(len(sequences))
-        return real(self, sequences, ids)
-
-    monkeypatch.setattr(TokenizerProcess, "__call__", counted)
-    monkeypatch.setattr(job, "FIRST_WINDOWS", (8, 10))
-    monkeypatch.setattr(job, "WINDOW", 30)
+    calls = counted(monkeypatch)
+    monkeypatch.setattr(job, "APART", 59)
+    monkeypatch.setattr(job, "FIRST", 8)
+    monkeypatch.setattr(tokenizing, "WINDOW", 30)
     assert np.allclose(embed(encoder, ids, sequences).vectors, here, atol=1e-5)
-    assert calls == [30, 12]
+    assert calls == [8, 16, 30, 6]
     sequences[50] = b""
     with pytest.raises(InputError, match="sequence 50 is empty"):
         embed(encoder, ids, sequences)
+
+
+def test_a_shard_is_tokenized_ahead_of_its_job(monkeypatch):
+    """By a process that begins at once, with windows of full size, and ends with the block."""
+    encoder = random_dnabert(tokenizer=bpe_json())
+    sequences = dna(list(range(20, 80)))
+    ids = [str(i) for i in range(len(sequences))]
+    here = embed(encoder, ids, sequences).vectors
+    calls, spec = counted(monkeypatch), SimpleNamespace(tokenizer=bpe_json(), config={"vocabulary": 256})
+    with tokens_ahead(spec, ids, sequences) as none:
+        assert none is None, "too few"
+    monkeypatch.setattr(tokenizing, "APART", 59)
+    with tokens_ahead(SimpleNamespace(tokenizer=None), ids, sequences) as none:
+        assert none is None, "letters are tokens"
+    with tokens_ahead(spec, ids, sequences) as windows:
+        deadline = time.monotonic() + 20
+        while not calls:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert np.allclose(embed(encoder, ids, sequences, tokens=windows).vectors, here, atol=1e-5)
+    assert calls == [60]
+    with pytest.raises(ZeroDivisionError), tokens_ahead(spec, ids, sequences) as windows:
+        raise ZeroDivisionError
+    assert windows.tokenize.process.poll() is not None
+
+
+def counted(monkeypatch) -> list[int]:
+    """How many sequences each call of a tokenizer's process is for, as they come."""
+    calls = []
+    real = TokenizerProcess.__call__
+
+    def count(self, sequences, ids=None):
+        calls.append(len(sequences))
+        return real(self, sequences, ids)
+
+    monkeypatch.setattr(TokenizerProcess, "__call__", count)
+    return calls

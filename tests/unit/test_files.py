@@ -1,14 +1,13 @@
 """Files that appear whole or not at all."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from virnucpro import files
 from virnucpro.files import atomic_directory, atomic_file, sha256_file
 
 
@@ -32,9 +31,8 @@ def test_a_folder_is_replaced_whole(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_only_what_a_killed_writer_left_is_removed(tmp_path, kind, monkeypatch):
+def test_only_what_a_killed_writer_left_is_removed(tmp_path, kind):
     """Of two writers one is killed; the next one removes its temporary, not the living one's."""
-    monkeypatch.setattr(files, "SETTLED", 0.0)
     code = (
         f"import sys, time; from virnucpro.files import atomic_{kind}\n"
         "with atomic_" + kind + "(sys.argv[1]) as t: print(t, flush=True); time.sleep(60)"
@@ -55,9 +53,26 @@ def test_only_what_a_killed_writer_left_is_removed(tmp_path, kind, monkeypatch):
     finally:
         writers[1].kill()
         writers[1].wait()
-    time.sleep(0.01)
     with (atomic_file if kind == "file" else atomic_directory)(path):
         assert not os.path.exists(temporaries[1])
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_temporary_that_is_removed_before_it_is_locked(tmp_path, kind, monkeypatch):
+    """The writer makes another one."""
+    lock, removed = fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not removed:  # as a writer beside it would, in this very moment
+            removed.extend(tmp_path.iterdir())
+            removed[0].rmdir() if kind == "directory" else removed[0].unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    path = tmp_path / "target"
+    with (atomic_file if kind == "file" else atomic_directory)(path) as temporary:
+        assert temporary.exists() and temporary != removed[0]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])

@@ -23,6 +23,7 @@ from virnucpro.embeddings.store import create_shard
 from virnucpro.embeddings.utilisation import gpu_utilisation
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
+from virnucpro.encoders.tokenizing import TokenWindows, tokens_ahead
 from virnucpro.errors import ConfigError
 from virnucpro.lease import leased_gpu
 from virnucpro.record import RunRecord
@@ -84,7 +85,8 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
     spec = read_spec(model)
     if spec.family == "esm2":
         check_protein(sequences, letters)
-    with held_gpu(options, f"{spec.name}, {sequences}") as gpu:
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's
+    with held_gpu(options, f"{spec.name}, {sequences}") as gpu, tokens_ahead(spec, ids, letters) as tokens:
         began = time.perf_counter()
         if options.device != "cpu":
             create_context_ahead()
@@ -92,7 +94,6 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         import torch
 
         torch.set_num_threads(threads)
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's
         device = resolve_device(options.device, gpu)
         logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
@@ -111,7 +112,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
                         if len(written) > 2:  # the disk is slower than the GPU
                             written.popleft().result()
 
-                    statistics = compute_into(write, model, ids, letters, options, device, done)
+                    statistics = compute_into(write, model, ids, letters, options, device, done, tokens)
                     for each in written:
                         each.result()
             attributes = {
@@ -163,11 +164,12 @@ def compute_into(
     options: EmbedOptions,
     device: str,
     progress: Callable[[np.ndarray | list[int]], object] | None = None,
+    tokens: TokenWindows | None = None,
 ) -> dict[str, Any]:
     """Load the encoder and embed as the options say.
 
     ``write`` is given the first row and the vectors (m, d) float32 of runs of sequences, in any order, ``progress`` the
-    rows that are done. Returns what ran. Raises ConfigError where the encoder doesn't fit in the device's memory, as
+    rows that are done; ``tokens`` may be in the making already. Returns what ran. Raises ConfigError where the encoder doesn't fit in the device's memory, as
     well as what ``encoders.embed.start`` raises.
     """
     import torch
@@ -193,6 +195,7 @@ def compute_into(
             compile=options.compile,
             packing=options.batching == "packed",
             progress=progress,
+            tokens=tokens,
         )
         for first, vectors in job.windows():
             write(first, vectors)

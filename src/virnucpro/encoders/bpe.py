@@ -18,7 +18,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from itertools import chain
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -39,7 +38,6 @@ class Tokenizer:
             self.bpe = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
             raise ModelError(f"tokenizer.json can't be read ({error}); fetch the model folder again") from error
-        self.text, self.vocabulary = text, vocabulary
         self.bpe.no_truncation()
         self.bpe.no_padding()
         self.cls, self.sep = self.bpe.token_to_id("[CLS]"), self.bpe.token_to_id("[SEP]")
@@ -72,9 +70,10 @@ def check_dna(sequences: Sequence[bytes], ids: Sequence[str] | None) -> None:
 
 
 class TokenizerProcess:
-    """The same tokenizer in a process of its own: started at once, ended with a ``with`` block or with its parent."""
+    """The same tokenizer in a process of its own: started at once, ended by ``end`` or with its parent."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, text: str, vocabulary: int) -> None:
+        """Of a tokenizer.json and the number of tokens that the model embeds."""
         path = os.pathsep.join(filter(None, sys.path))
         self.process = subprocess.Popen(
             [sys.executable, "-m", __name__],
@@ -83,15 +82,9 @@ class TokenizerProcess:
             env=os.environ | {"PYTHONPATH": path},
             pipesize=PIPE,
         )
-        text = tokenizer.text.encode()
-        self._send(_HEADER.pack(len(text), tokenizer.vocabulary), text)
+        self._send(_HEADER.pack(len(text.encode()), vocabulary), text.encode())
 
-    def __enter__(self) -> TokenizerProcess:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def end(self) -> None:
         self.process.kill()  # whatever it does is wanted no more
         self.process.communicate()
 

@@ -97,11 +97,15 @@ class DNABERT(nn.Module):
         if self._slopes is None or self._slopes.device != pack.positions.device:  # kept: sending them waits for the GPU
             self._slopes = torch.tensor(alibi_slopes(self.config.heads), device=pack.positions.device)
         attend = backend.prepare(pack, slopes=self._slopes)
-        x = self.embed_norm(self.embed_tokens(tokens) + self.token_type)
+        x = stages.embed(self, tokens, pack)
         for layer in self.layers:
             q, k, v = stages.project(layer, x)
             x = stages.finish(layer, x, attend(q, k, v))
         return stages.final(self, x)
+
+    def embed(self, tokens: torch.Tensor, pack: Pack) -> torch.Tensor:
+        """Token embeddings (T, d), normed."""
+        return self.embed_norm(self.embed_tokens(tokens) + self.token_type)
 
     def final(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -119,7 +123,9 @@ class DNABERT(nn.Module):
 
     def tokenizer_apart(self) -> TokenizerProcess:
         """The same in a process of its own, which starts now."""
-        return TokenizerProcess(self._own_tokenizer())
+        self._own_tokenizer()
+        assert self.tokenizer_json is not None
+        return TokenizerProcess(self.tokenizer_json, self.config.vocabulary)
 
     def _own_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from virnucpro.encoders.dnabert import DNABERT
     from virnucpro.encoders.esm2 import ESM2
     from virnucpro.encoders.job import Job
+    from virnucpro.encoders.tokenizing import TokenWindows
 
 EMBEDDING_VERSION = 1  # raised whenever the same sequence and weights would give another vector
 PRECISIONS = ("auto", "fp32", "tf32", "fp16", "bf16", "fp8")
@@ -73,13 +74,15 @@ def start(
     compile: bool = False,
     packing: bool = True,
     progress: Callable[[np.ndarray], object] | None = None,
+    tokens: TokenWindows | None = None,
 ) -> Job:
     """A job whose ``windows()`` are the pooled vectors of all sequences, whatever the order and size of the packs.
 
     The encoder is moved to the device and to the precision's dtype in place, as ``nn.Module.to`` does.
     A pack that runs out of memory is planned again at half the budget; sequences whose vectors aren't
     finite are computed again in fp32. Without ``packing`` each sequence has a forward pass of its own.
-    ``progress`` is told the rows of each pack when it is done. Raises InputError for sequences that the
+    ``progress`` is told the rows of each pack when it is done. ``tokens`` of these sequences may be in the making already.
+    Raises InputError for sequences that the
     encoder can't read, ConfigError for settings that don't fit, ModelError for vectors that aren't finite in fp32 either.
     """
     from virnucpro.encoders.job import Job
@@ -99,6 +102,7 @@ def start(
         device=device,
         compile=compile,
         progress=progress,
+        tokens=tokens,
     )
 
 

@@ -144,7 +144,7 @@ class ESM2(nn.Module):
         else:
             cos, sin = rotary_tables(pack.positions, self.config.head_dim)
         attend = backend.prepare(pack, rotary=rotary)
-        x = self.embed(tokens, pack)
+        x = stages.embed(self, tokens, pack)
         for layer in self.layers:
             q, k, v = stages.project(layer, x, cos, sin)
             x = stages.finish(layer, x, attend(q, k, v))

@@ -80,7 +80,7 @@ def convert(model: ESM2, ids: Sequence[str], sequences: Sequence[bytes]) -> floa
     model.stages = fused.stages(model)
     exact = _vectors(model, [ids[i] for i in sample], [sequences[i] for i in sample])
     _quantise(model)
-    model.stages = Stages("fp8", _project, _finish, _final, fused.pool_esm2)
+    model.stages = Stages("fp8", fused.embed_esm2, _project, _finish, _final, fused.pool_esm2)
     found = _vectors(model, [ids[i] for i in sample], [sequences[i] for i in sample])
     errors = relative_l2_rest(found, exact) if len(sample) else np.zeros(1)
     error, gate = float(np.sqrt(np.mean(errors**2))), RELATIVE_L2["fp8"]
@@ -138,7 +138,7 @@ def _quantise(model: Any) -> None:
         rounded = rounded + _correct(second, right, rounded)
         exact, found = exact + right.float(), found + rounded.float()
         layer.fc1, layer.fc2 = first, second
-    fused.sum_biases(model)
+    fused.derive(model)
 
 
 def _correct(layer: Fp8Linear, right: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:

@@ -20,21 +20,37 @@ if TYPE_CHECKING:
 def stages(model: Any) -> Stages:
     """The fused stages of an ESM-2 or DNABERT-S, on a GPU and with its final weights."""
     if model.family == "esm2":
-        sum_biases(model)
-        return Stages("fused", project_esm2, finish_esm2, _final_esm2, pool_esm2)
+        derive(model)
+        return Stages("fused", embed_esm2, project_esm2, finish_esm2, _final_esm2, pool_esm2)
+    model.shift = model.token_type.float()
     for layer in model.layers:
         layer.shifts = (layer.out.bias.float(), layer.down.bias.float())
-    return Stages("fused", _project_dnabert, _finish_dnabert, _final_dnabert, _pool_dnabert)
+    return Stages("fused", _embed_dnabert, _project_dnabert, _finish_dnabert, _final_dnabert, _pool_dnabert)
 
 
-def sum_biases(model: Any) -> None:
-    """Give each block the sums of biases, (d,) fp32, that its two LayerNorms add to the stream, and the model the last."""
+def derive(model: Any) -> None:
+    """What an ESM-2's stages use in place of some weights.
+
+    Each block's sums of biases, (d,) fp32, that its two LayerNorms add to the stream, and the model's last; and the
+    token embeddings as token dropout scales them, which is alike for all tokens: no letter stands for <mask>.
+    """
+    from virnucpro.encoders.esm2 import MASK, TRAINING_MASK_FRACTION
+
+    weight = model.embed_tokens.weight.detach()
+    scale = 1 - TRAINING_MASK_FRACTION if model.config.token_dropout else 1.0
+    model.table = (weight.float() * scale).to(weight.dtype)
+    model.table[MASK] = torch.nan  # would change the scale of all others: not to be overlooked
     shift = torch.zeros(model.config.width, device=model.embed_tokens.weight.device)
     for layer in model.layers:
         after_attention = shift + layer.out.bias.float()
         layer.shifts = (shift, after_attention)
         shift = after_attention + layer.fc2.bias.float()
     model.shift = shift
+
+
+def embed_esm2(model: Any, tokens: torch.Tensor, pack: Pack) -> torch.Tensor:
+    """tokens (T,) -> (T, d), as ``ESM2.embed``."""
+    return torch.nn.functional.embedding(tokens, model.table)
 
 
 def heads(layer: Any, qkv: torch.Tensor, cos: Any, sin: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -73,6 +89,13 @@ def pool_esm2(model: Any, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
     from virnucpro.encoders.kernels.pointwise import pool
 
     return pool(hidden, pack.cu_seqlens, skip=1, most=POOLED_RESIDUES)
+
+
+def _embed_dnabert(model: Any, tokens: torch.Tensor, pack: Pack) -> torch.Tensor:
+    from virnucpro.encoders.kernels.pointwise import norm
+
+    x = model.embed_tokens(tokens)
+    return norm(x, model.embed_norm, shift=model.shift, out=x)
 
 
 def _project_dnabert(layer: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,10 +11,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from virnucpro.encoders.attention import kernels_obstacle
 from virnucpro.encoders.graphs import Graphs
 from virnucpro.encoders.packing import Pack, gather_sequences, plan_packs
 from virnucpro.encoders.stages import compiled_graphs
+from virnucpro.encoders.tokenizing import APART, FIRST, WINDOW, TokenWindows
 from virnucpro.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 16384  # sequences tokenized and planned together
-FIRST_WINDOWS = (4096, 8192)  # byte pairs of these are found here, while the process for all others starts
 IN_FLIGHT = 3  # packs queued on the device before the oldest one's vectors are waited for
 MOST_TOKENS = {"esm2": 32768, "dnabert_s": 65536}  # in a pack on a GPU, as auto: more are no faster
 FEWEST_TOKENS = 1024
@@ -66,8 +63,8 @@ class _Queued:
 class Job:
     """All sequences of a shard through one encoder.
 
-    Takes a resolved precision and ``budget`` tokens a pack (None: measured). The encoder is moved to the device and to
-    the precision's dtype in place.
+    Takes a resolved precision, ``budget`` tokens a pack (None: measured), and the tokens if they are in the making
+    already. The encoder is moved to the device and to the precision's dtype in place.
     """
 
     def __init__(
@@ -84,9 +81,13 @@ class Job:
         device: str | torch.device,
         compile: bool,
         progress: Callable[[np.ndarray], object] | None,
+        tokens: TokenWindows | None,
     ) -> None:
         self.began = time.perf_counter()
-        self.tokenizer_apart = encoder.tokenizer_apart() if len(sequences) > sum(FIRST_WINDOWS) else None
+        if tokens is None:
+            apart = encoder.tokenizer_apart() if len(sequences) > APART else None
+            tokens = TokenWindows(apart or encoder.tokenize, ids, sequences, FIRST if apart else WINDOW)
+        self.tokens_of_windows = tokens
         self.encoder: Any = encoder.to(device=device, dtype=dtype).eval()
         self.ids, self.sequences = ids, sequences
         self.attention, self.precision, self.device, self.progress = (
@@ -148,7 +149,7 @@ class Job:
     def _windows(self) -> Iterator[_Window]:
         """Windows with all of their packs done."""
         with matmul_precision(self.precision):
-            for start, tokens, lengths in self._tokenized():
+            for start, tokens, lengths in self.tokens_of_windows:
                 vectors = np.empty((len(lengths), self.encoder.config.width), np.float32)
                 window = _Window(start, tokens, lengths, vectors, len(lengths), [])
                 for done in self._run(window, np.arange(len(lengths))):
@@ -158,22 +159,6 @@ class Job:
                 done = self._collect()
                 if done.missing == 0:
                     yield done
-
-    def _tokenized(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(first sequence, flat tokens, lengths) of each window, the next two already in the making."""
-        count, apart = len(self.sequences), self.tokenizer_apart
-        edges = [*accumulate(FIRST_WINDOWS, initial=0)] if apart else [0]
-        bounds = [*edges, *range(edges[-1] + WINDOW, count, WINDOW), count] if count else []
-        with ThreadPoolExecutor(1, "tokenize") as pool, apart or nullcontext():
-            ahead: deque[tuple[int, Future]] = deque()
-            for start, stop in pairwise(bounds):
-                tokenize = apart if apart and start >= edges[-1] else self.encoder.tokenize
-                ahead.append((start, pool.submit(tokenize, self.sequences[start:stop], self.ids[start:stop])))
-                if len(ahead) > 2:
-                    first, tokens = ahead.popleft()
-                    yield first, *tokens.result()
-            for first, tokens in ahead:
-                yield first, *tokens.result()
 
     def _run(self, window: _Window, indices: np.ndarray) -> Iterator[_Window]:
         """Queue the packs of some of a window's sequences; yield the window of each older pack that is done."""

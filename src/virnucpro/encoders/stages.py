@@ -11,9 +11,11 @@ import torch
 
 @dataclass(frozen=True)
 class Stages:
-    """project(block, x, ...) → q, k, v; finish(block, x, attended) → x; final(model, x) → hidden; pool(model, ...)."""
+    """embed(model, tokens, pack) → x; project(block, x, ...) → q, k, v; finish(block, x, attended) → x; final(model, x) →
+    hidden; pool(model, hidden, pack)."""
 
     name: str
+    embed: Callable[..., torch.Tensor]
     project: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
     finish: Callable[..., Any]
     final: Callable[..., torch.Tensor]
@@ -24,9 +26,9 @@ def plain_stages(model: Any, block: Any, kind: str) -> Stages:
     """The methods of a model and its blocks, "plain" as they are or "compiled"."""
     model = type(model)
     if kind == "plain":
-        return Stages(kind, block.project, block.finish, model.final, model.pool_plain)
+        return Stages(kind, model.embed, block.project, block.finish, model.final, model.pool_plain)
     project, finish = (torch.compile(stage, dynamic=True) for stage in (block.project, block.finish))
-    return Stages("compiled", project, finish, model.final, model.pool_plain)
+    return Stages("compiled", model.embed, project, finish, model.final, model.pool_plain)
 
 
 def compiled_graphs() -> int:

@@ -15,6 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
+from virnucpro.encoders.kernels.pointwise import last_first
+
 LOG2E = math.log2(math.e)
 
 
@@ -110,7 +112,8 @@ def attention_kernel(
 ):
     """Any length: a program per block of queries, which fetches and rotates the keys tile by tile."""
     HALF: tl.constexpr = HEAD_DIM // 2
-    head, sequence, block = tl.program_id(0) % heads, tl.program_id(0) // heads, tl.program_id(1)
+    program, block = last_first(), tl.program_id(1)
+    head, sequence = program % heads, program // heads
     start = tl.load(cu_seqlens + sequence)
     length = tl.load(cu_seqlens + sequence + 1) - start
     if block * BLOCK_M >= length:
@@ -155,7 +158,8 @@ def short_attention_kernel(
     the arithmetic outside the tensor cores where sequences are short.
     """
     HALF: tl.constexpr = HEAD_DIM // 2
-    head, sequence = tl.program_id(0) % heads, tl.program_id(0) // heads
+    program = last_first()
+    head, sequence = program % heads, program // heads
     start = tl.load(cu_seqlens + sequence)
     length = tl.load(cu_seqlens + sequence + 1) - start
     if length <= 0:

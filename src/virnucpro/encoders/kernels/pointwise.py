@@ -19,6 +19,15 @@ NORM = {1024: (1, 1), 2048: (1, 1), 4096: (2, 4), 8192: (2, 4)}  # by block: row
 
 
 @triton.jit
+def last_first():
+    """The program's number, counted from the end: what the product before wrote last is still in the L2 cache.
+
+    In turn the next product, which begins in front, finds there what these programs write last.
+    """
+    return tl.num_programs(0) - 1 - tl.program_id(0)
+
+
+@triton.jit
 def _gelu(x, EXACT: tl.constexpr):
     """x·Φ(x). Without EXACT, Φ(x) = 1/(1 + 2^(x·p(x²))): 4e-6 off at most, far below half precision, in half the time.
 
@@ -50,7 +59,7 @@ def norm_kernel(
     SHIFT: tl.constexpr,
     QUANTISE: tl.constexpr,
 ):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = last_first() * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     inside = (row < rows)[:, None] & (column < WIDTH)[None, :]
     at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
@@ -75,7 +84,7 @@ def norm_kernel(
 
 @triton.jit(do_not_specialize=["rows"])
 def gelu_kernel(x, out, rows, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    at = last_first().to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < rows.to(tl.int64) * WIDTH
     value = tl.load(x + at, mask=inside).to(tl.float32)
     tl.store(out + at, _gelu(value, EXACT).to(out.dtype.element_ty), mask=inside)
@@ -85,8 +94,9 @@ def gelu_kernel(x, out, rows, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: t
 def glu_kernel(x, out, rows, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
     """(T, 2·WIDTH) → (T, WIDTH): GELU of the first half times the second."""
     CHUNKS: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
-    row = (tl.program_id(0) // CHUNKS).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(0) % CHUNKS * BLOCK + tl.arange(0, BLOCK)
+    program = last_first()
+    row = (program // CHUNKS).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = program % CHUNKS * BLOCK + tl.arange(0, BLOCK)
     inside = (row < rows)[:, None] & (column < WIDTH)[None, :]
     at = row[:, None] * 2 * WIDTH + column[None, :]
     gate = tl.load(x + at, mask=inside).to(tl.float32)
@@ -98,7 +108,7 @@ def glu_kernel(x, out, rows, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl
 @triton.jit
 def quantise_kernel(x, out, scales, GELU: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr):
     """A row → fp8 and its scale, through GELU if asked for. It is held in two parts, so that 10,240 isn't 16,384."""
-    row = tl.program_id(0).to(tl.int64)
+    row = last_first().to(tl.int64)
     x += row * WIDTH
     out += row * WIDTH
     head, tail = tl.arange(0, HEAD), HEAD + tl.arange(0, TAIL)
