@@ -58,9 +58,9 @@ def main(capability: int) -> None:
                     **dict.fromkeys(("stride_token", "stride_head", "heads"), "i32"),
                     "scale": "fp32",
                 }
-                for lengths in ((1, 1022), (150, 168), (1, 105)):
+                for lengths in ((1, 1022), (150, 168), (1, 105), (128, 128), (180, 192)):
                     constants = attention.constants(head_dim, dtype, *lengths) | {"ROTARY": rotary, "ALIBI": alibi}
-                    kernel = attention.short_attention_kernel if "TILES" in constants else attention.attention_kernel
+                    kernel = attention.short_attention_kernel if "A" in constants else attention.attention_kernel
                     if (kernel, signature, constants) not in cases:
                         cases.append((kernel, signature, constants))
         floats = {"shift": "*fp32", "scales": "*fp32", "eps": "fp32", "rows": "i32"}

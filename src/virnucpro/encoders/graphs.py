@@ -82,10 +82,16 @@ class Graphs:
 
     def _record(self, key: Hashable, host: Pack) -> None:
         pack = host.to(self.device)
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
         try:
-            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-                pooled = self._compute(pack)
+            # Not ``torch.cuda.graph``, which waits for the GPU: that goes on with the packs before this one.
+            with torch.cuda.stream(stream):
+                graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
+                try:
+                    pooled = self._compute(pack)
+                finally:
+                    graph.capture_end()
         except torch.OutOfMemoryError:
             logger.warning("no memory for graphs: packs are launched kernel by kernel")
             self.release()

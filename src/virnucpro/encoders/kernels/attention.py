@@ -149,10 +149,10 @@ def attention_kernel(
 def short_attention_kernel(
     q, k, v, out, cu_seqlens, cos, sin, slopes, stride_token, stride_head, scale, heads,
     HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_DIM: tl.constexpr, ROTARY: tl.constexpr,
-    ALIBI: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
-    TILES: tl.constexpr, FULL: tl.constexpr,
+    ALIBI: tl.constexpr, BLOCK_M: tl.constexpr, PRECISION: tl.constexpr,
+    A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """Up to three tiles of keys (all but the last of them whole if FULL), which stay in shared memory.
+    """Keys in tiles of A, B and C rows (0: no such tile; all but the last are whole if FULL), which stay in shared memory.
 
     A program per sequence and head fetches and rotates its keys once, for all its blocks of queries. That is most of
     the arithmetic outside the tensor cores where sequences are short.
@@ -171,17 +171,17 @@ def short_attention_kernel(
         slope = tl.load(slopes + head) * 1.4426950408889634
     a1, a2, a_values = _keys(
         k + base, v + base, cos, sin, 0, length, stride_token,
-        HEAD_DIM, HALF, BLOCK_HALF, BLOCK_DIM, ROTARY, BLOCK_N, FULL and TILES > 1,
+        HEAD_DIM, HALF, BLOCK_HALF, BLOCK_DIM, ROTARY, A, FULL and B > 0,
     )  # fmt: skip
-    if TILES > 1:
+    if B > 0:
         b1, b2, b_values = _keys(
-            k + base, v + base, cos, sin, BLOCK_N, length, stride_token,
-            HEAD_DIM, HALF, BLOCK_HALF, BLOCK_DIM, ROTARY, BLOCK_N, FULL and TILES > 2,
+            k + base, v + base, cos, sin, A, length, stride_token,
+            HEAD_DIM, HALF, BLOCK_HALF, BLOCK_DIM, ROTARY, B, FULL and C > 0,
         )  # fmt: skip
-    if TILES > 2:
+    if C > 0:
         c1, c2, c_values = _keys(
-            k + base, v + base, cos, sin, 2 * BLOCK_N, length, stride_token,
-            HEAD_DIM, HALF, BLOCK_HALF, BLOCK_DIM, ROTARY, BLOCK_N, False,
+            k + base, v + base, cos, sin, A + B, length, stride_token,
+            HEAD_DIM, HALF, BLOCK_HALF, BLOCK_DIM, ROTARY, C, False,
         )  # fmt: skip
     columns = tl.arange(0, BLOCK_DIM)
     for block in range(0, length, BLOCK_M):
@@ -195,17 +195,17 @@ def short_attention_kernel(
         mixed = tl.zeros([BLOCK_M, BLOCK_DIM], tl.float32)
         highest, total, mixed = _softmax_step(
             q1, q2, a1, a2, a_values, queries, 0, length, scale, slope, highest, total, mixed,
-            ROTARY, ALIBI, BLOCK_N, FULL and TILES > 1, PRECISION,
+            ROTARY, ALIBI, A, FULL and B > 0, PRECISION,
         )  # fmt: skip
-        if TILES > 1:
+        if B > 0:
             highest, total, mixed = _softmax_step(
-                q1, q2, b1, b2, b_values, queries, BLOCK_N, length, scale, slope, highest, total, mixed,
-                ROTARY, ALIBI, BLOCK_N, FULL and TILES > 2, PRECISION,
+                q1, q2, b1, b2, b_values, queries, A, length, scale, slope, highest, total, mixed,
+                ROTARY, ALIBI, B, FULL and C > 0, PRECISION,
             )  # fmt: skip
-        if TILES > 2:
+        if C > 0:
             highest, total, mixed = _softmax_step(
-                q1, q2, c1, c2, c_values, queries, 2 * BLOCK_N, length, scale, slope, highest, total, mixed,
-                ROTARY, ALIBI, BLOCK_N, False, PRECISION,
+                q1, q2, c1, c2, c_values, queries, A + B, length, scale, slope, highest, total, mixed,
+                ROTARY, ALIBI, C, False, PRECISION,
             )  # fmt: skip
         at = out + queries[:, None] * (heads * HEAD_DIM) + columns[None, :]
         inside = (queries < length)[:, None] & (columns < HEAD_DIM)[None, :]
@@ -213,6 +213,7 @@ def short_attention_kernel(
 
 
 SHORT = 192  # tokens up to which keys stay in shared memory
+SMALLEST_TILE = 16  # rows that a product on tensor cores takes at least
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class Launch:
 def launch(head_dim: int, dtype: torch.dtype, min_length: int, max_length: int) -> Launch:
     """The launch for sequences of these lengths."""
     fixed = constants(head_dim, dtype, min_length, max_length)
-    if "TILES" in fixed:
+    if "A" in fixed:
         return Launch(short_attention_kernel, 1, fixed)
     return Launch(attention_kernel, triton.cdiv(max_length, fixed["BLOCK_M"]), fixed)
 
@@ -248,11 +249,19 @@ def constants(head_dim: int, dtype: torch.dtype, min_length: int, max_length: in
         "num_stages": 1,
     }
     if short:
-        tiles = -(-max_length // block)
-        fixed |= {"TILES": tiles, "FULL": tiles > 1 and min_length >= (tiles - 1) * block}
+        del fixed["BLOCK_N"]
+        tiles = key_tiles(max_length)
+        fixed |= dict(zip("ABC", (*tiles, 0, 0), strict=False)) | {"FULL": sum(tiles[:-1]) <= min_length}
         if head_dim == 64:
             fixed["maxnreg"] = 128  # four programs on a multiprocessor, at no cost
     return fixed
+
+
+def key_tiles(length: int) -> list[int]:
+    """One to three tiles, powers of two, that hold ``length`` ≤ ``SHORT`` keys: the fewest rows, a multiple of 16."""
+    rows = -(-length // SMALLEST_TILE) * SMALLEST_TILE
+    tiles = [64] * (rows // 64) + [tile for tile in (32, 16) if rows & tile]
+    return [128, *tiles[2:]] if len(tiles) > 3 else tiles
 
 
 def attention(
