@@ -3,9 +3,10 @@
 usage: scaling.py FOLDER [--size 650M] [--frames 48000] [--shard-frames 9000] [--gpus 1,2] [--tokenizer tokenizer.json]
 
 Makes encoders of the exact shapes with random weights and a classifier in FOLDER/SIZE (unless they are there) and a FASTA
-of random genes, then runs `snakemake --cores N --resources gpu=G` for each number of GPUs, each in a folder of its own,
-rule after rule; first, unmeasured, with a few frames, so that all find kernels compiled and files in memory.
-Random weights prove speed, not accuracy. Prints a table; FOLDER/scaling.json holds it with the jobs' own times.
+of random genes, then runs `snakemake --cores N --resources gpu=G` for each number of GPUs, rule after rule; first,
+unmeasured, with a few frames, so that all find models prepared, kernels compiled and files in memory. Each embedding rule
+is asked for once more when it has nothing to do: what that takes is Snakemake's own start, whatever the number of GPUs.
+Random weights prove speed, not accuracy. Prints a table; FOLDER/scalingG.json hold it with the jobs' own times.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -56,18 +58,16 @@ def make_sequences(folder: Path, frames: int) -> None:
     rng = np.random.default_rng(0)
     codons = np.array([a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"])
     codons = codons[~np.isin(codons, ["TAA", "TAG", "TGA"])]
-    for name, count in (("warm", min(frames, WARM)), ("input", frames)):
+    for name, count in (("warm", min(frames, WARM)), (f"frames{frames}", frames)):
         with open(folder / f"{name}.fa", "w") as file:
             for number in range(count):
                 file.write(f">r{number}\n{''.join(rng.choice(codons, 166))}TT\n")
-        (folder / f"{name}.tsv").write_text(f"sample\tfasta\ns\t{name}.fa\n")
+        (folder / f"{name}.tsv").write_text(f"sample\tfasta\n{name}\t{name}.fa\n")
 
 
-def run(
-    folder: Path, where: str, gpus: int, cores: int, shard: int, targets: list[str], samples: str = "input.tsv"
-) -> float:
+def run(folder: Path, sample: str, gpus: int, cores: int, shard: int, targets: list[str]) -> float:
     config = {
-        "samples": folder / samples,
+        "samples": folder / f"{sample}.tsv",
         "esm_model": folder / "esm.safetensors",
         "dnabert_model": folder / "dnabert.safetensors",
         "classifier": folder / "classifier.safetensors",
@@ -75,21 +75,21 @@ def run(
         "shard_frames": shard,
     }
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), *targets, "--quiet"]
-    command += ["--directory", str(folder / where), "--cores", str(cores), "--resources", f"gpu={gpus}"]
+    command += ["--directory", str(folder / "run"), "--cores", str(cores), "--resources", f"gpu={gpus}"]
     command += ["--config", *(f"{key}={value}" for key, value in config.items())]
-    (folder / where).mkdir(exist_ok=True)
+    (folder / "run").mkdir(exist_ok=True)
     began = time.perf_counter()
-    with open(folder / where / "snakemake.log", "a") as log:
+    with open(folder / "run" / "snakemake.log", "a") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log)
     return time.perf_counter() - began
 
 
-def jobs(folder: Path) -> dict[str, list[dict[str, float]]]:
+def jobs(results: Path, sample: str) -> dict[str, list[dict[str, float]]]:
     """What each embedding job says of itself, and its wall time by Snakemake's benchmark file."""
     found: dict[str, list[dict[str, float]]] = {}
-    for path in sorted(folder.glob("results/s/embeddings/*/*/*.h5")):
+    for path in sorted(results.glob(f"{sample}/embeddings/*/*/*.h5")):
         family, key = path.parts[-3:-1]
-        table = folder / "results" / "benchmarks" / f"embed_{family}" / "s" / key / f"{path.stem}.tsv"
+        table = results / "benchmarks" / f"embed_{family}" / sample / key / f"{path.stem}.tsv"
         with h5py.File(path) as file:
             attributes = file.attrs
             row = {name: float(attributes[name]) for name in ("seconds", "gpu_seconds", "count") if name in attributes}
@@ -113,33 +113,32 @@ def main() -> None:
     if not (folder / "classifier.safetensors").exists():  # written last
         make_models(folder, given.size, given.tokenizer)
     make_sequences(folder, given.frames)
-    # Kernels are compiled once for all runs, and files read once are in memory: no run is to pay for that alone.
-    run(folder, "warm", 1, given.cores, given.shard_frames, [], "warm.tsv")
-    rows = []
+    sample, results = f"frames{given.frames}", folder / "run" / "results"
+    run(folder, "warm", max(map(int, given.gpus.split(","))), given.cores, given.shard_frames, [])
     for gpus in map(int, given.gpus.split(",")):
-        where = f"gpus{gpus}-{given.frames}"
         row: dict[str, Any] = {"gpus": gpus}
+        shutil.rmtree(results / sample, ignore_errors=True)
 
-        def timed(*targets: str, where: str = where, gpus: int = gpus) -> float:
-            seconds = run(folder, where, gpus, given.cores, given.shard_frames, list(targets))
-            print(f"{gpus} GPUs: {seconds:.1f} s for {len(targets) or 'all other'} targets", flush=True)
-            return seconds
+        def timed(what: str, *targets: str, gpus: int = gpus, row: dict[str, Any] = row) -> None:
+            row[what] = run(folder, sample, gpus, given.cores, given.shard_frames, list(targets))
+            print(f"{gpus} GPUs: {row[what]:.1f} s for {what}", flush=True)
 
-        row["split and prepare"] = timed("results/s/shards", "prepare_classifier")
-        shards = [part["sha"] for part in read_manifest(folder / where / "results" / "s" / "shards")["shards"]]
+        timed("split", f"results/{sample}/shards")
+        shards = [part["sha"] for part in read_manifest(results / sample / "shards")["shards"]]
         for family in ("dnabert_s", "esm2"):
-            model = next((folder / where / "results" / "models" / family).glob("*/model.safetensors"))
+            model = next((results / "models" / family).glob("*/model.safetensors"))
             key = embedding_key(read_spec(model), "auto")
-            row[family] = timed(*(f"results/s/embeddings/{family}/{key}/{sha}.h5" for sha in shards))
-        row["rest"] = timed()
-        row["total"] = sum(value for name, value in row.items() if name != "gpus")
-        row["jobs"] = jobs(folder / where)
-        rows.append(row)
+            targets = [f"results/{sample}/embeddings/{family}/{key}/{sha}.h5" for sha in shards]
+            timed(family, *targets)
+            timed(f"{family} again", *targets)
+        timed("rest")
+        row["total"] = sum(value for name, value in row.items() if name != "gpus" and "again" not in name)
+        row["jobs"] = jobs(results, sample)
         print({key: value for key, value in row.items() if key != "jobs"}, flush=True)
         for family, each in row["jobs"].items():
             mean = {key: round(float(np.mean([job[key] for job in each])), 2) for key in each[0]}
             print("  ", family, len(each), "jobs; means:", mean, flush=True)
-        (given.folder / "scaling.json").write_text(json.dumps(rows, indent=1))
+        (given.folder / f"scaling{gpus}.json").write_text(json.dumps(row, indent=1))
 
 
 if __name__ == "__main__":

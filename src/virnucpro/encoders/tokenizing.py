@@ -33,11 +33,7 @@ class TokenWindows:
     """
 
     def __init__(
-        self,
-        tokenize: Tokenize | TokenizerProcess,
-        ids: Sequence[str],
-        sequences: Sequence[bytes],
-        first: int = WINDOW,
+        self, tokenize: Tokenize | TokenizerProcess, ids: Sequence[str], sequences: Sequence[bytes], first: int = WINDOW
     ) -> None:
         self.tokenize, self.ids, self.sequences = tokenize, ids, sequences
         self._thread = ThreadPoolExecutor(1, "tokenize")
@@ -71,9 +67,7 @@ class TokenWindows:
 
 
 @contextmanager
-def tokens_ahead(
-    spec: EncoderSpec, ids: Sequence[str], sequences: Sequence[bytes]
-) -> Iterator[TokenWindows | None]:
+def tokens_ahead(spec: EncoderSpec, ids: Sequence[str], sequences: Sequence[bytes]) -> Iterator[TokenWindows | None]:
     """A shard's windows, already in the making by a process, where that pays: for many byte pairs."""
     if spec.tokenizer is None or len(sequences) <= APART:
         yield None
