@@ -12,6 +12,7 @@ import fcntl
 import glob
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -63,11 +64,12 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     _remove_abandoned(path)
     temporary, descriptor = _locked(path, tempfile.mkstemp)
     try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
+        with _naming(path):
+            yield temporary
+            os.chmod(temporary, 0o666 & ~_umask())
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)
@@ -81,16 +83,35 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     _remove_abandoned(path)
     temporary, descriptor = _locked(path, _make_folder)
     try:
-        yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
-        for entry in temporary.iterdir():
-            sync(entry)
-        sync(temporary)
-        _replace_directory(temporary, path)
-        sync(path.parent)
+        with _naming(path):
+            yield temporary
+            os.chmod(temporary, 0o777 & ~_umask())
+            for entry in temporary.iterdir():
+                sync(entry)
+            sync(temporary)
+            _replace_directory(temporary, path)
+            sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let a full disk or a lost mount be an OSError that names the file, which what ``write`` raises doesn't.
+
+    Libraries in Rust, such as safetensors, have error types of their own and only quote the system's number.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
 
 
 def _replace_directory(temporary: Path, path: Path) -> None:

@@ -51,7 +51,7 @@ def job(log: str | Path) -> Iterator[None]:
         if error.errno not in _STORAGE:
             logger.exception("stopped")
             raise
-        where = error.filename or " ".join(str(error).split())
+        where = error.filename2 or error.filename or " ".join(str(error).split())  # of a copy, what it is copied to
         logger.error("%s: %s. Mend that and give the same command again: nothing half-written is left, and what is "
                      "finished is kept.", os.strerror(error.errno), where)  # fmt: skip
         sys.exit(1)

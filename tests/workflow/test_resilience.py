@@ -16,10 +16,13 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.unit.encoder_fixtures import fair_esm, fair_esm_checkpoint
 from tests.workflow.conftest import Models
 from tests.workflow.project import Project
 from tests.workflow.runner import command, environment
 from virnucpro.embeddings.store import open_shard, write_shard
+from virnucpro.encoders.prepare import prepare_encoder
+from virnucpro.files import atomic_file
 from virnucpro.joblog import job
 
 OUTPUT = re.compile(r"^    output: (\S+/embeddings/\S+\.h5)$", re.MULTILINE)
@@ -152,5 +155,29 @@ def test_a_disk_that_is_full_or_read_only(tmp_path):
             write()
         with open_shard(folder / "x.h5") as file:
             assert len(file["ids"]) == 1000
+        (folder / "x.h5").unlink()
+        subprocess.run(["mount", "-o", "remount,size=400k", str(folder)], check=True)
+        source = fair_esm_checkpoint(fair_esm(2, 128, 2), tmp_path / "large.pt")
+        (tmp_path / "large.csv").write_text("row\n" * 200_000)
+        for name, fill in (
+            ("model.safetensors", lambda path: prepare_encoder(source, "esm2", path)),
+            ("copied", partial(copy, tmp_path / "large.csv")),
+            ("written", lambda path: write_text(path, "row\n" * 200_000)),
+        ):
+            with pytest.raises(SystemExit), job(tmp_path / "job.log"):
+                fill(folder / name)
+            log = (tmp_path / "job.log").read_text()
+            assert f"ERROR No space left on device: {folder}/" in log and name in log and "Traceback" not in log
+            assert not list(folder.iterdir()), "nothing half-written"
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def copy(source: Path, path: Path) -> None:
+    with atomic_file(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text)
