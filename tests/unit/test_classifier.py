@@ -346,9 +346,15 @@ def test_compressed_and_foreign_archives_are_refused(tmp_path):
         import_original(archive_without_program(tmp_path / "zip"))
     with pytest.raises(ModelError, match="no such file"):
         import_original(tmp_path / "absent.pth")
-    path.write_bytes(pickle.dumps([1]))
-    with pytest.raises(ModelError, match="safetensors"):
-        prepare(path, tmp_path / "out")
+    for content in (pickle.dumps([1]), ORIGINAL.read_bytes()[:-100], b"<html>log in</html>", b""):
+        path.write_bytes(content)
+        with pytest.raises(
+            ModelError, match=r"bomb\.pth: not an original VirNucPro classifier, or damaged .*Fetch it again"
+        ):
+            prepare(path, tmp_path / "out")
+    path.with_suffix("").write_bytes(b"text")
+    with pytest.raises(ModelError, match=r"can't be read as a safetensors file .*fetch or make it again"):
+        prepare(path.with_suffix(""), tmp_path / "out")
 
 
 def archive_without_program(path):

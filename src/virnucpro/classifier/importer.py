@@ -130,7 +130,8 @@ def import_original(path: str | Path) -> tuple[Classifier, ClassifierSpec]:
         raise
     except Exception as error:  # a hostile program can make the pickle machine raise anything
         raise ModelError(
-            f"{path}: not an original VirNucPro classifier, or damaged ({type(error).__name__}: {error})."
+            f"{path}: not an original VirNucPro classifier, or damaged ({type(error).__name__}: {error}). Fetch it again, "
+            "or give a classifier file (.safetensors)."
         ) from error
     model = build_classifier(check_weights(stored, path), eps)
     return model, ClassifierSpec(path.stem, model.width, model.hidden, source_sha256=sha256_file(path))
@@ -151,7 +152,7 @@ def prepare_classifier(
     couldn't be checked. Raises ModelError: unreadable, unsafe, or made for other encoders or chunks.
     """
     model = None
-    if zipfile.is_zipfile(source):
+    if Path(source).suffix == ".pth" or zipfile.is_zipfile(source):
         model, spec = import_original(source)
     else:
         _, spec = read_classifier(source)

@@ -113,7 +113,7 @@ def read_header(path: str | Path) -> tuple[dict[str, str], dict[str, dict[str, A
     except FileNotFoundError:
         raise ModelError(f"{path} does not exist") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} can't be read as a safetensors file ({error})") from error
+        raise ModelError(f"{path} can't be read as a safetensors file ({error}); fetch or make it again") from error
     if path.stat().st_size != end:
         raise ModelError(f"{path} is {path.stat().st_size:,} bytes long but should have {end:,}; make it again")
     return metadata, header, data
