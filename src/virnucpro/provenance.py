@@ -11,8 +11,9 @@ import h5py
 from virnucpro.embeddings.store import read_attributes
 from virnucpro.encoders.canonical import read_header
 from virnucpro.errors import StorageError
+from virnucpro.record import origins, read_json
 
-RECORDS = ("summary.json", "evaluation.json", "training.json", "check.json")
+RECORDS = ("summary.json", "evaluation.json", "training.json", "check.json", "manifest.json")
 """What stands for the files beside it that have no room for a record: tables, FASTA, plots and pages."""
 
 _BULKY = (
@@ -28,7 +29,9 @@ _BULKY = (
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """What a file records of its making; for a table, sequences or a report what the run's record beside it says.
+    """What a file records of its making; for a table, sequences or a report what the record beside it says.
+
+    For the report over all samples, or a run's folder, it is what its samples' records say, each way once.
 
     Raises:
         StorageError: no such file, or neither it nor its folder says anything.
@@ -36,6 +39,8 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise StorageError(f"{path}: no such file.")
+    if (model := path / "model.safetensors").is_file():
+        path = model
     if path.suffix == ".h5":
         found = _of_hdf5(path)
     elif path.suffix == ".safetensors":
@@ -62,9 +67,8 @@ def _of_folder(path: Path) -> dict[str, Any]:
     folder = path if path.is_dir() else path.parent
     for record in (path, *(folder / name for name in RECORDS)):
         if record.suffix == ".json" and record.is_file():
-            try:
-                found = json.loads(record.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise StorageError(f"{record}: can't be read as JSON ({error}). Delete it and run again.") from error
-            return found if isinstance(found, dict) else {}
+            return read_json(record)
+    if path.is_dir() or path.name == "report.html":  # of the run: each of its samples has a record
+        if ways := origins(sorted(folder.glob("[!.]*/"))):
+            return ways[0] if len(ways) == 1 else {"ways": ways}
     return {}

@@ -21,6 +21,7 @@ from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders import embed as embedding
 from virnucpro.encoders.canonical import write_canonical
 from virnucpro.errors import InputError, ModelError
+from virnucpro.provenance import read_provenance
 from virnucpro.sequences.split import read_shard, split_fasta
 
 WIDTHS = (48, 32)
@@ -101,6 +102,8 @@ def test_fp32_passes_against_both_references(made, tmp_path):
     assert [row["chosen"] for row in rows.values()] == [True] * 3
     assert (rows["dna"]["reference"], rows["protein"]["reference"]) == ("plain fp32", "fair-esm")
     assert {row["backend"] for row in rows.values()} == {"sdpa"}
+    way = {"precision": "fp32", "backend": "sdpa", "batching": "packed"}
+    assert read_provenance(tmp_path / "check.png")["computed"] == {"dna": way, "protein": way}
     assert 0 < rows["protein"]["relative_l2_rest"] < 1e-5
     assert any("triton" in reason for reason in result["not_available"])
     text = (tmp_path / "check.txt").read_text()

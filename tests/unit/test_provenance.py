@@ -14,6 +14,7 @@ from virnucpro.encoders.canonical import write_canonical
 from virnucpro.errors import StorageError
 from virnucpro.provenance import read_provenance
 from virnucpro.record import RunRecord
+from virnucpro.sequences.split import split_fasta
 
 RUN = RunRecord({"precision": "fp32", "threshold": 0.5}, {"VIRNUCPRO_DISABLE_FP16": True}, "9.0")
 
@@ -52,6 +53,33 @@ def test_shards_and_models_tell(outputs):
     assert (shard["model"], shard["complete"], shard["count"]) == ("m", True, 1)
     model = read_provenance(outputs / "m.safetensors")
     assert len(model["weights_sha256"]) == 64 and "alphabet" not in model
+
+
+def test_prepared_models_and_shards_tell_by_their_folder(tmp_path):
+    spec = write_canonical(random_esm2(), tmp_path / "esm2-ab12" / "model.safetensors", name="m")
+    assert read_provenance(tmp_path / "esm2-ab12")["weights_sha256"] == spec.weights_sha256
+    (tmp_path / "in.fa").write_text(">r\n" + "GCA" * 40 + "\n")
+    split_fasta([tmp_path / "in.fa"], tmp_path / "shards", 90, 100, run=RUN)
+    for path in (tmp_path / "shards", *(tmp_path / "shards").iterdir()):
+        assert read_provenance(path)["run"] == RUN.as_dict()
+
+
+def test_the_report_over_all_samples_tells_each_way_once(tmp_path):
+    made = {"classifier": {"name": "c"}, "run": RUN.as_dict()}
+    for name, frames in (("a", 3), ("b", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(json.dumps({"frames": frames, **made}))
+    for name in ("logs", "models"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "report.html").touch()
+    for path in (tmp_path, tmp_path / "report.html"):
+        assert read_provenance(path) == {"samples": ["a", "b"], **made}
+    other = made | {"classifier": {"name": "d"}}
+    (tmp_path / "b" / "summary.json").write_text(json.dumps(other))
+    assert read_provenance(tmp_path)["ways"] == [{"samples": ["a"], **made}, {"samples": ["b"], **other}]
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(StorageError, match="holds no record"):
+        read_provenance(tmp_path / "notes.txt")
 
 
 def test_what_tells_nothing_is_an_error(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from tests.workflow.conftest import Models, fasta
 from tests.workflow.runner import environment, snakemake
 from virnucpro.classifier.spec import read_classifier_spec
+from virnucpro.provenance import read_provenance
 
 
 def sequences(seed: int, count: int, codons: list[str]) -> dict[str, str]:
@@ -46,6 +47,9 @@ def test_train_makes_a_classifier_that_knows_its_encoders(trained, tiny):
     assert spec.dna_encoder["name"] == "tiny-dnabert"
     assert spec.protein_encoder["name"] == "esm_a"
     report = json.loads((trained / "results/training/training.json").read_text())
+    made = read_provenance(trained / "results/training/split.tsv")
+    assert made["dna_encoder"]["weights_sha256"] == spec.dna_encoder["weights_sha256"]
+    assert made["computed"]["protein"][0]["precision"] == "fp32" and made["run"]["configuration_sha256"]
     assert report["metrics"]["part"] == "test"
     assert report["metrics"]["auroc"] > 0.9
     parts = {
@@ -85,6 +89,9 @@ def test_evaluate_measures_the_test_part(trained, tiny):
     assert float(chunks["auroc"]) > 0.9
     split = list(csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t"))
     records = sum(row["part"] == "test" for row in split)
+    (made,) = read_provenance(trained / "results/evaluation/metrics.tsv")["predicted"]
+    assert made["classifier"]["name"] == "classifier" and sorted(made["samples"]) == ["plain", "viral"]
+    assert made["computed"]["dna"][0]["precision"] == "fp32" and made["protein_encoder"]["name"] == "esm_a"
     contigs = next(row for row in rows if (row["level"], row["group"]) == ("contig", "all"))
     assert int(contigs["items"] if "items" in contigs else contigs["n"]) == records
 

@@ -20,5 +20,6 @@ checkpoint split:
         chunk_length=SETTINGS.chunk_length,
         shard_frames=SETTINGS.shard_frames,
         empty_records=SETTINGS.empty_records,
+        run=RUN,
     script:
         "../scripts/split.py"

@@ -107,6 +107,11 @@ def check(
         "dna_encoder": describe(specs["dna"]),
         "protein_encoder": describe(specs["protein"]),
         "classifier": {"name": about.name, "weights_sha256": about.weights_sha256},
+        "computed": {
+            row["encoder"]: {key: row[key] for key in ("precision", "backend", "batching")}
+            for row in rows
+            if row["chosen"] and row["encoder"] in models
+        },
         "run": options.run.as_dict(),
     }
     text = table(result)

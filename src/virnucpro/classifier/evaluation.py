@@ -18,7 +18,7 @@ from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
 from virnucpro.classifier.tables import NO_OPEN_FRAME, UNSCORED, VIRAL
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_file
-from virnucpro.record import RunRecord
+from virnucpro.record import RunRecord, origins
 
 LEVELS = {
     "frame": "frames",
@@ -89,7 +89,7 @@ def evaluate(
         output: folder for ``metrics.tsv``, ``reliability.tsv``, ``evaluation.json``, ``.png``, ``.svg``.
         only: (sample name, record) pairs to look at, such as the test part of a split; all otherwise.
         contrasts: name → categories that are measured apart from all others, such as phages and prokaryotes.
-        run: kept in the JSON.
+        run: kept in the JSON, as is how the tables were made.
 
     Raises:
         InputError: a record has no label, or nothing is left to look at.
@@ -131,6 +131,7 @@ def evaluate(
         "run": (run or RunRecord()).as_dict(),
         "levels": LEVELS,
         "samples": [sample.name for sample in samples],
+        "predicted": origins(sample.folder for sample in samples),
         "chunks_without_open_frame": {"viral": excluded[True], "non-viral": excluded[False]},
         "metrics": measured,
         "reliability": curves,

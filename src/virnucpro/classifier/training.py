@@ -139,6 +139,8 @@ def train(
     _write_split(output.with_name("split.tsv"), data)
     with atomic_file(output.with_name("training.json")) as temporary:
         whole = {"name": spec.name, "weights_sha256": spec.weights_sha256, **training, "metrics": metrics}
+        whole |= {f"{role}_encoder": made for role, made in encoders.items()}
+        whole["computed"] = data.provenance.get("computed", {})
         temporary.write_text(json.dumps(whole | {"history": history}, indent=2) + "\n")
     logger.info("trained %s: %s", spec.name, metrics)
     return spec

@@ -17,7 +17,7 @@ def provenance(file: str, as_json: bool) -> None:
     """Models, versions, precision, configuration digest and environment switches that made FILE.
 
     FILE is any output: embeddings (.h5), a classifier or prepared model (.safetensors), summary.json, or a table,
-    FASTA or report, for which the summary beside it answers.
+    FASTA, shard, plot or report, for which the record beside it answers. A folder will do: a run's, a sample's, ...
     """
     found = read_provenance(file)
     if as_json:

@@ -19,6 +19,7 @@ import numpy as np
 
 from virnucpro.errors import InputError, StorageError
 from virnucpro.files import atomic_directory
+from virnucpro.record import RunRecord
 from virnucpro.sequences.chunks import chunk_id
 from virnucpro.sequences.duplicates import DuplicateCheck
 from virnucpro.sequences.fasta import read_fasta
@@ -36,7 +37,12 @@ _NAMES = [name.encode() for name in FRAME_NAMES]
 
 
 def split_fasta(
-    fastas: Sequence[Path], output: Path, chunk_length: int, shard_frames: int, empty_records: str = "error"
+    fastas: Sequence[Path],
+    output: Path,
+    chunk_length: int,
+    shard_frames: int,
+    empty_records: str = "error",
+    run: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Write a sample's shard folder, whole or not at all, and return its manifest.
 
@@ -46,6 +52,7 @@ def split_fasta(
         chunk_length: bases in a chunk, 300 or 500 for the published classifiers.
         shard_frames: most frames in a shard (a chunk's frames stay together, whatever this is).
         empty_records: "error", or "skip" to leave them out and count them.
+        run: kept in the manifest.
 
     Raises:
         InputError: what ``read_fasta`` refuses; a record id that occurs twice in the sample.
@@ -74,6 +81,7 @@ def split_fasta(
             "frames": frames,
             "skipped_records": records.skipped,
             "files": [str(path) for path in fastas],
+            "run": (run or RunRecord()).as_dict(),
             "shards": writer.shards,
         }
         expected = sum(-(-length // chunk_length) for _, length, _ in _read_records(folder))
