@@ -73,6 +73,20 @@ def test_a_wrong_model_or_switch_is_refused_before_the_workflow_starts(files, mo
         raise done.exception
 
 
+def test_the_page_over_all_samples_is_named_last(files, monkeypatch):
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: 0)
+    for inputs, pages in (
+        (["a.fa"], ["a/report.html"]),
+        (["a.fa", "b.fa"], ["a/report.html", "b/report.html", "report.html"]),
+    ):
+        for name in inputs:
+            (files / name).write_text(">r\nACGT\n")
+        run = CliRunner().invoke(
+            cli, ["predict", *(str(files / name) for name in inputs), "-o", str(files / "o")], obj=[]
+        )
+        assert run.output.split() == [str(files / "o" / page) for page in pages], run.output
+
+
 def test_standard_input_is_kept_and_kept_as_it_is(files, monkeypatch):
     def pipe(content):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))

@@ -23,7 +23,7 @@ def test_pages_and_tables_of_all_samples(tmp_path: Path, tiny):
         (tmp_path / f"{sample}.fa").write_text(fasta({"r1": coding(1, 700)}))
     (tmp_path / "samples.tsv").write_text("sample\tfasta\na\ta.fa\nb\tb.fa\n")
     config = tiny.config() | {"samples": "samples.tsv"}
-    snakemake(tmp_path, config=config).ok()
+    assert "all samples: results/report.html" in snakemake(tmp_path, config=config).ok().text
     snakemake(tmp_path, "--report", "all.html", config=config).ok()
     page = (tmp_path / "all.html").read_text()
     categories = value_in(page, "categories")

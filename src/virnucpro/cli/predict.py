@@ -38,5 +38,6 @@ def predict(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -
     with working_folder(output, dry_run) as work:
         samples = samples_of(inputs, work / "inputs")
         sheet = write_sheet(samples, work / "samples.tsv")
-        made = [Path(output).absolute() / name / "report.html" for name in samples]
+        folders = [*samples, "."] if len(samples) > 1 else samples  # the run's own folder has a page over all of them
+        made = [Path(output).absolute() / name / "report.html" for name in folders]
         start("all", output, work, made, dry_run=dry_run, samples=sheet, **given)
