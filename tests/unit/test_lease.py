@@ -209,7 +209,8 @@ def test_kill_frees_the_gpu_though_children_live_on(smi, tmp_path, monkeypatch):
         (["--gpus", "GPU-1f, MIG-3a/1/0"], ["--resources=gpu=2"], "GPU-1f,MIG-3a/1/0"),
     ],
 )
-def test_gpus_of_the_command(tmp_path, monkeypatch, given, resources, visible):
+def test_gpus_of_the_command(smi, tmp_path, monkeypatch, given, resources, visible):
+    smi(None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "before")
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "")
     started = []
@@ -219,6 +220,17 @@ def test_gpus_of_the_command(tmp_path, monkeypatch, given, resources, visible):
     assert run.exit_code == 0, run.output
     assert [argument for argument in started[0] if argument.startswith("--resources")] == resources
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
+def test_a_gpu_of_the_command_that_is_not_there_ends_it_before_any_job(smi, tmp_path, monkeypatch):
+    smi("GPU 0: A (UUID: GPU-aaaa)\n")
+    started = []
+    monkeypatch.setattr(workflow, "run_workflow", lambda arguments: started.append(arguments) or 0)
+    (tmp_path / "x.fa").write_text(">r\nACGT\n")
+    words = ["predict", str(tmp_path / "x.fa"), "-o", str(tmp_path / "o"), "--gpus", "0,9"]
+    run = CliRunner().invoke(cli, words, obj=[])
+    assert "names GPU 9" in str(run.exception) and not started
+    assert CliRunner().invoke(cli, [*words, "--profile", "slurm"], obj=[]).exit_code == 0 and started
 
 
 @pytest.mark.parametrize("given", ["-1", "two", "2,2", ",", "1;2"])

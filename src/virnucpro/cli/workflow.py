@@ -23,6 +23,7 @@ from virnucpro import __version__, installation
 from virnucpro.configuration import read_config, resolve
 from virnucpro.errors import ConfigError
 from virnucpro.files import atomic_file
+from virnucpro.lease import visible_gpus
 from virnucpro.models import KEYS, find, is_name
 from virnucpro.switches import Switches
 
@@ -99,7 +100,8 @@ def start(
         given: configuration keys; None is as if not given.
 
     Raises:
-        ConfigError, ModelError: a key, an environment switch or a model is wrong; nothing has run then.
+        ConfigError, ModelError, DeviceError: a key, an environment switch, a model or a GPU's name is wrong; nothing has
+            run then.
     """
     configuration = read_config(configfile) if configfile else {}
     configuration |= {key: value for key, value in given.items() if value is not None}
@@ -122,6 +124,8 @@ def start(
         arguments.append(f"--resources=gpu={number}")
         if chosen:  # the jobs inherit it
             os.environ |= {"CUDA_VISIBLE_DEVICES": chosen, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+            if not profile:  # which may be a cluster's, whose nodes have other GPUs
+                visible_gpus()
     began = time.time()
     status = run_workflow([*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
     if status < 0:
