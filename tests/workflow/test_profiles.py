@@ -40,3 +40,20 @@ def test_embedding_jobs_ask_slurm_for_a_gpu_time_and_memory(tmp_path, reference)
     requests = re.findall(r"rule embed_esm2:.*?resources: ([^\n]*)", text, re.DOTALL)
     assert len(requests) == project.shards()
     assert all("gpu=1" in line and "runtime=30" in line and "mem_mb=3000" in line for line in requests)
+
+
+def test_partition_and_time_of_the_slurm_profile_can_depend_on_attempt_and_size(tmp_path, reference):
+    """The profile's examples."""
+    text = (PROFILES / "slurm" / "config.yaml").read_text()
+    examples = re.findall(r"^# ( +\w+: \"[^\"]*(?:attempt|size_mb)[^\"]*\")$", text, re.MULTILINE)
+    assert len(examples) == 2
+    for name, limit, partition in (("as-it-is", "20000", "gpu"), ("small", "0", "gpu-long")):
+        (tmp_path / name).mkdir()
+        lines = "\n".join(["set-resources:", "  embed_esm2:", *examples]).replace("20000", limit)
+        (tmp_path / name / "config.yaml").write_text(f"{text}\n{lines}\n")
+        project = copy_of(
+            reference, tmp_path / f"run-{name}", ("--workflow-profile", str(tmp_path / name), "--dry-run")
+        )
+        run = project.run(extra=("--forcerun", "embed_esm2"))
+        (request, *_) = re.findall(r"rule embed_esm2:.*?resources: ([^\n]*)", run.text, re.DOTALL)
+        assert f"slurm_partition={partition}" in request.split(", ") and "runtime=30" in request
