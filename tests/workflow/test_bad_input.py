@@ -70,6 +70,14 @@ def test_errors_before_any_job(tmp_path, tiny, config, says):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_working_directory_that_cannot_be_written(tmp_path):
+    """A folder in the lock's place stands for it, since root may write everywhere."""
+    lock = tmp_path / ".snakemake" / "virnucpro.lock"
+    lock.mkdir(parents=True)
+    run = snakemake(tmp_path, "--dry-run")
+    assert run.status != 0 and f"{lock} can't be written" in run.text and "with --directory" in run.text
+
+
 def test_a_classifier_that_does_not_fit_stops_before_embedding(tmp_path, tiny):
     (tmp_path / "input.fa").write_text(GOOD)
     (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tinput.fa\n")

@@ -8,8 +8,14 @@ from contextlib import suppress
 def hold_working_directory():
     """Share a lock until this process ends; who could have it alone first clears Snakemake's."""
     path = Path(".snakemake/virnucpro.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise WorkflowError(
+            f"{path.absolute()} can't be written ({error.strerror}): a run keeps its own records in the folder that it "
+            "starts in. Mend that, or name another folder with --directory."
+        ) from None
     with suppress(OSError):  # a living run shares it, or locks don't work here: Snakemake's own lock decides
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         host, last = socket.gethostname(), os.read(descriptor, 1000).decode(errors="replace").strip()
