@@ -25,7 +25,8 @@ def job(log: str | Path) -> Iterator[None]:
     """Run a job's one library call with ``log`` as its log file.
 
     An earlier attempt's log is kept as ``<name>.log.1``, ``<name>.log.2``, … A VirNucProError, a full disk
-    or a folder that can't be written ends the process with status 1 and a message; anything else keeps its traceback.
+    or a folder that can't be written or is gone ends the process with status 1 and a message; anything else keeps its
+    traceback.
     """
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -48,12 +49,14 @@ def job(log: str | Path) -> Iterator[None]:
         logger.error("%s", error)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in _STORAGE:
+        where: str = error.filename2 or error.filename or ""  # of a copy, what it is copied to
+        vanished = error.errno == errno.ENOENT and where and not Path(where).parent.is_dir()
+        if error.errno not in _STORAGE and not vanished:
             logger.exception("stopped")
             raise
-        where = error.filename2 or error.filename or " ".join(str(error).split())  # of a copy, what it is copied to
+        where = where or " ".join(str(error).split())
         logger.error("%s: %s. Mend that and give the same command again: nothing half-written is left, and what is "
-                     "finished is kept.", os.strerror(error.errno), where)  # fmt: skip
+                     "finished is kept.", os.strerror(error.errno or 0), where)  # fmt: skip
         sys.exit(1)
     except BaseException:
         logger.exception("stopped")

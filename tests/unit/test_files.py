@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from virnucpro.files import atomic_directory, atomic_file, sha256_file
+from virnucpro.joblog import job
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -94,3 +96,16 @@ def test_many_writers_of_one_path(tmp_path, kind):
 def test_digest(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
+
+
+def test_a_folder_that_vanishes_meanwhile_is_one_message(tmp_path):
+    gone, log = tmp_path / "scratch", tmp_path / "job.log"
+    for make in (atomic_file, atomic_directory):
+        with pytest.raises(SystemExit) as stopped, job(log), make(gone / "x"):
+            shutil.rmtree(gone)
+        assert stopped.value.code == 1 and not gone.exists()
+        text = log.read_text()
+        assert f"ERROR No such file or directory: {gone}/" in text and "Traceback" not in text
+    with pytest.raises(FileNotFoundError), job(log):
+        (tmp_path / "absent").read_text()  # the folder is there: a fault of the program, perhaps
+    assert "Traceback" in log.read_text()
