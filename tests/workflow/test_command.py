@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,6 +74,26 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, tiny):
     assert status == 0, text
     assert text.count("computed ") == 2 * len(shards) - len(kept)
     assert all(path.stat().st_mtime_ns == date for path, date in kept.items())
+
+
+@pytest.mark.ci
+def test_terminating_and_hanging_up_in_the_background(tmp_path, tiny):
+    """A script's ``&`` ignores SIGINT, ``nohup`` SIGHUP: SIGTERM stops a run nevertheless, and SIGHUP doesn't."""
+    (tmp_path / "x.fa").write_text(fasta(records(1)))
+    command = shlex.join(words(tiny, "x.fa", "--output=out", shard_frames=6))
+    shell = ["sh", "-c", f"trap '' INT HUP; exec {command}"]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(shell, cwd=tmp_path, stdout=said, stderr=said, env=environment())
+        while not (tmp_path / "out/logs/split/x.log").exists():
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGHUP)
+        while not list((tmp_path / "out").glob("x/embeddings/*/*/*.h5")):
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    assert len(list((tmp_path / "out").glob("x/embeddings/*/*/*.h5"))) < 2 * len(list(tmp_path.glob("out/x/shards/*.fna")))
 
 
 def test_exit_status_and_last_word(tmp_path, tiny):

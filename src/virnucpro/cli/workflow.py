@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,6 +32,7 @@ FAILED = 3
 """Exit status of a workflow that ended with an error."""
 SHOWN = 10
 """Errors of jobs that are repeated at the end; a cause that many jobs share would fill the screen."""
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
@@ -143,10 +145,13 @@ def start(
 def run_workflow(arguments: Sequence[str]) -> int:
     """Run the workflow with Snakemake's own arguments; returns its exit status, or minus the signal that ended it.
 
-    Interrupts (also SIGTERM and a closed terminal) reach Snakemake and its jobs once, and this waits for them.
+    Interrupts (also SIGTERM and a closed terminal) reach Snakemake and its jobs once, and this waits for them; those
+    that are ignored from the start, by ``nohup`` or in a script's background, stay so.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    # A script's background ignores SIGINT, and so would Snakemake, which it stops.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=heeding)
     received: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
@@ -154,7 +159,8 @@ def run_workflow(arguments: Sequence[str]) -> int:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number in _STOPS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in heeded}
     try:
         status = process.wait()
     finally:
