@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from functools import cached_property
 from importlib import metadata
 from itertools import chain, cycle, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
 from virnucpro import downloads, installation
+from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES
 from virnucpro.classifier.importer import prepare_classifier
+from virnucpro.classifier.spec import read_classifier_spec
 from virnucpro.configuration import Settings
 from virnucpro.embeddings.shard import EmbedOptions, compute, resolve_device
 from virnucpro.encoders.attention import BACKENDS, choose_backend, obstacle
@@ -34,7 +38,6 @@ from virnucpro.switches import Switches
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ENOUGH = 20_000_000  # bases of a sample that are counted; the rest is taken to be alike
 MEASURE = 10.0  # seconds of embedding per encoder, about
-_PUBLISHED_WIDTHS = {"dnabert_s": 768, "esm2": 2560}  # until the encoder has been prepared
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,14 @@ class Finding:
     state: str
     found: str
     remedy: str = ""
+
+
+class Shape(NamedTuple):
+    """What can be told of an encoder before it is prepared."""
+
+    name: str
+    width: int
+    heads: int
 
 
 @dataclass
@@ -88,13 +99,30 @@ class Case:
         return found
 
     @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Of the encoders that are prepared, and of those published ones whose name says what they are."""
+        found: dict[str, Shape] = {}
+        for family in ("dnabert_s", "esm2"):
+            source = self.source(family)
+            size = re.search(r"_(\d+[MB])_", source.path.name)
+            if family in self.encoders:
+                spec = self.encoders[family][1]
+                found[family] = Shape(spec.name, spec.width, spec.config["heads"])
+            elif source.published and family == "esm2" and size and size[1] in ESM2_SHAPES:
+                found[family] = Shape(source.name, *ESM2_SHAPES[size[1]][1:])
+            elif source.published and source.path.name == "DNABERT-S":
+                found[family] = Shape(source.name, DNABERT_S.width, DNABERT_S.heads)
+        return found
+
+    @cached_property
     def work(self) -> Survey:
         """Counts over all samples, extrapolated where a sample wasn't read to its end."""
         total = Survey()
         for paths in self.samples.values():
-            part = survey(paths, self.settings.chunk_length, ENOUGH)
+            part = survey(paths, self.settings.chunk_length, ENOUGH, self.settings.empty_records)
             for key in ("records", "bases", "windows", "open_frames", "residues"):
                 setattr(total, key, getattr(total, key) + round(getattr(part, key) / part.share_read))
+            total.longest = max(total.longest, part.longest)
             total.share_read = min(total.share_read, part.share_read)
         return total
 
@@ -130,6 +158,17 @@ def programs(case: Case) -> Iterator[Finding]:
     yield Finding("packages", OK, ", ".join(sorted(fine)))
 
 
+def sequences(case: Case) -> Iterator[Finding]:
+    """Input."""
+    names = list(case.samples)
+    found = f"{', '.join(names[:3])}{', …' * (len(names) > 3)}: nothing wrong"
+    if case.work.share_read < 1:
+        found += f" in what was read of it ({case.work.share_read:.1%})"
+    short = case.work.longest < case.settings.chunk_length
+    remedy = "All is shorter than a window: docs/inputs.md says how far to trust scores of reads." if short else ""
+    yield Finding("input", NOTE if short else OK, found, remedy)
+
+
 def devices(case: Case) -> Iterator[Finding]:
     """GPU."""
     import torch
@@ -160,14 +199,14 @@ def arithmetic(case: Case) -> Iterator[Finding]:
     import torch
 
     options, why = case.options, {True: "the best here", False: "as configured"}
-    for _, spec in case.encoders.values():
-        precision = resolve_precision(options.precision, case.device, spec.family)
+    for family, spec in case.shapes.items():
+        precision = resolve_precision(options.precision, case.device, family)
         found = f"{precision} on {case.device}: {why[options.precision == 'auto']}"
         yield Finding(f"precision of {spec.name}", OK, found)
         if options.batching == "original":
             yield Finding("attention", NOTE, "the original's (VIRNUCPRO_V1_ATTENTION)", "Slow; for comparisons only.")
             continue
-        head, alibi = spec.width // spec.config["heads"], spec.family == "dnabert_s"
+        head, alibi = spec.width // spec.heads, family == "dnabert_s"
         needs = torch.device(case.device), compute_dtype(precision), head, alibi
         chosen = choose_backend(options.attention, *needs).name
         reasons = ((name, obstacle(name, *needs)) for name in BACKENDS if name not in ("auto", chosen))
@@ -204,6 +243,11 @@ def checkpoints(case: Case) -> Iterator[Finding]:
 def fit(case: Case) -> Iterator[Finding]:
     """Classifier."""
     source = case.source("classifier")
+    inputs, given = _inputs(source), [shape.width for shape in case.shapes.values()]
+    if len(given) == 2 and inputs not in (None, sum(given)):
+        found = f"{source.name} takes {inputs:,} inputs, but the encoders give {given[0]:,} + {given[1]:,}"
+        yield Finding("fit", PROBLEM, found, "Choose those that it was trained on, or train one (virnucpro train).")
+        return
     if len(case.encoders) < 2 or not source.path.exists():
         yield Finding("fit", NOTE, "whether classifier and encoders match is checked first thing in the run")
         return
@@ -221,9 +265,9 @@ def fit(case: Case) -> Iterator[Finding]:
 
 def space(case: Case) -> Iterator[Finding]:
     """Disk."""
-    known = {family: spec.width for family, (_, spec) in case.encoders.items()}
+    widths = {"dnabert_s": 768, "esm2": 2560} | {family: shape.width for family, shape in case.shapes.items()}
     # Vectors twice (per shard and merged), frames as text, and four rows of tables per frame; prepared models.
-    needed = case.work.open_frames * (8 * sum((_PUBLISHED_WIDTHS | known).values()) + 600) + case.work.residues * 4
+    needed = case.work.open_frames * (8 * sum(widths.values()) + 600) + case.work.residues * 4
     needed += 2**20 * sum(case.source(family).megabytes for family in KEYS)
     output, scratch = Path(case.settings.output_dir).absolute(), Path(tempfile.gettempdir())
     for about, folder, wanted, short in ("disk", output, needed, PROBLEM), ("scratch", scratch, 2**30, NOTE):
@@ -264,7 +308,7 @@ def duration(case: Case) -> Iterator[Finding]:
         yield Finding("time", OK, f"{counted}; embedding about {took} on one {case.device} device ({said}, measured)")
 
 
-CHECKS = (programs, devices, arithmetic, compiler, checkpoints, fit, space, cluster, duration)
+CHECKS = (programs, sequences, devices, arithmetic, compiler, checkpoints, fit, space, cluster, duration)
 
 
 def _frames_per_second(case: Case, model: Path, spec: EncoderSpec) -> float:
@@ -285,6 +329,13 @@ def _frames_per_second(case: Case, model: Path, spec: EncoderSpec) -> float:
         if seconds > MEASURE / 4 or time.monotonic() - began > MEASURE / 2:
             return count / seconds
         count = int(min(16 * count, count * MEASURE / 2 / seconds)) + 1
+
+
+def _inputs(source: ModelSource) -> int | None:
+    """How many inputs a classifier takes, where that can be told without fetching or converting it."""
+    if source.published:
+        return DNABERT_S.width + ESM2_SHAPES["3B"][1]
+    return read_classifier_spec(source.path).width if source.path.suffix == ".safetensors" else None
 
 
 def _version(package: str) -> str | None:

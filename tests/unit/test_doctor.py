@@ -62,6 +62,25 @@ def test_models_that_will_be_fetched_are_noted(tmp_path):
     assert all("virnucpro models fetch" in finding.remedy for finding in doctor.checkpoints(one))
     assert "checked first thing" in only(doctor.fit(one)).found
     assert "has yet to prepare" in only(doctor.duration(one)).found
+    said = {finding.about: finding.found for finding in doctor.arithmetic(one)}
+    assert "head size 64 with ALiBi" in said["attention of DNABERT-S"] and "head size 64" in said["attention of 3B"]
+    assert [shape.width for shape in one.shapes.values()] == [768, 2560]
+
+
+def test_a_classifier_for_other_encoders_is_told_before_anything_is_fetched(tmp_path):
+    for given in ({"preset": "virnucpro-500", "esm_model": "650M"}, {"esm_model": "facebook/esm2_t6_8M_UR50D"}):
+        finding = only(doctor.fit(case(models_dir=str(tmp_path), **given)))
+        assert finding.state == PROBLEM and "inputs, but the encoders give" in finding.found
+
+
+def test_an_input_that_a_run_would_refuse_is_a_problem(tmp_path):
+    (tmp_path / "x.fa").write_text(">a\nACGTACGT\n>b\n")
+    samples = {"x": [tmp_path / "x.fa"]}
+    found = [finding for finding in doctor.examine(case(samples)) if finding.state == PROBLEM]
+    assert only(found).about == "Input" and "record 'b' has no sequence" in only(found).found
+    reads = only(doctor.sequences(case(samples, empty_records="skip")))
+    assert reads.state == NOTE and "docs/inputs.md" in reads.remedy
+    assert only(doctor.sequences(case())).state == OK
 
 
 def test_a_disk_that_is_too_small(monkeypatch, tmp_path):

@@ -26,10 +26,10 @@ MARKS = {"ok": "  ok     ", "note": "  note   ", "problem": "  PROBLEM"}
 @click.option("--measure/--no-measure", default=True, help="Whether to time the encoders, for half a minute or so.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(inputs: tuple[str, ...], configfile: str | None, measure: bool, as_json: bool, **given: Any) -> None:
-    """Say whether a run for INPUT (as for `predict`; without: the bundled example) would work here, and with what.
+    """Say whether a run would work here, and how long it takes.
 
-    Looks at programs, GPUs, precision and attention, compiler, models, disk and SLURM, and estimates how long the
-    embedding takes. Nothing is written. Exit status 1 if the run can't work.
+    INPUT is as for `predict`; without one it is the bundled example. Looks at programs, the input, GPUs, precision and
+    attention, compiler, models, disk and SLURM, and times the embedding. Nothing is written. Exit status 1 if the run can't work.
 
     \b
     Examples:

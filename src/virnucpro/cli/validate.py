@@ -17,22 +17,24 @@ from virnucpro.sequences.survey import survey
 
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
-@from_schema("preset", "chunk_length")
+@from_schema("preset", "chunk_length", "empty_records")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> None:
-    """Read FASTA (or FASTQ) files as `predict` would, and say what is in them, or what is wrong, without running anything.
+    """Say what is in FASTA (or FASTQ) files, or what is wrong.
 
-    INPUT is as for `predict`. Each open frame becomes two embeddings, of its DNA and of its protein.
+    They are read as `predict` would with the same options, and nothing is run: exit status 1 is a file that it would
+    refuse. INPUT is as for `predict`. Each open frame becomes two embeddings, of its DNA and of its protein.
 
     \b
     Examples:
       virnucpro validate contigs.fa
       virnucpro validate 'reads/*.fq.gz' --chunk-length 300 --json
     """
-    chunk_length = resolve({key: value for key, value in given.items() if value is not None}).chunk_length
+    settings = resolve({key: value for key, value in given.items() if value is not None})
+    chunk_length, empty = settings.chunk_length, settings.empty_records
     with tempfile.TemporaryDirectory() as spool:
         samples = samples_of(inputs, Path(spool))
-        found = {name: survey(paths, chunk_length) for name, paths in samples.items()}
+        found = {name: survey(paths, chunk_length, empty_records=empty) for name, paths in samples.items()}
     if as_json:
         click.echo(json.dumps({name: asdict(counts) for name, counts in found.items()}, indent=2))
         return

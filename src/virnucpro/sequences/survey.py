@@ -16,6 +16,7 @@ from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.frames import open_frames_of
 
 LONG_NAME = 100
+SHORT = "shorter than a window, all of them: docs/inputs.md says how far to trust scores of reads"
 _AWKWARD = frozenset("\"',;=")
 
 
@@ -37,8 +38,8 @@ class Survey:
     remarks: dict[str, str] = field(default_factory=dict)
 
 
-def survey(fastas: Sequence[Path], chunk_length: int, enough: float = math.inf) -> Survey:
-    """Read all files of a sample as a run would, and count; stop after ``enough`` bases.
+def survey(fastas: Sequence[Path], chunk_length: int, enough: float = math.inf, empty_records: str = "error") -> Survey:
+    """Read all files of a sample as a run with this ``empty_records`` would, and count; stop after ``enough`` bases.
 
     Raises:
         InputError: what ``read_fasta`` refuses; an id that occurs twice.
@@ -48,18 +49,22 @@ def survey(fastas: Sequence[Path], chunk_length: int, enough: float = math.inf) 
     with tempfile.TemporaryFile("w+", encoding="utf-8") as names, tempfile.TemporaryDirectory() as folder:
         duplicates = DuplicateCheck(Path(folder))
 
+        first = ""
+
         def sequences() -> Iterator[bytes]:
+            nonlocal first
             for number, path in enumerate(fastas):
 
                 def reached(position: int, before: int = sum(sizes[:number])) -> None:
                     found.share_read = (before + position) / sum(sizes)
 
-                for record in read_fasta(path, keep_empty=True, at=reached):
+                for record in read_fasta(path, keep_empty=empty_records == "skip", at=reached):
                     _remark(found, record.id)
                     if not record.sequence:
                         found.empty_records += 1
-                        found.remarks.setdefault("without a sequence (empty_records: skip leaves them out)", record.id)
+                        found.remarks.setdefault("without a sequence, which are left out", record.id)
                         continue
+                    first = first or record.id
                     duplicates.add(record.id)
                     names.write(f"{number} {record.id}\n")
                     size = len(record.sequence)
@@ -87,6 +92,8 @@ def survey(fastas: Sequence[Path], chunk_length: int, enough: float = math.inf) 
         rows = (line.rstrip("\n").split(" ", 1) for line in names)
         twice = duplicates.first((identifier, str(fastas[int(number)])) for number, identifier in rows)
         duplicates.close()
+    if 0 < found.longest < chunk_length:
+        found.remarks[SHORT] = first
     if twice:
         raise InputError(f"record '{twice[0]}' occurs twice ({twice[1]}, {twice[2]}). Ids must be unique in a sample.")
     return found
