@@ -271,8 +271,11 @@ def sample_name(path: Path) -> str:
     return f"{name}_sample" if name in RESERVED else name
 
 
-def missing_fasta(path: Path, sheet: str | Path) -> InputError:
-    """The error for a listed FASTA file that neither exists nor is made by a rule."""
+def missing_fasta(path: Path, sheet: str | Path | None) -> InputError:
+    """The error for a FASTA file, listed in ``sheet`` if not None, that neither exists nor is made by a rule."""
+    listed = f" It is listed in {sheet}." if sheet else ""
+    if path.is_dir():
+        return InputError(f"{path}: is a folder. Give its files, with a pattern such as '{path}/*.fa'.{listed}")
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = nearest(path.name, siblings) if difflib.get_close_matches(path.name, siblings, cutoff=0.5) else "."
-    return InputError(f"{path}: no such file{hint} It is listed in {sheet}.")
+    return InputError(f"{path}: no such file{hint}{listed}")

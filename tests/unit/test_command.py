@@ -48,6 +48,7 @@ def test_files_patterns_and_named_samples(files):
         (["nothing*.fa"], "no file matches this pattern"),
         (["b.fa"], r"b\.fa: no such file; did you mean 'b.fa.gz'"),
         (["logs=a.fna"], "reserved"),
+        (["."], r"is a folder\. Give its files, with a pattern such as"),
         (["a.fna", "a=b.fa.gz"], "would both be sample 'a'"),
     ],
 )
@@ -130,7 +131,7 @@ def invoke(*words):
 def test_validate_counts_what_a_run_would_make(tmp_path):
     path = tmp_path / "x.fa"
     path.write_text(">a,1\n" + "ATGGCC" * 200 + "\n>b\n>c\nTA\n>" + "n" * 101 + "\nACGT\n")
-    counts = survey([path], 300)
+    counts = survey([path], 300, empty_records="skip")
     manifest = split_fasta([path], tmp_path / "shards", 300, 1000, "skip")
     made = [manifest[key] for key in ("records", "skipped_records", "bases", "chunks", "frames")]
     assert made == [counts.records, counts.empty_records, counts.bases, counts.windows, counts.open_frames]
@@ -139,9 +140,11 @@ def test_validate_counts_what_a_run_would_make(tmp_path):
     assert counts.records_without_open_frame == counts.records - len(set(ids)) == 1
     assert (counts.shortest, counts.longest) == (2, 1200)
     assert sorted(counts.remarks.values()) == ["a,1", "b", "n" * 101]
-    answer = json.loads(invoke("validate", str(path), "--json", "--chunk-length", "300").output)
+    skip = ("--empty-records", "skip")
+    answer = json.loads(invoke("validate", str(path), "--json", "--chunk-length", "300", *skip).output)
     assert answer["x"]["open_frames"] == counts.open_frames
-    assert f"{2 * counts.open_frames}" in invoke("validate", str(path), "--preset", "mini-300").output
+    assert f"{2 * counts.open_frames}" in invoke("validate", str(path), "--preset", "mini-300", *skip).output
+    assert "record 'b' has no sequence" in str(invoke("validate", str(path)).exception)
 
 
 def shard_ids(folder, shard):
@@ -188,7 +191,20 @@ def test_a_configuration_file_is_checked_before_anything_runs(files):
     assert invoke("predict", "a.fna", "--no-such-option").exit_code == 2
 
 
+def test_reads_are_remarked(tmp_path):
+    (tmp_path / "r.fq").write_text("@r1\nACGT\n+\nIIII\n")
+    (remark,) = survey([tmp_path / "r.fq"], 300).remarks
+    assert "reads" in remark
+
+
+def test_a_misspelt_command_and_what_snakemake_does_not_know(files):
+    assert "No such command 'predcit'; did you mean 'predict'?" in invoke("predcit", "a.fna").output
+    done = CliRunner().invoke(cli, ["predict", "a.fna", "-o", "out", "--dry-run"], obj=["--no-such-option"])
+    assert done.exit_code == 2
+
+
 def test_every_command_has_a_help_that_says_what_it_is_for():
+    assert "..." not in invoke("--help").output.partition("Commands:")[2]
     context = cli.make_context("virnucpro", ["predict", "x"], obj=[])
     for name in cli.list_commands(context):
         answer = invoke(name, "--help")
@@ -204,3 +220,6 @@ def test_completion_knows_commands_and_values(monkeypatch):
 
     assert {"predict", "validate"} <= complete("")
     assert complete("predict", "--preset", "mini") == {"mini-500", "mini-300"}
+    assert complete("predict", "--esm-model", "15") == {"15B", "150M"}
+    assert complete("predict", "--esm-model", "mine.p") == {"mine.p"}, "a file"
+    assert {"virnucpro-500", "650M", "DNABERT-S"} <= complete("models", "fetch", "")

@@ -93,7 +93,9 @@ def test_terminating_and_hanging_up_in_the_background(tmp_path, tiny):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143
-    assert len(list((tmp_path / "out").glob("x/embeddings/*/*/*.h5"))) < 2 * len(list(tmp_path.glob("out/x/shards/*.fna")))
+    assert len(list((tmp_path / "out").glob("x/embeddings/*/*/*.h5"))) < 2 * len(
+        list(tmp_path.glob("out/x/shards/*.fna"))
+    )
 
 
 def test_exit_status_and_last_word(tmp_path, tiny):

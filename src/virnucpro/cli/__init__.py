@@ -8,6 +8,7 @@ from importlib import import_module
 import click
 
 from virnucpro import __version__
+from virnucpro.configuration import nearest
 from virnucpro.errors import VirNucProError
 
 _COMMANDS = {
@@ -36,6 +37,13 @@ class _Commands(click.Group):
             return None
         module, attribute = _COMMANDS[name].split(":")
         return getattr(import_module(f"virnucpro.cli.{module}"), attribute)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command '{args[0]}'{nearest(args[0], _COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -42,9 +42,9 @@ COLUMNS = {
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "output", type=click.Path(), help="Write everything that was measured here.")
 def benchmark(model: str | None, fasta: str | None, length: str, output: str | None, **given: Any) -> None:
-    """Measure an encoder on this machine: this project's way, the original's and others', and the hardware's bound.
+    """Measure how fast an encoder is on this machine.
 
-    The bound is the speed of the encoder's matrix products alone. The last columns tell how far the vectors of each way
+    Beside this project's way stand the original's, others', and the hardware's bound. The bound is the speed of the encoder's matrix products alone. The last columns tell how far the vectors of each way
     are from fp32 (relative L2 without dominating dimensions), how full the packs were, and the GPU's share of the time.
 
     \b

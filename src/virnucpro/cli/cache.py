@@ -11,7 +11,7 @@ from virnucpro.embeddings.cache import list_cache, prune_cache
 
 @click.group()
 def cache() -> None:
-    """The folder of embeddings shared between runs (cache_dir)."""
+    """The folder of embeddings that runs share: list, prune."""
 
 
 @cache.command("list")

@@ -21,9 +21,9 @@ from virnucpro.cli.workflow import start, working_folder
 @from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS)
 @running
 def check(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
-    """Compare some frames of FASTA files, computed as a run with these options would, with fp32, on this machine.
+    """Compare this machine's vectors and scores with fp32.
 
-    Ends with status 0 if the vectors and scores keep to the gates, with 3 otherwise. INPUT is as for predict.
+    Some frames of the input are computed as a run with these options would, and in fp32 by other code. Ends with status 0 if the vectors and scores keep to the gates, with 3 otherwise. INPUT is as for predict.
     OUTPUT/check holds check.txt (the table that is printed), check.json, check.png and check.svg.
 
     \b

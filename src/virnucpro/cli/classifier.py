@@ -7,7 +7,7 @@ import click
 
 @click.group()
 def classifier() -> None:
-    """Classifier files."""
+    """Classifier files: import the original's."""
 
 
 @classifier.command("import")

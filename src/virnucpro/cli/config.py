@@ -16,7 +16,7 @@ from virnucpro.files import atomic_file
 
 @click.group()
 def config() -> None:
-    """Configuration files: write one, see what holds, print the schema."""
+    """Configuration files: write, show, print the schema."""
 
 
 @config.command()

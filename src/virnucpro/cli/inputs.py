@@ -42,7 +42,7 @@ def samples_of(inputs: Sequence[str], spool: Path) -> dict[str, list[Path]]:
             samples[name] = files
     for path in (path for files in samples.values() for path in files):
         if not path.is_file() and not path.is_fifo():
-            raise missing_fasta(path, "the command line" if len(inputs) > 1 else inputs[0])
+            raise missing_fasta(path, inputs[0] if inputs[0].endswith(".tsv") else None)
     return {name: [Path(os.path.abspath(path)) for path in files] for name, files in samples.items()}
 
 

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import from_schema
+from virnucpro.cli.options import completing, from_schema
 from virnucpro.configuration import resolve
 from virnucpro.downloads import obtain, verify
 from virnucpro.errors import ModelError
 from virnucpro.models import BUNDLED, KEYS, PUBLISHED, ModelSource, find, find_published
 
+_NAMES = [name for known in PUBLISHED.values() for name in known]
+
 
 @click.group()
 def models() -> None:
-    """The published models: fetch them before a run, and look after them."""
+    """The published models: fetch before a run, list, verify."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for client in ("httpx", "httpx2"):  # of huggingface_hub 1 and 2
         logging.getLogger(client).setLevel(logging.WARNING)
@@ -29,7 +31,7 @@ def _folder(models_dir: str | None) -> str:
 
 
 @models.command("fetch")
-@click.argument("names", nargs=-1, metavar="NAME...", required=True)
+@click.argument("names", nargs=-1, metavar="NAME...", required=True, shell_complete=completing(_NAMES))
 @from_schema("models_dir")
 def fetch(names: tuple[str, ...], models_dir: str | None) -> None:
     """Fetch what isn't there: a preset's models (virnucpro-500), or 3B, DNABERT-S, facebook/esm2_t33_650M_UR50D, ...
@@ -56,7 +58,7 @@ def list_models(models_dir: str | None) -> None:
 
 
 @models.command("verify")
-@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=completing(_NAMES))
 @from_schema("models_dir")
 def verify_models(names: tuple[str, ...], models_dir: str | None) -> None:
     """Compare models on disk, all unless some are named, with their recorded SHA-256."""
@@ -81,7 +83,7 @@ def verify_models(names: tuple[str, ...], models_dir: str | None) -> None:
 
 
 @models.command("path")
-@click.argument("name")
+@click.argument("name", shell_complete=completing(_NAMES))
 @from_schema("models_dir")
 def path(name: str, models_dir: str | None) -> None:
     """Where a published model lies, or will when it is fetched."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from virnucpro.configuration import PRESETS, schema
+from virnucpro.models import BUNDLED, KEYS, PUBLISHED
 
+_NAMES = {key: [*BUNDLED[family], *PUBLISHED[family]] for family, key in KEYS.items()}
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 MODEL_KEYS = ("preset", "chunk_length", "dnabert_model", "esm_model", "models_dir")
@@ -40,7 +42,7 @@ def from_schema(*keys: str) -> Callable[[Callable], Callable]:
             else:
                 choices = entry.get("enum", [])
                 settings["metavar"] = "|".join(choices) or "VALUE"
-                settings["shell_complete"] = _completing(choices)
+                settings["shell_complete"] = completing(choices or _NAMES.get(key, []), files=not choices)
             function = click.option(f"--{key.replace('_', '-')}", key, **settings)(function)
         return function
 
@@ -71,7 +73,7 @@ def running(function: Callable) -> Callable:
             type=GPUs(),
             help="How many GPUs to use (2), or which (2,3; a comma after a single one; ids are fine)  [default: all]",
         ),
-        click.option("--cores", "-c", default=None, type=int, help="CPU cores to use  [default: all]"),
+        click.option("--cores", "-c", default=None, type=click.IntRange(1), help="CPU cores to use  [default: all]"),
         click.option("--profile", help="A Snakemake profile: its folder, or the name of one of this workflow's."),
         click.option(
             "--configfile", type=click.Path(dir_okay=False), help="YAML file with configuration keys; options go first."
@@ -84,5 +86,11 @@ def running(function: Callable) -> Callable:
     return function
 
 
-def _completing(choices: list[str]) -> Callable[..., list[CompletionItem]]:
-    return lambda context, parameter, begun: [CompletionItem(word) for word in choices if word.startswith(begun)]
+def completing(words: Iterable[str], files: bool = False) -> Callable[..., list[CompletionItem]]:
+    """Completion with the words that fit, or else, if wanted, with the names of files."""
+
+    def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+        found = [CompletionItem(word) for word in words if word.startswith(begun)]
+        return found or [CompletionItem(begun, type="file")] * files
+
+    return complete

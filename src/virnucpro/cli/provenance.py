@@ -14,10 +14,11 @@ from virnucpro.provenance import read_provenance
 @click.argument("file", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON; otherwise shards are only counted.")
 def provenance(file: str, as_json: bool) -> None:
-    """Models, versions, precision, configuration digest and environment switches that made FILE.
+    """Say how a result was made.
 
-    FILE is any output: embeddings (.h5), a classifier or prepared model (.safetensors), summary.json, or a table,
-    FASTA, shard, plot or report, for which the record beside it answers. A folder will do: a run's, a sample's, ...
+    Models, versions, precision, configuration digest and environment switches. FILE is any output: embeddings (.h5), a
+    classifier or prepared model (.safetensors), summary.json, or a table, FASTA, shard, plot or report, for which the
+    record beside it answers. A folder will do: a run's, a sample's, ...
     """
     found = read_provenance(file)
     if as_json:

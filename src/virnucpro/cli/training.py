@@ -23,9 +23,9 @@ from virnucpro.cli.workflow import start, working_folder
 @from_schema(*MODEL_KEYS, *COMPUTE_KEYS)
 @running
 def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
-    """Train a classifier on the labelled FASTA files of TABLE (columns fasta, label; group, category if wanted).
+    """Train a classifier on labelled FASTA files.
 
-    The classifier is OUTPUT/training/classifier.safetensors, for any pair of encoders; it knows which.
+    TABLE has the columns fasta and label, and group and category if wanted. The classifier is OUTPUT/training/classifier.safetensors, for any pair of encoders; it knows which.
 
     \b
     Example:
@@ -47,9 +47,9 @@ def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **g
 @from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS, "threshold")
 @running
 def evaluate(table: str, output: str, dry_run: bool, **given: Any) -> None:
-    """Predict for the labelled FASTA files of TABLE and measure how good it is.
+    """Predict for labelled FASTA files and measure how good it is.
 
-    OUTPUT/evaluation holds metrics.tsv, evaluation.json and the plots.
+    TABLE has the columns fasta and label. OUTPUT/evaluation holds metrics.tsv, evaluation.json and the plots.
 
     \b
     Example:

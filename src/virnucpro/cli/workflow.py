@@ -30,6 +30,8 @@ from virnucpro.switches import Switches
 
 FAILED = 3
 """Exit status of a workflow that ended with an error."""
+USAGE = 2
+"""Exit status of a command line that can't be understood."""
 SHOWN = 10
 """Errors of jobs that are repeated at the end; a cause that many jobs share would fill the screen."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -135,6 +137,8 @@ def start(
             f"\nInterrupted. What is finished is kept; the same command goes on from there:\n{_again(work)}", err=True
         )
         sys.exit(128 - status)
+    if status == USAGE:  # of what follows `--`; Snakemake has said it
+        sys.exit(USAGE)
     if status:
         _explain_failure(Path(output).absolute() / "logs", began)
         sys.exit(FAILED)
