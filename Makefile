@@ -1,4 +1,4 @@
-# make demo: install, run the bundled example, show the results.
+# make demo: install, run the bundled example, show the results.   make tools: all that tests, linters and docs need.
 # make test: minutes, any machine.   .ci/run: also tests marked `ci` (make test TIER=ci).   make soak: hours.
 # Three tests at a time keep two cores busy, since many wait for a process of their own.
 # Settings for pip pass through, from the environment or as PIP_ARGS="--extra-index-url ...".
@@ -8,32 +8,41 @@ CORES ?= 2
 TIER ?= test
 BIN := $(VENV)/bin
 
-.PHONY: install demo test soak lint docs clean
+PIP = $(BIN)/pip install --quiet --constraint constraints.txt $(PIP_ARGS)
+
+.PHONY: install tools demo test soak lint docs clean
 install: $(VENV)/.installed
+tools: $(VENV)/.tools
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV)/, which takes minutes and is silent; PyTorch is the large part."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[test,lint,docs]'
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.installed
+	$(PIP) --editable '.[test,lint,docs]'
 	touch $@
 
 demo: install
 	$(BIN)/snakemake --cores $(CORES)
 	@echo; echo "Results are in results/example/:"; ls results/example
 	@for table in contigs chunks predictions; do echo; echo "$$table.tsv"; head -n 6 results/example/$$table.tsv; done
+	@echo; echo "results/example/report.html opens in a browser. Next: source $(BIN)/activate; virnucpro doctor YOUR.fa"
 
-test: install
+test: tools
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12 --tier $(TIER) tests
 
-soak: install
+soak: tools
 	$(BIN)/python -m pytest --tier soak -m soak tests
 
-lint: install
+lint: tools
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 
-docs: install
+docs: tools
 	$(BIN)/mkdocs build --strict --quiet
 	@echo site/index.html
 
