@@ -253,12 +253,13 @@ def test_a_proxy_is_used(hub, folder):
     assert esm(folder).path.read_bytes() == CONTENT and len(hub.requests) == 2
 
 
-@pytest.mark.parametrize("name", ["8M", REPOSITORY])
+@pytest.mark.parametrize("name", ["8M", REPOSITORY, "virnucpro-500"])
 def test_offline_by_request(hub, folder, name):
     """HF_HUB_OFFLINE is read by the library when it is imported."""
     command = [sys.executable, "-m", "virnucpro", "models", "fetch", name, "--models-dir", str(folder)]
     done = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     assert done.returncode == 1 and "offline mode" in done.stderr and "login node" in done.stderr
+    assert f"run: virnucpro models fetch {name} --models-dir {folder}\n" in done.stderr
     assert "Traceback" not in done.stderr and not hub.requests
 
 

@@ -38,8 +38,9 @@ def fetch(names: tuple[str, ...], models_dir: str | None) -> None:
 
     A download that was broken off goes on. What is there already is compared with its recorded SHA-256.
     """
-    for source in [source for name in names for source in find_published(name, _folder(models_dir))]:
-        obtain(source)
+    wanted = [(name, source) for name in names for source in find_published(name, _folder(models_dir))]
+    for asked, source in wanted:
+        obtain(replace(source, name=asked))  # so that a message names what fetches all that was asked for
         click.echo(source.path)
 
 
