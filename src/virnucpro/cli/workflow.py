@@ -34,7 +34,6 @@ USAGE = 2
 """Exit status of a command line that can't be understood."""
 SHOWN = 10
 """Errors of jobs that are repeated at the end; a cause that many jobs share would fill the screen."""
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
@@ -149,8 +148,8 @@ def start(
 def run_workflow(arguments: Sequence[str]) -> int:
     """Run the workflow with Snakemake's own arguments; returns its exit status, or minus the signal that ended it.
 
-    Interrupts (also SIGTERM and a closed terminal) reach Snakemake and its jobs once, and this waits for them; those
-    that are ignored from the start, by ``nohup`` or in a script's background, stay so.
+    Interrupts (also SIGTERM and, unless under ``nohup``, a closed terminal) reach Snakemake and its jobs once, and this
+    waits for them.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), *arguments]
     # A script's background ignores SIGINT, and so would Snakemake, which it stops.
@@ -163,7 +162,9 @@ def run_workflow(arguments: Sequence[str]) -> int:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
 
-    heeded = [number for number in _STOPS if signal.getsignal(number) != signal.SIG_IGN]
+    heeded = {signal.SIGINT, signal.SIGTERM}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heeded.add(signal.SIGHUP)
     before = {number: signal.signal(number, forward) for number in heeded}
     try:
         status = process.wait()
