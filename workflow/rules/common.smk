@@ -3,6 +3,7 @@ import os
 import re
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake import __version__ as SNAKEMAKE
@@ -12,6 +13,14 @@ from snakemake.exceptions import WorkflowError
 _library = Path(str(workflow.current_basedir)).parents[1] / "src"
 if _library.is_dir():
     sys.path.insert(0, str(_library))
+
+# What the library needs to read the workflow; Snakemake brings the rest, and jobs may have environments of their own.
+for _package in ("Bio", "h5py", "numpy", "tqdm", "zstandard"):
+    if find_spec(_package) is None:
+        raise WorkflowError(
+            f"The environment that Snakemake runs in has no package {_package}. Install the workflow there (in the clone: "
+            "pip install .), or with --sdm conda what reading it needs: biopython, h5py, numpy, tqdm, zstandard."
+        )
 
 from virnucpro import __version__ as VERSION
 from virnucpro import installation, models
