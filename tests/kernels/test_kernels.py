@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs a GPU or TRITON_INTERPRET=1, which test_kernels_interpreted.py sets",
 )
 
-LENGTHS = [[192, 65, 7, 1], [168, 161], [64, 3], [112, 97], [200, 2]]  # three tiles, whole ones, one, three small ones, long
+LENGTHS = [[192, 65, 7, 1], [168, 161], [64, 3], [112, 97], [200, 2]]  # up to three tiles (192 to 64), long
 INTERPRETED = DEVICE == "cpu"
 HEAD_DIMS = [16, 24, 64] if INTERPRETED else [16, 20, 24, 32, 64, 80, 128]
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
