@@ -35,7 +35,7 @@ from virnucpro.encoders.dnabert import DNABERT
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.sequences.split import read_manifest
 
-WARM = 4000  # frames of the run before those that are measured
+WARM = 1000  # frames of the run before those that are measured
 
 
 def make_models(folder: Path, size: str, tokenizer: Path | None) -> None:
