@@ -133,7 +133,13 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
                 **options.run.as_dict(),
             }
             file.finish(attributes)
-    logger.info("computed %d embeddings of %s: %s", len(ids), spec.family, statistics)
+    ran = ", ".join(
+        str(statistics[name]) for name in ("precision", "backend", "stages", "batching") if name in statistics
+    )
+    logger.info(
+        "computed %d embeddings of %s: %s tokens in %d packs, %.0f%% full, %.0f tokens/s; %s", len(ids), spec.family,
+        f"{statistics['tokens']:,}", statistics["packs"], 100 * statistics["fill"], statistics["tokens_per_second"], ran,
+    )  # fmt: skip
     logger.info("%.1f s with loading and writing", time.perf_counter() - began)
 
 
