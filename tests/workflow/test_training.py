@@ -96,6 +96,21 @@ def test_evaluate_measures_the_test_part(trained, tiny):
     assert int(contigs["items"] if "items" in contigs else contigs["n"]) == records
 
 
+def test_the_command_evaluates_the_same(trained, tiny):
+    """After the test above, whose vectors and tables are there."""
+    measured = (trained / "results/evaluation/metrics.tsv").read_bytes()
+    options = tiny.config() | {"shard_frames": 1000, "classifier": "results/training/classifier.safetensors"}
+    done = subprocess.run(
+        [sys.executable, "-m", "virnucpro", "evaluate", "labels.tsv", "--split", "results/training/split.tsv",
+         "--output", "results", "--cores", "2", *(f"--{key.replace('_', '-')}={value}" for key, value in options.items()),
+         "--", "--forcerun", "evaluate"],
+        cwd=trained, capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(trained / "results/evaluation/metrics.tsv")
+    assert (trained / "results/evaluation/metrics.tsv").read_bytes() == measured
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
