@@ -1,10 +1,12 @@
 """What the documentation says can be typed, found, and followed.
 
-Every command in a code block is parsed; blocks below ``<!-- test: run -->`` are run, too, in the tier ci.
+Every command in a code block is parsed. What runs it stands above the block: ``<!-- test: run -->``, this test, in the
+tier ci; ``<!-- test: tests/x.py, .ci/run -->``, these; or nothing can in CI, ``<!-- test: needs a GPU -->``.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shlex
@@ -22,16 +24,17 @@ from virnucpro.cli import cli
 from virnucpro.configuration import resolve
 
 ROOT = installation.root()
+FOLDERS = ("config", "containers", "training")
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "config/README.md", ROOT / "training/README.md"]
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / folder / "README.md" for folder in FOLDERS)]
 )
 TARGETS = {"all", "train", "evaluate", "check"}
 
 
-def blocks(page: Path) -> list[tuple[bool, str]]:
-    """(to be run, text) of the page's code blocks that are shell."""
-    found = re.findall(r"^(<!-- test: run -->\n)?```(\w*)\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
-    return [(bool(run), text) for run, language, text in found if language in ("", "bash", "sh", "console")]
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(mark, text) of the page's code blocks that are shell; others name their language."""
+    found = re.findall(r"^(?:<!-- test: ([^\n]*) -->\n)?```(\w*)\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+    return [(mark, text) for mark, language, text in found if language in ("", "bash", "sh", "console")]
 
 
 def commands(text: str) -> list[list[str]]:
@@ -87,6 +90,13 @@ EVERY = [
 def test_commands_are_found():
     names = [Path(words[0]).name for words, _ in (parameter.values for parameter in EVERY)]
     assert names.count("virnucpro") > 20 and names.count("snakemake") > 5 and names.count("make") > 3
+
+
+def test_every_block_says_what_runs_it():
+    for page in PAGES:
+        for mark, text in blocks(page):
+            known = mark == "run" or mark.startswith("needs ")
+            assert known or all((ROOT / name).is_file() for name in mark.split(", ")), f"{page}: {mark!r} above\n{text}"
 
 
 @pytest.mark.parametrize(("words", "whole"), EVERY)
@@ -175,15 +185,22 @@ def test_the_site_is_built(tmp_path):
         assert str(page.relative_to(ROOT / "docs").with_suffix(".html")) in pages
     assert {"configuration.html", "contributing.html", "changelog.html"} <= pages
     assert "models/mini.html" in (tmp_path / "site/index.html").read_text()
+    assert not [page for page in pages if "<!-- test" in (tmp_path / "site" / page).read_text()]
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(run for run, _ in blocks(page))], ids=lambda page: page.name
+    "page", [page for page in PAGES if any(mark == "run" for mark, _ in blocks(page))], ids=lambda page: page.name
 )
 def test_the_page_can_be_followed(page, tmp_path):
+    """In a folder with what a clone has and the reader's own files."""
     shutil.copy(ROOT / "resources/example/contigs.fa", tmp_path)
-    text = "\n".join(text for run, text in blocks(page) if run)
+    last = (tmp_path / "contigs.fa").read_text().rpartition("\n>")[2]
+    (tmp_path / "more.fa.gz").write_bytes(gzip.compress(f">{last}".encode()))
+    (tmp_path / "samples.tsv").write_text("sample\tfasta\ngut\tmore.fa.gz\n")
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    text = "\n".join(text for mark, text in blocks(page) if mark == "run")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-eo", "pipefail", "-c", text],
