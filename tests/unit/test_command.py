@@ -223,3 +223,18 @@ def test_completion_knows_commands_and_values(monkeypatch):
     assert complete("predict", "--esm-model", "15") == {"15B", "150M"}
     assert complete("predict", "--esm-model", "mine.p") == {"mine.p"}, "a file"
     assert {"virnucpro-500", "650M", "DNABERT-S"} <= complete("models", "fetch", "")
+
+
+@pytest.mark.ci
+def test_benchmark_compares_what_it_times(tmp_path):
+    output = tmp_path / "8M.json"
+    options = ["--size=8M", "--device=cpu", "--length=5-8", "--seconds=0.1", "--others=original", f"--json={output}"]
+    done = CliRunner().invoke(cli, ["benchmark", *options])
+    assert done.exit_code == 0, done.output
+    result = json.loads(output.read_text())
+    ways = {row["way"].partition(" (")[0]: row for row in result["rows"]}
+    assert list(ways) == ["the original's", "matrix products alone", "this"]
+    assert ways["this"]["backend"] == "sdpa" and 0 < ways["this"]["share_of_bound"]
+    assert ways["this"]["relative_l2_rest"] < 1e-5 and ways["the original's"]["relative_l2_rest"] < 1e-5
+    assert result["setting"]["weights"] == "random, of 8M" and "random, of 8M" in done.output
+    assert "times_the_original" in done.output
