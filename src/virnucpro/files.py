@@ -2,7 +2,8 @@
 
 A writer works on a temporary name in the destination's own folder, syncs it and renames it. It holds
 an ``flock`` on the temporary meanwhile, so that what a killed process left behind can be told from
-what a living one is still writing: the kernel frees the lock with the process.
+what a living one is still writing: the kernel frees the lock with the process. On NFS other machines see the lock of
+a file, but not that of a folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +59,19 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder that becomes ``path`` if the block succeeds."""
+def atomic_file(path: str | Path, only_writes: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the same folder that becomes ``path`` if the block succeeds.
+
+    A block that does more than write it (not ``only_writes``) has its writing in ``naming`` itself.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     temporary, descriptor = _locked(path, tempfile.mkstemp)
     try:
-        with _naming(path):
+        with naming(path) if only_writes else nullcontext():
             yield temporary
+        with naming(path):
             os.chmod(temporary, 0o666 & ~_umask())
             sync(temporary)
             os.replace(temporary, path)
@@ -83,7 +89,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     _remove_abandoned(path)
     temporary, descriptor = _locked(path, _make_folder)
     try:
-        with _naming(path):
+        with naming(path):
             yield temporary
             os.chmod(temporary, 0o777 & ~_umask())
             for entry in temporary.iterdir():
@@ -97,7 +103,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Let a full disk or a lost mount be an OSError that names the file, which what ``write`` raises doesn't.
 
     Libraries in Rust, such as safetensors, have error types of their own and only quote the system's number.
@@ -116,11 +122,11 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _replace_directory(temporary: Path, path: Path) -> None:
     """Put a folder in another's place, whatever a second writer does meanwhile; the last one stays."""
-    aside = temporary.with_suffix(".old.tmp")
-    while True:
+    for turn in count():
+        aside = temporary.with_suffix(f".old{turn}.tmp")
         with suppress(FileNotFoundError):
             os.rename(path, aside)
-            shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)  # which the other one may be doing, too
         try:
             os.rename(temporary, path)
             return
@@ -135,17 +141,18 @@ def _locked(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[Path, int
     Until it is locked another writer may take it for abandoned and remove it: then there is a next one.
     """
     while True:
-        with suppress(FileNotFoundError):
-            descriptor, name = make(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.path.exists(name):
-                return Path(name), descriptor
-            os.close(descriptor)
+        descriptor, name = make(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return Path(name), descriptor
+        os.close(descriptor)
 
 
 def _make_folder(**name: Any) -> tuple[int, str]:
-    folder = tempfile.mkdtemp(**name)
-    return os.open(folder, os.O_RDONLY), folder
+    while True:
+        folder = tempfile.mkdtemp(**name)
+        with suppress(FileNotFoundError):  # removed in this moment, as above
+            return os.open(folder, os.O_RDONLY), folder
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -81,16 +81,27 @@ def test_a_temporary_that_is_removed_before_it_is_locked(tmp_path, kind, monkeyp
 def test_many_writers_of_one_path(tmp_path, kind):
     """All succeed, and what stays is one of theirs, whole."""
     code = (
-        f"import sys, pathlib; from virnucpro.files import atomic_{kind}\n"
-        f"for i in range(40):\n  with atomic_{kind}(sys.argv[1]) as t:\n"
-        "    for name in 'ab': (t / name if t.is_dir() else t).write_text(sys.argv[2])"
+        f"import sys, time; from virnucpro.files import atomic_{kind}\n"
+        f"end = time.monotonic() + 2\nwhile time.monotonic() < end:\n  with atomic_{kind}(sys.argv[1]) as t:\n"
+        "    for name in 'abcdefgh': (t / name if t.is_dir() else t).write_text(sys.argv[2])"
     )
     path = tmp_path / "target"
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(n)]) for n in range(3)]
-    assert [writer.wait() for writer in writers] == [0, 0, 0]
-    texts = {(path / name).read_text() for name in "ab"} if path.is_dir() else {path.read_text()}
-    assert len(texts) == 1 and texts <= {"0", "1", "2"}
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(n)]) for n in range(6)]
+    assert [writer.wait() for writer in writers] == [0] * 6
+    texts = {(path / name).read_text() for name in "abcdefgh"} if path.is_dir() else {path.read_text()}
+    assert len(texts) == 1 and texts <= set("012345")
+    with (atomic_file if kind == "file" else atomic_directory)(path):
+        pass  # takes away what two of them left to each other
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_working_directory_that_is_gone(tmp_path, kind):
+    code = f"import os; from virnucpro.files import *\nos.rmdir(os.getcwd())\nwith atomic_{kind}('x'): pass"
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "FileNotFoundError" in done.stderr
 
 
 def test_digest(tmp_path):

@@ -174,14 +174,15 @@ def gpus_here():
 
 
 def threads_per_embedding(wildcards):
-    """Cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster.
+    """Cores, but one for jobs without a GPU, divided by GPUs, so that embedding jobs run side by side; a fixed number on a
+    cluster.
 
     On a CPU at most 8: more gain nothing with small models, and other jobs take the rest.
     """
     cores = workflow.resource_settings.cores
     if not cores:
         return 8
-    return max(1, cores // gpus_here()) if gpus_here() else max(1, min(8, cores))
+    return max(1, (cores - 1) // gpus_here()) if gpus_here() else max(1, min(8, cores))
 
 
 def path_of(family):

@@ -19,6 +19,8 @@ for family, letters, bytes_per_frame in (("dnabert_s", "fna", 6_000), ("esm2", "
         conda:
             EMBED_ENVIRONMENT
         threads: threads_per_embedding
+        # A GPU that is free takes a shard before a core takes anything else.
+        priority: 1
         resources:
             gpu=gpus_per_job(),
             mem_mb=embedding_memory(family, bytes_per_frame),

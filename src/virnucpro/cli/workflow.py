@@ -112,6 +112,10 @@ def start(
     Switches.read(os.environ)
     for family, key in KEYS.items():
         find(family, getattr(asked, key), asked.models_dir)
+    if gpus and gpus[1]:
+        os.environ |= {"CUDA_VISIBLE_DEVICES": gpus[1], "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # the jobs inherit it
+        if not profile:  # which may be a cluster's, whose nodes have other GPUs
+            visible_gpus()
     settings = resolve(_absolute(configuration) | {"output_dir": str(Path(output).absolute())})
     with atomic_file(work / "config.yaml") as file:
         file.write_text(f"# Written by virnucpro {__version__}\n" + yaml.safe_dump(settings.as_dict(), sort_keys=False))
@@ -123,12 +127,7 @@ def start(
     if cores or not profile:
         arguments.append(f"--cores={cores or os.cpu_count()}")
     if gpus:
-        number, chosen = gpus
-        arguments.append(f"--resources=gpu={number}")
-        if chosen:  # the jobs inherit it
-            os.environ |= {"CUDA_VISIBLE_DEVICES": chosen, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-            if not profile:  # which may be a cluster's, whose nodes have other GPUs
-                visible_gpus()
+        arguments.append(f"--resources=gpu={gpus[0]}")
     began = time.time()
     status = run_workflow([*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
     if status < 0:

@@ -86,7 +86,10 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
     if spec.family == "esm2":
         check_protein(sequences, letters)
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's
-    with held_gpu(options, f"{spec.name}, {sequences}") as gpu, tokens_ahead(spec, ids, letters) as tokens:
+    with (
+        held_gpu(options, f"{spec.name}, {sequences}") as gpu,
+        tokens_ahead(spec, ids, letters, options.batching != "original") as tokens,
+    ):
         began = time.perf_counter()
         if options.device != "cpu":
             create_context_ahead()

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from virnucpro.errors import StorageError
-from virnucpro.files import atomic_file
+from virnucpro.files import atomic_file, naming
 
 ROWS_PER_CHUNK = 1024
 """Rows in one HDF5 chunk; about 2 GB/s at this size, and small enough to stream."""
@@ -27,8 +27,8 @@ _STRING = h5py.string_dtype("utf-8")
 class ShardFile:
     """A shard's file in the making; rows may come in any order."""
 
-    def __init__(self, file: h5py.File, ids: Sequence[str], width: int) -> None:
-        self._file, self._missing = file, len(ids)
+    def __init__(self, file: h5py.File, path: Path, ids: Sequence[str], width: int) -> None:
+        self._file, self._path, self._missing = file, path, len(ids)
         file.create_dataset("ids", data=np.array(ids, dtype=object), dtype=_STRING)
         file.create_dataset("embeddings", shape=(len(ids), width), dtype="f4", chunks=_chunks(len(ids), width))
         file.attrs["count"] = len(ids)
@@ -38,23 +38,27 @@ class ShardFile:
         if embeddings.dtype != np.float32 or embeddings.shape[1:] != self._file["embeddings"].shape[1:]:
             raise ValueError(f"expected float32 rows, got {embeddings.dtype} {embeddings.shape}")
         if len(embeddings):
-            self._file["embeddings"][first : first + len(embeddings)] = embeddings
+            with naming(self._path):
+                self._file["embeddings"][first : first + len(embeddings)] = embeddings
         self._missing -= len(embeddings)
 
     def finish(self, attributes: dict[str, Any]) -> None:
         """Add what describes the rows; values that HDF5 can't hold are stored as JSON."""
         if self._missing:
             raise ValueError(f"{self._missing} rows were not written, or written twice")
-        for key, value in attributes.items():
-            self._file.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
-        self._file.attrs["complete"] = True
+        with naming(self._path):
+            for key, value in attributes.items():
+                self._file.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
+            self._file.attrs["complete"] = True
+            self._file.close()  # what HDF5 still holds is written now
 
 
 @contextmanager
 def create_shard(path: str | Path, ids: Sequence[str], width: int) -> Iterator[ShardFile]:
     """Create a shard's file for n frame ids, in shard order, and vectors of ``width``; appears whole or not at all."""
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
-        yield ShardFile(file, ids, width)
+    # Not all that fails in here is this file's fault: vectors are computed meanwhile.
+    with atomic_file(path, only_writes=False) as temporary, h5py.File(temporary, "w", locking=False) as file:
+        yield ShardFile(file, Path(path), ids, width)
 
 
 def write_shard(path: str | Path, ids: Sequence[str], embeddings: np.ndarray, attributes: dict[str, Any]) -> None:

@@ -11,12 +11,14 @@ are a header of 64-bit integers, then arrays:
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import IO
 
@@ -80,8 +82,10 @@ class TokenizerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path},
-            pipesize=PIPE,
         )
+        for pipe in filter(None, (self.process.stdin, self.process.stdout)):
+            with suppress(OSError, AttributeError):  # this user's pipes hold all they may, or it isn't Linux
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
         self._send(_HEADER.pack(len(text.encode()), vocabulary), text.encode())
 
     def end(self) -> None:

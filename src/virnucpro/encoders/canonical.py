@@ -131,8 +131,8 @@ def load_encoder(
 
     def read(first: int) -> dict[str, torch.Tensor]:
         with safe_open(path, framework="pt", device=str(device)) as handle:
-            tensors = {name: handle.get_tensor(name) for name in names[first::readers]}
-        return {name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}
+            # Converted one by one: the GPU need not hold all of them twice.
+            return {name: (t := handle.get_tensor(name)).to(dtype or t.dtype) for name in names[first::readers]}
 
     with ThreadPoolExecutor(readers, "weights") as pool:
         state = {name: tensor for part in pool.map(read, range(readers)) for name, tensor in part.items()}

@@ -40,7 +40,8 @@ class Graphs:
         self.recorded: dict[Hashable, _Graph] = {}
         self.replayed = 0
         self._seen: set[Hashable] = set()
-        self._memory = torch.cuda.graph_pool_handle()  # of all graphs, which never run at the same time
+        # Of all graphs, which never run at the same time; memory is shared by what is recorded on one stream.
+        self._memory, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         self._most = MOST
 
     def room(self, lengths: np.ndarray) -> tuple[int, int]:
@@ -82,18 +83,23 @@ class Graphs:
 
     def _record(self, key: Hashable, host: Pack) -> None:
         pack = host.to(self.device)
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        try:
-            # Not ``torch.cuda.graph``, which waits for the GPU: that goes on with the packs before this one.
-            with torch.cuda.stream(stream):
-                graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
-                try:
-                    pooled = self._compute(pack)
-                finally:
-                    graph.capture_end()
-        except torch.OutOfMemoryError:
-            logger.warning("no memory for graphs: packs are launched kernel by kernel")
-            self.release()
-            return
-        self.recorded[key] = _Graph(graph, pack, pooled)
+        for again in (True, False):
+            graph = torch.cuda.CUDAGraph()
+            try:
+                self.recorded[key] = _Graph(graph, pack, self._captured(graph, pack))
+                return
+            except torch.OutOfMemoryError:
+                if again:  # memory that PyTorch keeps for later can't be given back within
+                    torch.cuda.empty_cache()
+        logger.warning("no memory for graphs: packs are launched kernel by kernel")
+        self.release()
+
+    def _captured(self, graph: torch.cuda.CUDAGraph, pack: Pack) -> torch.Tensor:
+        # Not ``torch.cuda.graph``, which waits for the GPU: that goes on with the packs before this one.
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
+            try:
+                return self._compute(pack)
+            finally:
+                graph.capture_end()

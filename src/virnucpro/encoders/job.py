@@ -88,29 +88,31 @@ class Job:
             apart = encoder.tokenizer_apart() if len(sequences) > APART else None
             tokens = TokenWindows(apart or encoder.tokenize, ids, sequences, FIRST if apart else WINDOW)
         self.tokens_of_windows = tokens
-        self.encoder: Any = encoder.to(device=device, dtype=dtype).eval()
-        self.ids, self.sequences = ids, sequences
-        self.attention, self.precision, self.device, self.progress = (
-            attention,
-            precision,
-            torch.device(device),
-            progress,
-        )
+        self.ids, self.sequences, self.progress = ids, sequences, progress
+        self.attention, self.precision, self.device = attention, precision, torch.device(device)
         self.batching = "packed" if packing else "single"
         self.cuda = self.device.type == "cuda"
-        if self.cuda:
-            self.device = torch.device("cuda", torch.cuda.current_device())
-        self.backend = self.encoder.backend(attention)
-        self.backend_name = self.backend.name  # of the run; what redoes a pack in fp32 may be another
         self.fp8_error: float | None = None
-        with matmul_precision(precision):
-            self._choose_stages(compile)
-            self.stages_name = self.encoder.stages.name
-            self.graphs = Graphs(self.encoder, self.backend) if self._graphed() else None
-            self.budget = 1 if not packing else budget or self._measured_budget()
         self.tokens = self.packs = self.planned = self.redone = self.out_of_memory = 0
         self.gpu_milliseconds = 0.0
         self.queued: deque[_Queued] = deque()
+        try:
+            self._prepare(encoder, dtype, compile, budget)
+        except BaseException:
+            tokens.end()
+            raise
+
+    def _prepare(self, encoder: ESM2 | DNABERT, dtype: torch.dtype, compile: bool, budget: int | None) -> None:
+        self.encoder: Any = encoder.to(device=self.device, dtype=dtype).eval()
+        if self.cuda:
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        self.backend = self.encoder.backend(self.attention)
+        self.backend_name = self.backend.name  # of the run; what redoes a pack in fp32 may be another
+        with matmul_precision(self.precision):
+            self._choose_stages(compile)
+            self.stages_name = self.encoder.stages.name
+            self.graphs = Graphs(self.encoder, self.backend) if self._graphed() else None
+            self.budget = 1 if self.batching == "single" else budget or self._measured_budget()
 
     def _choose_stages(self, compile: bool) -> None:
         if self.precision == "fp8":

@@ -61,15 +61,20 @@ class TokenWindows:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.end()
+
+    def end(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
         if isinstance(self.tokenize, TokenizerProcess):
             self.tokenize.end()
 
 
 @contextmanager
-def tokens_ahead(spec: EncoderSpec, ids: Sequence[str], sequences: Sequence[bytes]) -> Iterator[TokenWindows | None]:
+def tokens_ahead(
+    spec: EncoderSpec, ids: Sequence[str], sequences: Sequence[bytes], wanted: bool = True
+) -> Iterator[TokenWindows | None]:
     """A shard's windows, already in the making by a process, where that pays: for many byte pairs."""
-    if spec.tokenizer is None or len(sequences) <= APART:
+    if spec.tokenizer is None or not wanted or len(sequences) <= APART:
         yield None
         return
     process = TokenizerProcess(spec.tokenizer, int(spec.config["vocabulary"]))
