@@ -1,9 +1,9 @@
 """Files that appear whole or not at all, and their digests.
 
-A writer works on a temporary name in the destination's own folder, syncs it and renames it. It holds
-an ``flock`` on the temporary meanwhile, so that what a killed process left behind can be told from
-what a living one is still writing: the kernel frees the lock with the process. On NFS other machines see the lock of
-a file, but not that of a folder.
+A writer works on a temporary name in the destination's own folder, syncs it and renames it. Beside it lies a file that
+the writer holds an ``flock`` on, so that what a killed process left behind can be told from what a living one is still
+writing: the kernel frees the lock with the process. (Not on the temporary itself: safetensors, for one, puts a new file
+there.)
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 from virnucpro.errors import InputError
 
@@ -65,10 +63,8 @@ def atomic_file(path: str | Path, only_writes: bool = True) -> Iterator[Path]:
     A block that does more than write it (not ``only_writes``) has its writing in ``naming`` itself.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    temporary, descriptor = _locked(path, tempfile.mkstemp)
-    try:
+    with _temporary(path) as temporary:
+        temporary.touch(0o600)
         with naming(path) if only_writes else nullcontext():
             yield temporary
         with naming(path):
@@ -76,30 +72,21 @@ def atomic_file(path: str | Path, only_writes: bool = True) -> Iterator[Path]:
             sync(temporary)
             os.replace(temporary, path)
             sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(descriptor)
 
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that replaces it if the block succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    temporary, descriptor = _locked(path, _make_folder)
-    try:
-        with naming(path):
-            yield temporary
-            os.chmod(temporary, 0o777 & ~_umask())
-            for entry in temporary.iterdir():
-                sync(entry)
-            sync(temporary)
-            _replace_directory(temporary, path)
-            sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(descriptor)
+    with _temporary(path) as temporary, naming(path):
+        temporary.mkdir(0o700)
+        yield temporary
+        os.chmod(temporary, 0o777 & ~_umask())
+        for entry in temporary.iterdir():
+            sync(entry)
+        sync(temporary)
+        _replace_directory(temporary, path)
+        sync(path.parent)
 
 
 @contextmanager
@@ -120,55 +107,62 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` that is this block's: what it makes there is gone afterwards, unless it renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".lock", dir=path.parent)
+        with suppress(OSError):  # a file system without locks, where nobody can have the lock that allows to remove it
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            break
+        os.close(descriptor)  # before it was locked, another writer took it for abandoned
+    lock = Path(name)
+    try:
+        yield lock.with_suffix(".tmp")
+    finally:
+        _discard(lock)
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Delete temporaries of ``path`` whose writer no longer lives."""
+    for lock in path.parent.glob(f".{glob.escape(path.name)}.????????.lock"):
+        with suppress(OSError):  # held by a living writer, or already gone
+            descriptor = os.open(lock, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _discard(lock)
+            finally:
+                os.close(descriptor)
+
+
+def _discard(lock: Path) -> None:
+    """Remove what a lock stands for, and then the lock."""
+    for suffix in (".tmp", ".old"):
+        left = lock.with_suffix(suffix)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)
+
+
 def _replace_directory(temporary: Path, path: Path) -> None:
     """Put a folder in another's place, whatever a second writer does meanwhile; the last one stays."""
-    for turn in count():
-        aside = temporary.with_suffix(f".old{turn}.tmp")
+    aside = temporary.with_suffix(".old")
+    while True:
         with suppress(FileNotFoundError):
             os.rename(path, aside)
-        shutil.rmtree(aside, ignore_errors=True)  # which the other one may be doing, too
+            shutil.rmtree(aside)
         try:
             os.rename(temporary, path)
             return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-
-
-def _locked(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[Path, int]:
-    """A new temporary of ``path`` and the descriptor that locks it.
-
-    Until it is locked another writer may take it for abandoned and remove it: then there is a next one.
-    """
-    while True:
-        descriptor, name = make(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.path.exists(name):
-            return Path(name), descriptor
-        os.close(descriptor)
-
-
-def _make_folder(**name: Any) -> tuple[int, str]:
-    while True:
-        folder = tempfile.mkdtemp(**name)
-        with suppress(FileNotFoundError):  # removed in this moment, as above
-            return os.open(folder, os.O_RDONLY), folder
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Delete temporaries of ``path`` whose writer no longer lives."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        try:
-            descriptor = os.open(left, os.O_RDONLY if left.is_dir() else os.O_RDWR)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-        except OSError:
-            pass  # held by a living writer, or already gone
-        finally:
-            os.close(descriptor)
 
 
 def _umask() -> int:

@@ -15,7 +15,7 @@ from virnucpro.encoders import job, tokenizing
 from virnucpro.encoders.bpe import Tokenizer, TokenizerProcess
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.tokenizing import tokens_ahead
-from virnucpro.errors import InputError, ModelError
+from virnucpro.errors import ConfigError, InputError, ModelError
 
 
 def test_tokens_have_specials_but_no_padding_and_no_truncation():
@@ -144,6 +144,8 @@ def test_a_shard_is_tokenized_ahead_of_its_job(monkeypatch):
     monkeypatch.setattr(tokenizing, "APART", 59)
     with tokens_ahead(SimpleNamespace(tokenizer=None), ids, sequences) as none:
         assert none is None, "letters are tokens"
+    with tokens_ahead(spec, ids, sequences, wanted=False) as none:
+        assert none is None
     with tokens_ahead(spec, ids, sequences) as windows:
         deadline = time.monotonic() + 20
         while not calls:
@@ -154,6 +156,15 @@ def test_a_shard_is_tokenized_ahead_of_its_job(monkeypatch):
     with pytest.raises(ZeroDivisionError), tokens_ahead(spec, ids, sequences) as windows:
         raise ZeroDivisionError
     assert windows.tokenize.process.poll() is not None
+
+
+def test_a_job_that_does_not_begin_ends_its_process(monkeypatch):
+    encoder, ended = random_dnabert(tokenizer=bpe_json()), []
+    monkeypatch.setattr(job, "APART", 1)
+    monkeypatch.setattr(TokenizerProcess, "end", lambda self: ended.append(self.process.pid) or self.process.kill())
+    with pytest.raises(ConfigError, match="not available"):
+        embed(encoder, ["a", "b"], dna([50, 60]), attention="triton")
+    assert len(ended) == 1
 
 
 def counted(monkeypatch) -> list[int]:

@@ -1,5 +1,6 @@
 """HDF5 layout, the cache and the merge: what is complete, what belongs together, and what is refused."""
 
+import errno
 import json
 import os
 import threading
@@ -16,7 +17,7 @@ from virnucpro.cli import cli
 from virnucpro.embeddings.cache import CacheEntry, list_cache, prune_cache
 from virnucpro.embeddings.merge import merge
 from virnucpro.embeddings.shard import EmbedOptions, compute
-from virnucpro.embeddings.store import MergedEmbeddings, open_shard, write_shard
+from virnucpro.embeddings.store import MergedEmbeddings, create_shard, open_shard, write_shard
 from virnucpro.encoders import canonical
 from virnucpro.encoders.canonical import write_canonical
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
@@ -180,3 +181,9 @@ def test_an_encoder_too_large_for_the_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(canonical, "load_encoder", too_large)
     with pytest.raises(ConfigError, match=r"m\.safetensors doesn't fit in the memory of cpu .* smaller model"):
         compute(tmp_path / "m.safetensors", ["a"], [b"MK"], EmbedOptions(), "cpu")
+
+
+def test_an_error_while_vectors_are_computed_is_not_blamed_on_their_file(tmp_path):
+    with pytest.raises(OSError, match="No space") as elsewhere, create_shard(tmp_path / "x.h5", ["a"], 3):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert elsewhere.value.filename is None

@@ -95,7 +95,9 @@ def test_two_workflows_on_two_gpus(tmp_path, tiny, two_gpus):
     again = one.start()
     assert (other.wait(timeout=300), again.wait(timeout=300)) == (0, 0)
     jobs = [job for project in projects for job in project.intervals()]
-    assert {gpu for gpu, *_ in jobs} == UUIDS and len(jobs) >= 6
+    files = [path for project in projects for path in project.folder.glob("results/s/embeddings/*/*/*.h5")]
+    # The two jobs that were killed may have finished their file and not said so yet.
+    assert {gpu for gpu, *_ in jobs} == UUIDS and len(files) >= 6 and len(jobs) >= len(files) - 2
     assert overlaps(jobs, same_gpu=True) == 0
     assert overlaps(jobs, same_gpu=False) > 0
     for path in one.folder.glob("results/s/embeddings/*/*/*.h5"):
