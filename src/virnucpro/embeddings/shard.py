@@ -178,8 +178,8 @@ def compute_into(
     """Load the encoder and embed as the options say.
 
     ``write`` is given the first row and the vectors (m, d) float32 of runs of sequences, in any order, ``progress`` the
-    rows that are done; ``tokens`` may be in the making already. Returns what ran. Raises ConfigError where the encoder doesn't fit in the device's memory, as
-    well as what ``encoders.embed.start`` raises.
+    rows that are done; ``tokens`` may be in the making already. Returns what ran. Raises ConfigError where the encoder
+    doesn't fit in the device's memory, as well as what ``encoders.embed.start`` raises.
     """
     import torch
 
