@@ -16,11 +16,11 @@ for family, letters, bytes_per_frame in (("dnabert_s", "fna", 6_000), ("esm2", "
             f"{OUT}/logs/embed_{family}/{{sample}}/{{key}}/{{shard}}.log",
         benchmark:
             f"{OUT}/benchmarks/embed_{family}/{{sample}}/{{key}}/{{shard}}.tsv"
+        # A GPU that is free takes a shard before a core takes anything else.
+        priority: 1
         conda:
             EMBED_ENVIRONMENT
         threads: threads_per_embedding
-        # A GPU that is free takes a shard before a core takes anything else.
-        priority: 1
         resources:
             gpu=gpus_per_job(),
             mem_mb=embedding_memory(family, bytes_per_frame),
