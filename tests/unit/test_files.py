@@ -67,13 +67,14 @@ def test_a_temporary_that_is_removed_before_it_is_locked(tmp_path, kind, monkeyp
     def late(descriptor, operation):
         if not removed:  # as a writer beside it would, in this very moment
             removed.extend(tmp_path.iterdir())
-            removed[0].rmdir() if kind == "directory" else removed[0].unlink()
+            removed[0].unlink()
         lock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
     path = tmp_path / "target"
     with (atomic_file if kind == "file" else atomic_directory)(path) as temporary:
-        assert temporary.exists() and temporary != removed[0]
+        lock = temporary.with_suffix(".lock")
+        assert temporary.exists() and lock.exists() and lock != removed[0]
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -44,8 +44,9 @@ COLUMNS = {
 def benchmark(model: str | None, fasta: str | None, length: str, output: str | None, **given: Any) -> None:
     """Measure how fast an encoder is on this machine.
 
-    Beside this project's way stand the original's, others', and the hardware's bound. The bound is the speed of the encoder's matrix products alone. The last columns tell how far the vectors of each way
-    are from fp32 (relative L2 without dominating dimensions), how full the packs were, and the GPU's share of the time.
+    Beside this project's way stand the original's, others', and the hardware's bound. The bound is the speed of the
+    encoder's matrix products alone. The last columns tell how far the vectors of each way are from fp32 (relative L2
+    without dominating dimensions), how full the packs were, and the GPU's share of the time.
 
     \b
     Example:

@@ -23,8 +23,9 @@ from virnucpro.cli.workflow import start, working_folder
 def check(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
     """Compare this machine's vectors and scores with fp32.
 
-    Some frames of the input are computed as a run with these options would, and in fp32 by other code. Ends with status 0 if the vectors and scores keep to the gates, with 3 otherwise. INPUT is as for predict.
-    OUTPUT/check holds check.txt (the table that is printed), check.json, check.png and check.svg.
+    Some frames of the input are computed as a run with these options would, and in fp32 by other code. Ends with status
+    0 if the vectors and scores keep to the gates, with 3 otherwise. INPUT is as for predict. OUTPUT/check holds
+    check.txt (the table that is printed), check.json, check.png and check.svg.
 
     \b
     Example:

@@ -29,7 +29,8 @@ def doctor(inputs: tuple[str, ...], configfile: str | None, measure: bool, as_js
     """Say whether a run would work here, and how long it takes.
 
     INPUT is as for `predict`; without one it is the bundled example. Looks at programs, the input, GPUs, precision and
-    attention, compiler, models, disk and SLURM, and times the embedding. Nothing is written. Exit status 1 if the run can't work.
+    attention, compiler, models, disk and SLURM, and times the embedding. Nothing is written. Exit status 1 if the run
+    can't work.
 
     \b
     Examples:

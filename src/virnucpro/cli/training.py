@@ -25,7 +25,8 @@ from virnucpro.cli.workflow import start, working_folder
 def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
     """Train a classifier on labelled FASTA files.
 
-    TABLE has the columns fasta and label, and group and category if wanted. The classifier is OUTPUT/training/classifier.safetensors, for any pair of encoders; it knows which.
+    TABLE has the columns fasta and label, and group and category if wanted. The classifier is
+    OUTPUT/training/classifier.safetensors, for any pair of encoders; it knows which.
 
     \b
     Example:
