@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
-from collections.abc import Sequence
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from virnucpro.classifier.model import load_classifier
+from virnucpro.classifier.model import Classifier, load_classifier
 from virnucpro.classifier.spec import check_fit
 from virnucpro.classifier.tables import VIRAL, TablePaths, Tables
 from virnucpro.embeddings.store import MergedEmbeddings
@@ -49,7 +51,7 @@ def predict(
     chunk_length: int = 500,
     encoders: tuple[Path, Path] | None = None,
     device: str = "cpu",
-    threads: int | None = None,
+    threads: int = 1,
     run: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Score every frame of a sample, write all results, and return the summary.
@@ -63,7 +65,8 @@ def predict(
         threshold: see ``tables.Tables``.
         chunk_length: bases per chunk of this run.
         encoders: the canonical DNA and protein encoders that must have made the embeddings.
-        device, threads: where the classifier runs, in fp32.
+        device: where the classifier runs, in fp32.
+        threads: that score at the same time, beside the one that reads and writes. The numbers are the same with any.
         run: kept in the summary.
 
     Raises:
@@ -71,8 +74,6 @@ def predict(
         StorageError: the inputs disagree with one another, or a value isn't finite.
     """
     merged, shards = Path(merged), Path(shards)
-    if threads is not None:
-        torch.set_num_threads(threads)
     embeddings, manifest = MergedEmbeddings(merged), read_manifest(shards)
     model, spec = load_classifier(classifier, device)
     for where, made in ((merged, embeddings.provenance.get("chunk_length")), (shards, manifest["chunk_length"])):
@@ -87,10 +88,8 @@ def predict(
     outputs.summary.unlink(missing_ok=True)  # until all is written, nothing says that it is
     records = ((record, length) for record, length, _ in iter_records(shards))
     with Tables(outputs, records, chunk_length, threshold) as tables:
-        for ids, features in embeddings.batches():
-            if not np.isfinite(features).all():
-                raise StorageError(f"{merged}: holds values that are not finite near {ids[0]}. {_AGAIN}")
-            tables.add(ids, model.scores(torch.from_numpy(features).to(device)).cpu().numpy())
+        for ids, scores in _scored(embeddings, model, device, threads):
+            tables.add(ids, scores)
         counts = tables.finish()
         for what in ("records", "chunks", "frames"):
             if (written := getattr(counts, what)) != manifest[what]:
@@ -115,6 +114,26 @@ def predict(
     return summary
 
 
+def _scored(
+    embeddings: MergedEmbeddings, model: Classifier, device: str, threads: int
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Ids and (n, 2) scores of each batch, in order. A batch is one thread's, so that no sum depends on their number."""
+
+    def score(ids: list[str], features: np.ndarray) -> tuple[list[str], np.ndarray]:
+        if not np.isfinite(features).all():
+            raise StorageError(f"{embeddings.path}: holds values that are not finite near {ids[0]}. {_AGAIN}")
+        return ids, model.scores(torch.from_numpy(features).to(device)).cpu().numpy()
+
+    with ThreadPoolExecutor(threads, "score", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        ahead = deque[Future]()
+        for batch in embeddings.batches():
+            ahead.append(pool.submit(score, *batch))
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+        for each in ahead:
+            yield each.result()
+
+
 def _encoder(embeddings: MergedEmbeddings, role: str) -> SimpleNamespace:
     """An encoder as the embeddings remember it; widths are those of the matrices."""
     recorded = embeddings.provenance[f"{role}_encoder"]
@@ -127,11 +146,13 @@ def _write_viral(output: Path, contigs: Path, fastas: Sequence[str | Path]) -> N
 
     Whole headers, and letters as in the input, 80 to a line. Equal content gives equal bytes.
     """
+    # Bases are near two bits of Huffman code each. Looking for repeats as well takes 60 times as long and finds none to
+    # speak of: runs (of N) are all that is worth it.
+    compress = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS, strategy=zlib.Z_RLE)  # gzip, without a date
     with (
         atomic_file(output) as temporary,
         open(contigs, encoding="utf-8", newline="\n") as calls,
-        open(temporary, "wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file,
+        open(temporary, "wb") as file,
     ):
         rows = (line.rstrip("\n").split("\t") for line in calls)
         next(rows)
@@ -142,8 +163,9 @@ def _write_viral(output: Path, contigs: Path, fastas: Sequence[str | Path]) -> N
             if (record.id, len(record.sequence)) != (identifier, int(length)):
                 raise StorageError(f"{record.file}: {record.id} isn't what was scored; the input changed. Run again.")
             if call == VIRAL:
-                file.write(f">{record.header}\n".encode())
-                for at in range(0, len(record.sequence), _LINE):
-                    file.write(record.sequence[at : at + _LINE] + b"\n")
+                lines = (record.sequence[at : at + _LINE] for at in range(0, len(record.sequence), _LINE))
+                text = b"\n".join((f">{record.header}".encode(), *lines, b""))
+                file.write(compress.compress(text))
+        file.write(compress.flush())
         if next(rows, None) is not None:
             raise StorageError(f"{output}: the input holds fewer records than were scored; it changed. Run again.")

@@ -118,9 +118,11 @@ def read_chunks(path: Path, drawn: Iterable[Row]) -> ChunkFacts:
 def columns(listed: list[Row]) -> dict[str, list[Any]]:
     """Contig rows as the page's script reads them: a list per column, numbers as numbers, None for no value."""
     text = ("record", "call")
-    return {
-        name: [row[name] if name in text else json.loads(row[name] or "null") for row in listed] for name in CONTIGS
-    }
+
+    def numbers(name: str) -> list[Any]:
+        return json.loads(f"[{','.join(row[name] or 'null' for row in listed)}]")
+
+    return {name: [row[name] for row in listed] if name in text else numbers(name) for name in CONTIGS}
 
 
 def rows(path: Path, expected: tuple[str, ...]) -> Iterator[Row]:
