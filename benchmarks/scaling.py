@@ -57,12 +57,12 @@ def make_models(folder: Path, size: str, tokenizer: Path | None) -> None:
 def make_sequences(folder: Path, frames: int) -> None:
     # Windows of 500 bases with one open frame each: stops everywhere else are likely, but never in the first frame.
     rng = np.random.default_rng(0)
-    codons = np.array([a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"])
-    codons = codons[~np.isin(codons, ["TAA", "TAG", "TGA"])]
+    codons = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"]
+    sense = np.array([list(codon.encode()) for codon in codons if codon not in ("TAA", "TAG", "TGA")], np.uint8)
     for name, count in (("warm", min(frames, WARM)), (f"frames{frames}", frames)):
-        with open(folder / f"{name}.fa", "w") as file:
+        with open(folder / f"{name}.fa", "wb") as file:
             for number in range(count):
-                file.write(f">r{number}\n{''.join(rng.choice(codons, 166))}TT\n")
+                file.write(b">r%d\n%sTT\n" % (number, sense[rng.integers(len(sense), size=166)].tobytes()))
         (folder / f"{name}.tsv").write_text(f"sample\tfasta\n{name}\t{name}.fa\n")
 
 
@@ -85,15 +85,16 @@ def run(folder: Path, sample: str, gpus: int, cores: int, shard: int, targets: l
     return time.perf_counter() - began
 
 
-def jobs(results: Path, sample: str) -> dict[str, list[dict[str, float]]]:
+def jobs(results: Path, sample: str) -> dict[str, list[dict[str, Any]]]:
     """What each embedding job says of itself, and its wall time by Snakemake's benchmark file."""
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(results.glob(f"{sample}/embeddings/*/*/*.h5")):
         family, key = path.parts[-3:-1]
         table = results / "benchmarks" / f"embed_{family}" / sample / key / f"{path.stem}.tsv"
         with h5py.File(path) as file:
             attributes = file.attrs
             row = {name: float(attributes[name]) for name in ("seconds", "gpu_seconds", "count") if name in attributes}
+            row["gpu"] = str(attributes["gpu"])
         row["job_seconds"] = float(table.read_text().splitlines()[1].split("\t")[0])
         found.setdefault(family, []).append(row)
     return found
@@ -141,8 +142,12 @@ def main() -> None:
         row["jobs"] = jobs(results, sample)
         print({key: value for key, value in row.items() if key != "jobs"}, flush=True)
         for family, each in row["jobs"].items():
-            mean = {key: round(float(np.mean([job[key] for job in each])), 2) for key in each[0]}
+            mean = {key: round(float(np.mean([job[key] for job in each])), 2) for key in each[0] if key != "gpu"}
             print("  ", family, len(each), "jobs; means:", mean, flush=True)
+            for gpu in sorted({job["gpu"] for job in each}) if family in row else ():
+                own = [job for job in each if job["gpu"] == gpu]
+                busy = sum(job.get("gpu_seconds", 0) for job in own) / row[family]
+                print(f"    {gpu}: {len(own)} jobs, kernels in {busy:.1%} of the time", flush=True)
         (given.folder / f"scaling{gpus}.json").write_text(json.dumps(row, indent=1))
 
 

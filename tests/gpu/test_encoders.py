@@ -14,6 +14,7 @@ from virnucpro.encoders.canonical import load_encoder
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.graphs import Graphs
 from virnucpro.encoders.original import embed_original
 from virnucpro.errors import ConfigError
 
@@ -158,6 +159,21 @@ def test_packs_of_one_shape_are_replayed_as_graphs(monkeypatch):
     launched, _, ran = compared(encoder, texts, tokens_per_batch=20_000)
     assert "graphs" not in ran
     assert relative_l2(found, launched).max() < 5e-4, "rounding only"
+
+
+def test_graphs_share_their_memory(monkeypatch):
+    grown, record = [], Graphs._record
+
+    def watched(graphs, *arguments):
+        before = torch.cuda.memory_reserved()
+        record(graphs, *arguments)
+        grown.append(torch.cuda.memory_reserved() - before)
+
+    monkeypatch.setattr(Graphs, "_record", watched)
+    texts = sequences("dnabert_s", [*[100] * 4000, *[200] * 2000, *[400] * 1000])
+    _, _, ran = compared(random_encoder("dnabert_s", 64), texts, tokens_per_batch=40_000)
+    assert ran["graphs"] == len(grown) >= 3
+    assert sum(grown[1:]) < grown[0] / 2, "the first one's serves the others, which never run at the same time"
 
 
 @pytest.mark.parametrize("family", ["esm2", "dnabert_s"])

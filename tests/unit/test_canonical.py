@@ -170,6 +170,17 @@ def test_attention_that_is_not_available_is_refused(name):
         random_esm2().backend("eager")
 
 
+@pytest.mark.parametrize("make", [random_esm2, random_dnabert])
+def test_fused_stages_follow_the_precision_and_leave_the_weights_alone(make):
+    """As packs are redone: half precision, fp32, half precision again."""
+    model = make().requires_grad_(False)
+    weights = set(model.state_dict())
+    for half in (True, False, True, False):
+        (model.half() if half else model.float()).use("fused")
+        assert set(model.state_dict()) == weights and not isinstance(model.shift, torch.nn.Parameter)
+        assert all(shift.dtype == torch.float32 for layer in model.layers for shift in layer.shifts)
+
+
 def overflowing():
     """Half precision overflows in the last MLP; fp32 doesn't."""
     model = random_esm2()

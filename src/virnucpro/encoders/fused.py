@@ -22,7 +22,7 @@ def stages(model: Any) -> Stages:
     if model.family == "esm2":
         derive(model)
         return Stages("fused", embed_esm2, project_esm2, finish_esm2, _final_esm2, pool_esm2)
-    model.shift = model.token_type.float()
+    model.shift = model.token_type.detach().float()
     for layer in model.layers:
         layer.shifts = (layer.out.bias.float(), layer.down.bias.float())
     return Stages("fused", _embed_dnabert, _project_dnabert, _finish_dnabert, _final_dnabert, _pool_dnabert)

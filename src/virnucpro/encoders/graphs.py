@@ -89,6 +89,8 @@ class Graphs:
                 self.recorded[key] = _Graph(graph, pack, self._captured(graph, pack))
                 return
             except torch.OutOfMemoryError:
+                if not self.recorded:  # without any graph the name of their memory is used up
+                    self._memory = torch.cuda.graph_pool_handle()
                 if again:  # memory that PyTorch keeps for later can't be given back within
                     torch.cuda.empty_cache()
         logger.warning("no memory for graphs: packs are launched kernel by kernel")
