@@ -93,7 +93,9 @@ def jobs(results: Path, sample: str) -> dict[str, list[dict[str, Any]]]:
         table = results / "benchmarks" / f"embed_{family}" / sample / key / f"{path.stem}.tsv"
         with h5py.File(path) as file:
             attributes = file.attrs
-            row = {name: float(attributes[name]) for name in ("seconds", "gpu_seconds", "count") if name in attributes}
+            row: dict[str, Any] = {
+                name: float(attributes[name]) for name in ("seconds", "gpu_seconds", "count") if name in attributes
+            }
             row["gpu"] = str(attributes["gpu"])
         row["job_seconds"] = float(table.read_text().splitlines()[1].split("\t")[0])
         found.setdefault(family, []).append(row)
