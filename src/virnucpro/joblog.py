@@ -28,7 +28,7 @@ def job(log: str | Path) -> Iterator[None]:
     """
     with logged(log):
         yield
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
         stream.flush()
     os._exit(0)
 

@@ -57,6 +57,14 @@ def test_imports_go_one_way():
         assert imports(file) <= allowed, f"{file} imports {imports(file) - allowed}"
 
 
+def test_only_scripts_end_their_process():
+    """``joblog.job`` in a test would end the tests, with status 0."""
+    for file in [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "virnucpro.joblog":
+                assert "job" not in [alias.name for alias in node.names], file
+
+
 def test_nothing_below_the_workflow_knows_snakemake():
     for file in PACKAGE.rglob("*.py"):
         tree = ast.parse(file.read_text())

@@ -123,6 +123,9 @@ def test_a_job_ends_its_process_once_all_is_written(tmp_path, call, status, says
     run = subprocess.run([sys.executable, "-c", script, tmp_path / "job.log"], capture_output=True, text=True)
     assert run.returncode == status and says in (tmp_path / "job.log").read_text() and says in run.stderr
     assert run.stdout == ("printed" if status == 0 else "taken down\n"), "and nothing of Python's own ending"
+    closed = 'exec "$0" -c "$1" "$2" >&- 2>&-'
+    run = subprocess.run(["sh", "-c", closed, sys.executable, script, tmp_path / "closed.log"])
+    assert run.returncode == status and says in (tmp_path / "closed.log").read_text()
 
 
 def test_a_folder_that_vanishes_meanwhile_is_one_message(tmp_path):

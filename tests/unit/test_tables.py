@@ -5,10 +5,15 @@ import gzip
 import json
 import math
 import random
+import re
+import shutil
 import tempfile
+import time
 import tracemalloc
+from functools import partialmethod
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -20,7 +25,7 @@ from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.predict import Outputs, predict
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.classifier.tables import CONTIGS, SortedRows, TablePaths, Tables, chunk_score, numbers
-from virnucpro.embeddings.store import create_merged
+from virnucpro.embeddings.store import MergedEmbeddings, create_merged
 from virnucpro.encoders.canonical import write_canonical
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.errors import ModelError, StorageError
@@ -116,6 +121,37 @@ def test_vectors_of_other_encoders_are_refused(original, tmp_path):
     write_canonical(ESM2(ESM2Config(1, 32, 2, 32)), tmp_path / "other", name="other")
     with pytest.raises(StorageError, match="dna vectors aren't from"):
         run(original, tmp_path / "out", encoders=(tmp_path / "other", tmp_path / "other"))
+    assert not (tmp_path / "out" / "predictions.tsv").exists()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_batches_keep_their_order_and_scores_whatever_the_threads(original, tmp_path, monkeypatch, threads):
+    def slow_at_first(model, features, scores=Classifier.scores):
+        assert len(features) <= 2 and torch.get_num_threads() == 1, "no sum depends on how many there are"
+        time.sleep(0.02 if not started.append(features) and len(started) % 3 == 1 else 0)
+        return scores(model, features)
+
+    whole, _ = run(original, tmp_path / "whole")
+    started = []
+    monkeypatch.setattr(MergedEmbeddings, "batches", partialmethod(MergedEmbeddings.batches, rows=2))
+    monkeypatch.setattr(Classifier, "scores", slow_at_first)
+    outputs, summary = run(original, tmp_path / "batches", threads=threads)
+    assert len(started) == -(-summary["frames"] // 2) > 8
+    for mine, other in zip(read(outputs.predictions), read(whole.predictions), strict=True):
+        assert mine["frame_id"] == other["frame_id"]
+        assert float(mine["score_virus"]) == pytest.approx(float(other["score_virus"]), abs=1e-5)
+
+
+def test_a_value_that_is_not_finite_is_found_in_any_batch(original, tmp_path, monkeypatch):
+    monkeypatch.setattr(MergedEmbeddings, "batches", partialmethod(MergedEmbeddings.batches, rows=2))
+    for name in ("e.h5", "classifier"):
+        shutil.copy(original / name, tmp_path / name)
+    shutil.copytree(original / "shards", tmp_path / "shards")
+    with h5py.File(tmp_path / "e.h5", "r+") as file:
+        file["protein"][6, 3] = np.nan
+        named = file["ids"].asstr()[6]
+    with pytest.raises(StorageError, match=rf"not finite near {re.escape(named)}\."):
+        run(tmp_path, tmp_path / "out", threads=3)
     assert not (tmp_path / "out" / "predictions.tsv").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import time
@@ -95,10 +94,8 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         if options.device != "cpu":
             create_context_ahead()
         # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
-        gc.disable()  # it comes with a quarter of a million objects, none of them garbage
         import torch
 
-        gc.enable()
         torch.set_num_threads(threads)
         device = resolve_device(options.device, gpu)
         logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
