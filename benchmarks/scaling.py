@@ -1,12 +1,13 @@
 """The workflow on one GPU and on several: wall time of each embedding rule and of the whole, on random weights.
 
 usage: scaling.py FOLDER [--size 650M] [--frames 48000] [--shard-frames 9000] [--gpus 1,2]
-                  [--rules dnabert_s,esm2,rest] [--tokenizer tokenizer.json]
+                  [--rules all,dnabert_s,esm2,rest] [--tokenizer tokenizer.json]
 
 Makes encoders of the exact shapes with random weights and a classifier in FOLDER/SIZE (unless they are there) and a FASTA
 of random genes, then runs `snakemake --cores N --resources gpu=G` for each number of GPUs, rule after rule; first,
 unmeasured, with a few frames, so that all find models prepared, kernels compiled and files in memory. Each embedding rule
 is asked for once more when it has nothing to do: what that takes is Snakemake's own start, whatever the number of GPUs.
+`all` is the whole workflow by one command, with nothing there before but the models.
 Random weights prove speed, not accuracy. Prints a table; FOLDER/scalingG.json hold it with the jobs' own times.
 """
 
@@ -34,6 +35,7 @@ from virnucpro.embeddings.key import embedding_key
 from virnucpro.encoders.canonical import load_encoder, read_spec, write_canonical
 from virnucpro.encoders.dnabert import DNABERT
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.report.timing import read_benchmark
 from virnucpro.sequences.split import read_manifest
 
 WARM = 1000  # frames of the run before those that are measured
@@ -97,7 +99,7 @@ def jobs(results: Path, sample: str) -> dict[str, list[dict[str, Any]]]:
                 name: float(attributes[name]) for name in ("seconds", "gpu_seconds", "count") if name in attributes
             }
             row["gpu"] = str(attributes["gpu"])
-        row["job_seconds"] = float(table.read_text().splitlines()[1].split("\t")[0])
+        row["job_seconds"] = read_benchmark(table)["s"]
         found.setdefault(family, []).append(row)
     return found
 
@@ -109,7 +111,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=48_000)
     parser.add_argument("--shard-frames", type=int, default=9000)
     parser.add_argument("--gpus", default="1,2")
-    parser.add_argument("--rules", default="dnabert_s,esm2,rest", help="which to time, of these")
+    parser.add_argument("--rules", default="all,dnabert_s,esm2,rest", help="which to time, of these")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--tokenizer", type=Path)
     given = parser.parse_args()
@@ -122,17 +124,21 @@ def main() -> None:
     run(folder, "warm", max(map(int, given.gpus.split(","))), given.cores, given.shard_frames, [])
     for gpus in map(int, given.gpus.split(",")):
         row: dict[str, Any] = {"gpus": gpus}
-        shutil.rmtree(results / sample, ignore_errors=True)
 
         def timed(what: str, *targets: str, gpus: int = gpus, row: dict[str, Any] = row) -> None:
             row[what] = run(folder, sample, gpus, given.cores, given.shard_frames, list(targets))
             print(f"{gpus} GPUs: {row[what]:.1f} s for {what}", flush=True)
             (given.folder / f"scaling{gpus}.json").write_text(json.dumps(row, indent=1))
 
-        timed("split", f"results/{sample}/shards")
-        shards = [part["sha"] for part in read_manifest(results / sample / "shards")["shards"]]
         rules = given.rules.split(",")
-        for family in [rule for rule in rules if rule != "rest"]:
+        if "all" in rules:
+            shutil.rmtree(results / sample, ignore_errors=True)
+            timed("all")
+        if rules != ["all"]:
+            shutil.rmtree(results / sample, ignore_errors=True)
+            timed("split", f"results/{sample}/shards")
+        shards = [part["sha"] for part in read_manifest(results / sample / "shards")["shards"]]
+        for family in [rule for rule in rules if rule in ("dnabert_s", "esm2")]:
             model = next((results / "models" / family).glob("*/model.safetensors"))
             key = embedding_key(read_spec(model), "auto")
             targets = [f"results/{sample}/embeddings/{family}/{key}/{sha}.h5" for sha in shards]
@@ -140,7 +146,8 @@ def main() -> None:
             timed(f"{family} again", *targets)
         if "rest" in rules:
             timed("rest")
-        row["total"] = sum(value for name, value in row.items() if name != "gpus" and "again" not in name)
+        tables = [results / "benchmarks" / rule / f"{sample}.tsv" for rule in ("split", "merge", "predict", "report")]
+        row["single"] = {table.parent.name: read_benchmark(table)["s"] for table in tables if table.exists()}
         row["jobs"] = jobs(results, sample)
         print({key: value for key, value in row.items() if key != "jobs"}, flush=True)
         for family, each in row["jobs"].items():
