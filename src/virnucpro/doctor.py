@@ -26,8 +26,10 @@ from virnucpro.classifier.spec import read_classifier_spec
 from virnucpro.configuration import Settings
 from virnucpro.embeddings.shard import EmbedOptions, compute, resolve_device
 from virnucpro.encoders.attention import BACKENDS, choose_backend, obstacle
-from virnucpro.encoders.canonical import EncoderSpec, read_spec
+from virnucpro.encoders.canonical import EncoderSpec, read_spec, write_canonical
+from virnucpro.encoders.dnabert import DNABERT
 from virnucpro.encoders.embed import compute_dtype, resolve_precision
+from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.errors import ModelError, VirNucProError
 from virnucpro.models import KEYS, ModelSource, find
 from virnucpro.sequences.fasta import read_fasta
@@ -38,6 +40,7 @@ from virnucpro.switches import Switches
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ENOUGH = 20_000_000  # bases of a sample that are counted; the rest is taken to be alike
 MEASURE = 10.0  # seconds of embedding per encoder, about
+DRAWN = 160_000_000  # random weights that stand for a model that isn't here, at most
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Shape(NamedTuple):
     """What can be told of an encoder before it is prepared."""
 
     name: str
+    layers: int
     width: int
     heads: int
 
@@ -107,11 +111,11 @@ class Case:
             size = re.search(r"_(\d+[MB])_", source.path.name)
             if family in self.encoders:
                 spec = self.encoders[family][1]
-                found[family] = Shape(spec.name, spec.width, spec.config["heads"])
+                found[family] = Shape(spec.name, spec.config["layers"], spec.width, spec.config["heads"])
             elif source.published and family == "esm2" and size and size[1] in ESM2_SHAPES:
-                found[family] = Shape(source.name, *ESM2_SHAPES[size[1]][1:])
+                found[family] = Shape(source.name, *ESM2_SHAPES[size[1]])
             elif source.published and source.path.name == "DNABERT-S":
-                found[family] = Shape(source.name, DNABERT_S.width, DNABERT_S.heads)
+                found[family] = Shape(source.name, DNABERT_S.layers, DNABERT_S.width, DNABERT_S.heads)
         return found
 
     @cached_property
@@ -296,39 +300,58 @@ def duration(case: Case) -> Iterator[Finding]:
     counted = f"{case.work.records:,} records, {case.work.bases:,} bases, {frames:,} open frames{read}"
     if not frames:
         yield Finding("time", NOTE, f"{counted}: nothing to embed", "Only frames without a stop codon are scored.")
-    elif len(case.encoders) < 2:
+    elif len(case.shapes) < 2:
         yield Finding("time", OK, f"{counted}; not measured, since the first run has yet to prepare the encoders")
     elif not case.measure:
         yield Finding("time", OK, counted)
     else:
-        rates = {spec.name: _frames_per_second(case, path, spec) for path, spec in case.encoders.values()}
+        rates = {shape.name: _frames_per_second(case, family) for family, shape in case.shapes.items()}
+        how = "measured" if len(case.encoders) == 2 else "measured with random weights, as the model isn't prepared yet"
         hours = sum(frames / rate for rate in rates.values()) / 3600
         took = f"{hours:,.1f} h" if hours > 1.5 else f"{60 * hours:,.1f} min"
         said = ", ".join(f"{name} {rate:,.3g} frames/s" for name, rate in rates.items())
-        yield Finding("time", OK, f"{counted}; embedding about {took} on one {case.device} device ({said}, measured)")
+        yield Finding("time", OK, f"{counted}; embedding about {took} on one {case.device} device ({said}, {how})")
 
 
 CHECKS = (programs, sequences, devices, arithmetic, compiler, checkpoints, fit, space, cluster, duration)
 
 
-def _frames_per_second(case: Case, model: Path, spec: EncoderSpec) -> float:
+def _frames_per_second(case: Case, family: str) -> float:
     """Speed on the first frames of the input, repeated if they are few."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
     records = (record for paths in case.samples.values() for path in paths for record in read_fasta(path, True))
     batches = open_frames_of((record.sequence for record in islice(records, 10_000)), case.settings.chunk_length)
-    esm2 = spec.family == "esm2"
-    texts = chain.from_iterable(batch.proteins if esm2 else batch.nucleotides for batch in batches)
+    texts = chain.from_iterable(batch.proteins if family == "esm2" else batch.nucleotides for batch in batches)
     sequences = list(islice(texts, 20_000))
     options = replace(case.options, compile=False)  # compiling alone takes longer than all this
     count, began = 4, time.monotonic()  # a large model on a CPU may need seconds for each
-    while True:
-        some = list(islice(cycle(sequences), count))
-        seconds = compute(model, [str(n) for n in range(count)], some, options, case.device).statistics["seconds"]
-        if seconds > MEASURE / 4 or time.monotonic() - began > MEASURE / 2:
-            return count / seconds
-        count = int(min(16 * count, count * MEASURE / 2 / seconds)) + 1
+    with tempfile.TemporaryDirectory() as folder:
+        if family in case.encoders:
+            model, share = case.encoders[family][0], 1.0
+        else:
+            model = Path(folder, "model.safetensors")
+            share = _draw(model, family, case.shapes[family])
+        while True:
+            some = list(islice(cycle(sequences), count))
+            seconds = compute(model, [str(n) for n in range(count)], some, options, case.device).statistics["seconds"]
+            if seconds > MEASURE / 4 or time.monotonic() - began > MEASURE / 2:
+                return share * count / seconds
+            count = int(min(16 * count, count * MEASURE / 2 / seconds)) + 1
+
+
+def _draw(path: Path, family: str, shape: Shape) -> float:
+    """Write an encoder of that shape with random weights, or with as many of its blocks as DRAWN allows; their share."""
+    layers = max(1, min(shape.layers, DRAWN // (12 * shape.width**2)))
+    encoder: ESM2 | DNABERT
+    if family == "esm2":
+        encoder = ESM2(ESM2Config(layers, shape.width, shape.heads, 4 * shape.width))
+    else:
+        bundled = installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors"
+        encoder = DNABERT(replace(DNABERT_S, layers=layers), read_spec(bundled).tokenizer)
+    write_canonical(encoder.half(), path, name=shape.name)
+    return layers / shape.layers
 
 
 def _inputs(source: ModelSource) -> int | None:

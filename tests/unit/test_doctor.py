@@ -61,10 +61,25 @@ def test_models_that_will_be_fetched_are_noted(tmp_path):
     assert [finding.state for finding in doctor.checkpoints(one)] == [NOTE] * 3
     assert all("virnucpro models fetch" in finding.remedy for finding in doctor.checkpoints(one))
     assert "checked first thing" in only(doctor.fit(one)).found
-    assert "has yet to prepare" in only(doctor.duration(one)).found
     said = {finding.about: finding.found for finding in doctor.arithmetic(one)}
     assert "head size 64 with ALiBi" in said["attention of DNABERT-S"] and "head size 64" in said["attention of 3B"]
     assert [shape.width for shape in one.shapes.values()] == [768, 2560]
+
+
+def test_models_that_are_not_here_are_timed_with_random_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "MEASURE", 1.0)
+    one = case(esm_model="35M", dnabert_model="DNABERT-S", models_dir=str(tmp_path), device="cpu")
+    said = only(doctor.duration(one)).found
+    assert "DNABERT-S" in said and "35M" in said and "measured with random weights" in said
+    whole = doctor._frames_per_second(one, "esm2")
+    monkeypatch.setattr(doctor, "DRAWN", 3 * 12 * 480**2)
+    assert doctor._draw(tmp_path / "some", "esm2", one.shapes["esm2"]) == 3 / 12
+    assert whole / 3 < doctor._frames_per_second(one, "esm2") < whole * 3, (
+        "what a quarter of the blocks takes is scaled"
+    )
+    (tmp_path / "own.pt").touch()
+    unknown = case(esm_model=str(tmp_path / "own.pt"), models_dir=str(tmp_path))
+    assert "has yet to prepare" in only(doctor.duration(unknown)).found
 
 
 def test_a_classifier_for_other_encoders_is_told_before_anything_is_fetched(tmp_path):
