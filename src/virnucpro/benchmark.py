@@ -23,7 +23,7 @@ import torch
 from virnucpro import installation
 from virnucpro.check.reference import fair_esm
 from virnucpro.encoders.accuracy import relative_l2, relative_l2_rest
-from virnucpro.encoders.canonical import build_encoder, load_encoder
+from virnucpro.encoders.canonical import build_encoder, load_encoder, read_spec
 from virnucpro.encoders.checkpoints import HF_ESM, export_state
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.embed import compute_dtype, resolve_precision, start
@@ -88,7 +88,7 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
             row["relative_l2"] = float(relative_l2(vectors, reference).max())
             row["relative_l2_rest"] = float(np.sqrt(np.mean(relative_l2_rest(vectors, reference) ** 2)))
         rows.append(row | more)
-        logger.info("%s", rows[-1])
+        logger.info("%s in %s: %.4g sequences/s", way, precision, speed)
 
     for way, precision, speed, vectors in _measure_others(plan, exact, device, draw, names, sample):
         add(way, precision, speed, vectors)
@@ -110,11 +110,14 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
     for row in rows:
         if rows[0]["way"].startswith("the original"):
             row["times_the_original"] = row["sequences_per_second"] / rows[0]["sequences_per_second"]
+    if plan.model:
+        spec = read_spec(plan.model)
+        weights = f"{spec.name}, SHA-256 {spec.weights_sha256}"
+    else:
+        weights = f"random, of {plan.size if plan.family == 'esm2' else 'DNABERT-S'}"
     setting = {
         "encoder": encoder.family,
-        "weights": str(plan.model)
-        if plan.model
-        else f"random, of {plan.size if plan.family == 'esm2' else 'DNABERT-S'}",
+        "weights": weights,
         "shape": vars(encoder.config),
         "sequences": "given"
         if plan.sequences

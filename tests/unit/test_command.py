@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from virnucpro import installation
 from virnucpro.cli import cli
 from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.workflow import working_folder
@@ -237,4 +238,10 @@ def test_benchmark_compares_what_it_times(tmp_path):
     assert ways["this"]["backend"] == "sdpa" and ways["this"]["share_of_bound"] > 0
     assert ways["this"]["relative_l2_rest"] < 1e-5 and ways["the original's"]["relative_l2_rest"] < 1e-5
     assert result["setting"]["weights"] == "random, of 8M" and "random, of 8M" in done.output
-    assert "times_the_original" in done.output
+    table = [
+        line for line in done.output.splitlines() if line.startswith(("way", "the original's (", "this (", "matrix"))
+    ]
+    assert len({len(line) for line in table[-4:]}) == 1 and "times_the_original" in table[-4], "columns are aligned"
+    model = installation.root() / "resources" / "models" / "mini-esm2.safetensors"
+    done = CliRunner().invoke(cli, ["benchmark", f"--model={model}", *options[1:4], "--others="])
+    assert done.exit_code == 0 and "weights: mini-esm2, SHA-256 " in done.output

@@ -91,9 +91,14 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
             sequences=tuple(read_shard(Path(fasta))[1]) if fasta else (),
         )
         result = run_benchmark(plan, resolve_device(given["device"]))
-    click.echo("\t".join(COLUMNS))
-    for row in result["rows"]:
-        click.echo("\t".join(format(row[key], kind) if key in row else "" for key, kind in COLUMNS.items()))
+    lines = [list(COLUMNS)]
+    lines += [
+        [format(row[key], kind) if key in row else "–" for key, kind in COLUMNS.items()] for row in result["rows"]
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for way, precision, *numbers in lines:
+        aligned = [way.ljust(widths[0]), precision.ljust(widths[1]), *map(str.rjust, numbers, widths[2:])]
+        click.echo("  ".join(aligned))
     click.echo("".join(f"\n{key}: {value}" for key, value in result["setting"].items()))
     if output:
         with atomic_file(output) as file:
