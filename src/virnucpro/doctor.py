@@ -240,7 +240,7 @@ def checkpoints(case: Case) -> Iterator[Finding]:
         found, remedy = f"{source.path} ({source.megabytes:,} MB)", ""
         if not source.path.exists():
             found = f"{source.name} isn't on this machine; the run will fetch {source.megabytes:,} MB to {source.path}"
-            remedy = f"Without internet access there, first elsewhere: {downloads.command(source)}"
+            remedy = f"If this machine has no internet access, run this on one that has: {downloads.command(source)}"
         yield Finding(key, NOTE if remedy else OK, found, remedy)
 
 
@@ -281,6 +281,17 @@ def space(case: Case) -> Iterator[Finding]:
         yield Finding(about, short if remedy else OK, found, remedy)
 
 
+def memory(case: Case) -> Iterator[Finding]:
+    """Memory."""
+    if case.device != "cpu" or not case.shapes:
+        return
+    weights = max(4 * 12 * shape.layers * shape.width**2 for shape in case.shapes.values())
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = f"{total / 1e9:,.1f} GB, {weights / 1e9 + 2:,.1f} GB will do"
+    remedy = "Take a smaller ESM-2, a GPU, or a machine with more." if weights + 1e9 > total else ""
+    yield Finding("memory", PROBLEM if remedy else OK, found, remedy)
+
+
 def cluster(case: Case) -> Iterator[Finding]:
     """SLURM."""
     if not shutil.which("sbatch"):
@@ -290,7 +301,9 @@ def cluster(case: Case) -> Iterator[Finding]:
     remedy = "Run where the controller is reached." if status else ""
     if not status and not _version("snakemake-executor-plugin-slurm"):
         remedy = "Snakemake's plugin is missing: pip install snakemake-executor-plugin-slurm"
-    yield Finding("SLURM", NOTE if remedy else OK, f"sinfo: {', '.join(said.splitlines()[:5]) or 'no answer'}", remedy)
+    yield Finding(
+        "SLURM", NOTE if remedy else OK, f"sinfo: {', '.join(said.splitlines()[:5])[:120] or 'no answer'}", remedy
+    )
 
 
 def duration(case: Case) -> Iterator[Finding]:
@@ -308,12 +321,13 @@ def duration(case: Case) -> Iterator[Finding]:
         rates = {shape.name: _frames_per_second(case, family) for family, shape in case.shapes.items()}
         how = "measured" if len(case.encoders) == 2 else "measured with random weights, as the model isn't prepared yet"
         hours = sum(frames / rate for rate in rates.values()) / 3600
-        took = f"{hours:,.1f} h" if hours > 1.5 else f"{60 * hours:,.1f} min"
+        took = f"about {hours:,.1f} h" if hours > 1.5 else f"about {60 * hours:,.0f} min"
+        took = took if hours > 1 / 40 else "a minute or less"
         said = ", ".join(f"{name} {rate:,.3g} frames/s" for name, rate in rates.items())
-        yield Finding("time", OK, f"{counted}; embedding about {took} on one {case.device} device ({said}, {how})")
+        yield Finding("time", OK, f"{counted}; embedding takes {took} on one {case.device} device ({said}, {how})")
 
 
-CHECKS = (programs, sequences, devices, arithmetic, compiler, checkpoints, fit, space, cluster, duration)
+CHECKS = (programs, sequences, devices, arithmetic, compiler, checkpoints, fit, memory, space, cluster, duration)
 
 
 def _frames_per_second(case: Case, family: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,9 @@ def logged(log: str | Path) -> Iterator[None]:
         logger.error("%s: %s. Mend that and give the same command again: nothing half-written is left, and what is "
                      "finished is kept.", os.strerror(error.errno or 0), where)  # fmt: skip
         sys.exit(1)
+    except KeyboardInterrupt:
+        logger.error("interrupted")
+        sys.exit(128 + signal.SIGINT)
     except BaseException:
         logger.exception("stopped")
         raise

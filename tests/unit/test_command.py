@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from click.testing import CliRunner
 from virnucpro import installation
 from virnucpro.cli import cli
 from virnucpro.cli.inputs import samples_of
-from virnucpro.cli.workflow import working_folder
+from virnucpro.cli.workflow import _explain_failure, working_folder
 from virnucpro.configuration import commented_defaults, defaults, read_config, schema
 from virnucpro.errors import ConfigError, InputError, VirNucProError
 from virnucpro.sequences.split import split_fasta
@@ -115,14 +118,37 @@ def test_standard_input_is_kept_and_kept_as_it_is(files, monkeypatch):
 def test_a_folder_where_a_run_is_going_on_is_refused(tmp_path):
     with working_folder(tmp_path / "out", dry_run=False) as work:
         assert work == tmp_path / "out"
-        with pytest.raises(ConfigError, match="A run is going on in"), working_folder(work, dry_run=False):
+        says = rf"A run is going on in .*out \(process {os.getpid()} on this machine\)\. Wait"
+        with pytest.raises(ConfigError, match=says), working_folder(work, dry_run=False):
             pass
     with working_folder(tmp_path / "out", dry_run=False):
         pass
     with open(tmp_path / "out/.snakemake/virnucpro.lock", "w") as workflow:  # as a run started by snakemake holds it
         fcntl.flock(workflow, fcntl.LOCK_SH)
-        with pytest.raises(ConfigError, match="A run is going on in"), working_folder(tmp_path / "out", dry_run=False):
+        with pytest.raises(ConfigError, match=says), working_folder(tmp_path / "out", dry_run=False):
             pass
+
+
+def test_the_end_of_a_failed_run_repeats_what_its_jobs_said(tmp_path, capsys):
+    for name, last in (("a", "INFO done"), ("b", "ERROR a reason"), ("c", "INFO mini-esm2 on cpu"), ("d", "INFO old")):
+        (tmp_path / f"{name}.log").write_text(f"2026-01-01 00:00:00 INFO begun\n2026-01-01 00:00:01 {last}\n")
+    os.utime(tmp_path / "d.log", (0, 0))
+    _explain_failure(tmp_path, time.time() - 60)
+    b, c, last = capsys.readouterr().err.splitlines()
+    assert b == f"virnucpro: error: a reason (log: {tmp_path / 'b.log'})"
+    assert "ended without a word: killed" in c and c.endswith(f"(log: {tmp_path / 'c.log'})")
+    assert last.startswith("The workflow stopped")
+
+
+def test_snakemake_does_not_outlive_a_command_that_is_killed():
+    child = "import signal, sys, time; signal.signal(2, lambda *_: sys.exit(print('ended', flush=True))); "
+    child += "print('begun', flush=True); time.sleep(60)"
+    parent = "import subprocess, sys; from virnucpro.cli.workflow import _heed; "
+    parent += f"subprocess.Popen([sys.executable, '-c', {child!r}], process_group=0, preexec_fn=_heed).wait()"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout.readline() == "begun\n"
+        command.kill()
+        assert command.stdout.readline() == "ended\n"
 
 
 def invoke(*words):
@@ -245,3 +271,8 @@ def test_benchmark_compares_what_it_times(tmp_path):
     model = installation.root() / "resources" / "models" / "mini-esm2.safetensors"
     done = CliRunner().invoke(cli, ["benchmark", f"--model={model}", *options[1:4], "--others="])
     assert done.exit_code == 0 and "weights: mini-esm2, SHA-256 " in done.output
+    (tmp_path / "p.faa").write_text(">a\nMKV\nLAg\n>b\nMKVL*\n")
+    done = CliRunner().invoke(
+        cli, ["benchmark", *options[:2], *options[3:4], "--others=", f"--fasta={tmp_path / 'p.faa'}"]
+    )
+    assert done.exit_code == 0 and "sequences: given\ntokens_per_sequence: 7.0" in done.output

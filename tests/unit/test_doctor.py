@@ -40,7 +40,7 @@ def test_the_bundled_example_can_be_run_and_is_timed(tmp_path, monkeypatch):
     assert "head size 32 with ALiBi" in said["attention of mini-dnabert-s"]
     assert "mini-500 takes 160 + 160 inputs, 500-base chunks" in said["fit"]
     assert "snakemake 9" in said["packages"]
-    assert "173 open frames; embedding about" in said["time"] and "measured" in said["time"]
+    assert "173 open frames; embedding takes a minute or less on" in said["time"] and "measured" in said["time"]
     assert not (tmp_path / "out").exists()
 
 
@@ -105,6 +105,16 @@ def test_a_disk_that_is_too_small(monkeypatch, tmp_path):
     disk, scratch = doctor.space(case(output_dir=str(tmp_path)))
     assert (disk.state, scratch.state) == (PROBLEM, NOTE)
     assert "--output" in disk.remedy
+
+
+def test_models_that_memory_cannot_hold(monkeypatch, tmp_path):
+    assert only(doctor.memory(case(device="cpu"))).state == OK
+    large = case(device="cpu", esm_model="15B", models_dir=str(tmp_path))
+    monkeypatch.setattr(doctor.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4_000_000}.get)
+    finding = only(doctor.memory(large))
+    assert (
+        finding.state == PROBLEM and finding.found == "16.4 GB, 62.4 GB will do" and "smaller ESM-2" in finding.remedy
+    )
 
 
 def test_long_inputs_are_read_in_part(monkeypatch, tmp_path):

@@ -21,9 +21,9 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
         device: sum(shard["seconds"] for shard in shards if shard["device"] == device) for device in ("cuda", "cpu")
     }
     assert 0 < viral < 30 and sum(spent.values()) == 20 and min(spent.values()) > 0
-    assert f"embedded in {spent['cuda'] / 3600:.3f} GPU hours and {spent['cpu'] / 3600:.3f} CPU hours: " in total
+    assert f"embedded in {spent['cuda']:.1f} GPU seconds and {spent['cpu']:.1f} CPU seconds: " in total
     frames = sum(json.loads((tmp_path / sample / "summary.json").read_text())["frames"] for sample in "ab")
-    assert total.endswith(f": {frames / 20:,.1f} frames/s on each")
+    assert total.endswith(f": {frames / 20:,.1f} frames/s per device")
     monkeypatch.setattr(module, "LISTED_SAMPLES", 1)
     assert ending(tmp_path, ["a", "b"]).splitlines()[1] == "and 1 samples more"
 

@@ -114,6 +114,7 @@ def test_digest(tmp_path):
     ("print('printed', end='')", 0, "done"),
     ("raise VirNucProError('a reason')", 1, "ERROR a reason"),
     ("raise ValueError('a fault')", 1, "ValueError: a fault"),
+    ("raise KeyboardInterrupt", 130, "ERROR interrupted"),
 ])  # fmt: skip
 def test_a_job_ends_its_process_once_all_is_written(tmp_path, call, status, says):
     script = (

@@ -202,8 +202,9 @@ def test_kill_frees_the_gpu_though_children_live_on(smi, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "resources", "visible"),
     [
-        ([], [], "before"),
-        (["--gpus", "2"], ["--resources=gpu=2"], "before"),
+        ([], [], "be,fore"),
+        (["--gpus", "2"], ["--resources=gpu=2"], "be,fore"),
+        (["--gpus", "0"], ["--resources=gpu=0"], "be,fore"),
         (["--gpus", "2,3"], ["--resources=gpu=2"], "2,3"),
         (["--gpus", "2,"], ["--resources=gpu=1"], "2"),
         (["--gpus", "GPU-1f, MIG-3a/1/0"], ["--resources=gpu=2"], "GPU-1f,MIG-3a/1/0"),
@@ -211,7 +212,7 @@ def test_kill_frees_the_gpu_though_children_live_on(smi, tmp_path, monkeypatch):
 )
 def test_gpus_of_the_command(smi, tmp_path, monkeypatch, given, resources, visible):
     smi(None)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "before")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "be,fore")
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "")
     started = []
     monkeypatch.setattr(workflow, "run_workflow", lambda arguments: started.append(arguments) or 0)
@@ -220,6 +221,16 @@ def test_gpus_of_the_command(smi, tmp_path, monkeypatch, given, resources, visib
     assert run.exit_code == 0, run.output
     assert [argument for argument in started[0] if argument.startswith("--resources")] == resources
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
+@pytest.mark.parametrize(("listed", "there"), [("GPU 0: A (UUID: GPU-aaaa)\n", "is 1"), (None, "are none")])
+def test_more_gpus_than_there_are_end_the_command_before_any_job(smi, tmp_path, monkeypatch, listed, there):
+    smi(listed)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(workflow, "run_workflow", lambda arguments: pytest.fail("it ran"))
+    (tmp_path / "x.fa").write_text(">r\nACGT\n")
+    run = CliRunner().invoke(cli, ["predict", str(tmp_path / "x.fa"), "-o", str(tmp_path / "o"), "--gpus", "2"], obj=[])
+    assert f"--gpus asks for 2, but there {there} here" in str(run.exception)
 
 
 def test_a_gpu_of_the_command_that_is_not_there_ends_it_before_any_job(smi, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from pathlib import Path
@@ -9,13 +10,19 @@ from typing import Any
 
 import click
 
-from virnucpro.errors import ConfigError
+from virnucpro.errors import ConfigError, InputError
 from virnucpro.files import atomic_file
+from virnucpro.sequences.compression import read_blocks
 
 COLUMNS = {
     "way": "", "precision": "", "sequences_per_second": ".1f", "tokens_per_second": ".0f", "tflops": ".1f",
     "share_of_bound": ".1%", "times_the_original": ".1f", "relative_l2_rest": ".1e", "fill": ".1%", "gpu_share": ".1%",
 }  # fmt: skip
+LEGEND = """
+share_of_bound    of the speed of the encoder's matrix products alone
+relative_l2_rest  difference from fp32, without dimensions that dominate (relative L2, mean square over sequences)
+fill              how full the packs were
+gpu_share         of the time in which the GPU had a pack to compute"""
 
 
 @click.command()
@@ -59,7 +66,6 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
     from virnucpro.benchmark import Plan, run_benchmark
     from virnucpro.embeddings.shard import resolve_device
     from virnucpro.encoders.prepare import prepare_encoder
-    from virnucpro.sequences.split import read_shard
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     family = given["encoder"]
@@ -88,7 +94,7 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
             others=tuple(filter(None, given["others"].split(","))),
             seconds=given["seconds"],
             memory_limits=limits,
-            sequences=tuple(read_shard(Path(fasta))[1]) if fasta else (),
+            sequences=_read(Path(fasta)) if fasta else (),
         )
         result = run_benchmark(plan, resolve_device(given["device"]))
     lines = [list(COLUMNS)]
@@ -99,7 +105,19 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
     for way, precision, *numbers in lines:
         aligned = [way.ljust(widths[0]), precision.ljust(widths[1]), *map(str.rjust, numbers, widths[2:])]
         click.echo("  ".join(aligned))
+    click.echo(LEGEND)
     click.echo("".join(f"\n{key}: {value}" for key, value in result["setting"].items()))
     if output:
         with atomic_file(output) as file:
             file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _read(fasta: Path) -> tuple[bytes, ...]:
+    """Sequences of a FASTA file, compressed or not, of bases or residues; no stop at a protein's end."""
+    from Bio.SeqIO.FastaIO import SimpleFastaParser
+
+    text = io.StringIO(b"".join(read_blocks(fasta)).decode("ascii", "replace"))
+    found = tuple(sequence.upper().rstrip("*").encode() for _, sequence in SimpleFastaParser(text))
+    if not all(found) or not found:
+        raise InputError(f"{fasta}: {'a record without sequence' if found else 'no FASTA records'}. Correct the file.")
+    return found

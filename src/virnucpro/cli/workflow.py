@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shlex
@@ -12,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +22,7 @@ import yaml
 
 from virnucpro import __version__, installation
 from virnucpro.configuration import read_config, resolve
-from virnucpro.errors import ConfigError
+from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.files import atomic_file
 from virnucpro.lease import visible_gpus
 from virnucpro.models import KEYS, find, is_name
@@ -32,6 +32,7 @@ FAILED = 3
 """Exit status of a workflow that ended with an error."""
 USAGE = 2
 """Exit status of a command line that can't be understood."""
+PR_SET_PDEATHSIG = 1
 SHOWN = 10
 """Errors of jobs that are repeated at the end; a cause that many jobs share would fill the screen."""
 
@@ -70,7 +71,10 @@ def working_folder(output: str | Path, dry_run: bool) -> Iterator[Path]:
         os.close(workflow)  # the workflow takes it itself
     except BlockingIOError:
         os.close(descriptor)
-        raise ConfigError(f"A run is going on in {folder}. Wait until it ends, or choose another --output.") from None
+        holder = _holder(folder / ".snakemake" / "virnucpro-command.lock", folder / ".snakemake" / "virnucpro.lock")
+        raise ConfigError(
+            f"A run is going on in {folder}{holder}. Wait until it ends, stop it, or choose another --output."
+        ) from None
     except OSError:
         pass  # no locks on this file system: Snakemake's own decides
     try:
@@ -114,8 +118,14 @@ def start(
         find(family, getattr(asked, key), asked.models_dir)
     if gpus and gpus[1]:
         os.environ |= {"CUDA_VISIBLE_DEVICES": gpus[1], "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # the jobs inherit it
-        if not profile:  # which may be a cluster's, whose nodes have other GPUs
-            visible_gpus()
+    if gpus and gpus[0] and not profile:  # which may be a cluster's, whose nodes have other GPUs
+        found = len(visible_gpus())
+        if found < gpus[0]:
+            raise DeviceError(
+                f"--gpus asks for {gpus[0]}, but there {'is' if found == 1 else 'are'} {found or 'none'} here. Ask for "
+                f"{'fewer, or leave it out' if found else 'none (leave it out) to compute on the CPU'}; "
+                "`virnucpro doctor` says what it sees."
+            )
     settings = resolve(_absolute(configuration) | {"output_dir": str(Path(output).absolute())})
     with atomic_file(work / "config.yaml") as file:
         file.write_text(f"# Written by virnucpro {__version__}\n" + yaml.safe_dump(settings.as_dict(), sort_keys=False))
@@ -151,9 +161,7 @@ def run_workflow(arguments: Sequence[str]) -> int:
     waits for them.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), *arguments]
-    # A script's background ignores SIGINT, and so would Snakemake, which it stops.
-    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=heeding)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_heed)
     received: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
@@ -171,6 +179,24 @@ def run_workflow(arguments: Sequence[str]) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return -received[0] if received and status else status
+
+
+def _heed() -> None:
+    """In Snakemake's process: what its parent forwards stops it, and so does the parent's end, whatever ends that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a script's background ignores it
+    with suppress(OSError, AttributeError):  # Linux
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def _holder(*locks: Path) -> str:
+    """Who holds the first of the locks that is held, in brackets, where the kernel says."""
+    with suppress(OSError, ValueError):
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        for lock in locks:
+            for _, kind, _, _, process, file, *_ in held:
+                if kind == "FLOCK" and file.endswith(f":{lock.stat().st_ino}"):
+                    return f" (process {process} on this machine)"
+    return ""
 
 
 def _absolute(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,13 +229,13 @@ def _again(work: Path) -> str:
 
 def _explain_failure(logs: Path, began: float) -> None:
     """Say what the jobs of this run said last, which Snakemake's own output buries."""
-    errors = [
-        f"virnucpro: error: {line.partition(' ERROR ')[2]} (log: {log})"
-        for log in sorted(logs.rglob("*.log"))
-        if log.stat().st_mtime >= began
-        for line in log.read_text(errors="replace").splitlines()
-        if " ERROR " in line
-    ]
+    errors = []
+    for log in sorted(logs.rglob("*.log")):
+        lines = log.read_text(errors="replace").splitlines() if log.stat().st_mtime >= began else []
+        said = [line.partition(" ERROR ")[2] for line in lines if " ERROR " in line]
+        if lines and not said and not lines[-1].endswith(" INFO done"):
+            said = ["the job ended without a word: killed, perhaps by the system for want of memory"]
+        errors += [f"virnucpro: error: {message} (log: {log})" for message in said]
     more = [f"... and {len(errors) - SHOWN} more in {logs}"] if len(errors) > SHOWN else []
     last = "The workflow stopped with an error. What is finished is kept; mend it and give the same command."
     click.echo("\n".join([*errors[:SHOWN], *more, last]), err=True)

@@ -39,9 +39,10 @@ def ending(folder: Path, samples: Iterable[str]) -> str:
     if len(found) > LISTED_SAMPLES:
         found[LISTED_SAMPLES:] = [f"and {len(found) - LISTED_SAMPLES:,} samples more"]
     cost = " and ".join(
-        f"{spent / 3600:,.3f} {device} hours" for device, spent in sorted(seconds.items(), reverse=True)
+        f"{spent / 3600:,.2f} {device} hours" if spent > 360 else f"{spent:,.1f} {device} seconds"
+        for device, spent in sorted(seconds.items(), reverse=True)
     )
-    rate = f": {frames / sum(seconds.values()):,.1f} frames/s on each" if frames else ""
+    rate = f": {frames / sum(seconds.values()):,.1f} frames/s per device" if frames else ""
     return "\n".join(
         [*found, f"{viral:,} of {records:,} records viral; {frames:,} frames embedded in {cost or 0}{rate}"]
     )
