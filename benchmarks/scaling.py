@@ -28,13 +28,11 @@ import numpy as np
 import torch
 
 from virnucpro import installation
-from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES
+from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES, random_encoder
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.embeddings.key import embedding_key
-from virnucpro.encoders.canonical import load_encoder, read_spec, write_canonical
-from virnucpro.encoders.dnabert import DNABERT
-from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.canonical import read_spec, write_canonical
 from virnucpro.report.timing import read_benchmark
 from virnucpro.sequences.split import read_manifest
 
@@ -42,16 +40,12 @@ WARM = 1000  # frames of the run before those that are measured
 
 
 def make_models(folder: Path, size: str, tokenizer: Path | None) -> None:
-    torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    layers, width, heads = ESM2_SHAPES[size]
-    bundled = installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors"
-    text = tokenizer.read_text() if tokenizer else load_encoder(bundled).tokenizer_json
-    with torch.device(device):
-        encoders = {"esm": ESM2(ESM2Config(layers, width, heads, 4 * width)), "dnabert": DNABERT(DNABERT_S, text)}
-    for name, encoder in encoders.items():
-        write_canonical(encoder.half().cpu(), folder / f"{name}.safetensors", name=f"random-{name}")
-    joined = width + DNABERT_S.width
+    shapes = {"esm2": ESM2_SHAPES[size], "dnabert_s": DNABERT_S}
+    for family, shape in shapes.items():
+        encoder = random_encoder(family, shape, tokenizer, device).half().cpu()
+        write_canonical(encoder, folder / f"{family}.safetensors", name=f"random-{family}")
+    joined = sum(shape.width for shape in shapes.values())
     spec = ClassifierSpec(name="random", width=joined, hidden=512)
     write_classifier(folder / "classifier.safetensors", Classifier(joined, 512).eval(), spec)
 
@@ -71,8 +65,8 @@ def make_sequences(folder: Path, frames: int) -> None:
 def run(folder: Path, sample: str, gpus: int, cores: int, shard: int, targets: list[str]) -> float:
     config = {
         "samples": folder / f"{sample}.tsv",
-        "esm_model": folder / "esm.safetensors",
-        "dnabert_model": folder / "dnabert.safetensors",
+        "esm_model": folder / "esm2.safetensors",
+        "dnabert_model": folder / "dnabert_s.safetensors",
         "classifier": folder / "classifier.safetensors",
         "chunk_length": 500,
         "shard_frames": shard,
@@ -146,6 +140,7 @@ def main() -> None:
             timed(f"{family} again", *targets)
         if "rest" in rules:
             timed("rest")
+            row["sum"] = sum(row[what] for what in ("split", "dnabert_s", "esm2", "rest") if what in row)
         tables = [results / "benchmarks" / rule / f"{sample}.tsv" for rule in ("split", "merge", "predict", "report")]
         row["single"] = {table.parent.name: read_benchmark(table)["s"] for table in tables if table.exists()}
         row["jobs"] = jobs(results, sample)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,11 +35,20 @@ from virnucpro.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-ESM2_SHAPES = {  # layers, width, heads
-    "8M": (6, 320, 20), "35M": (12, 480, 20), "150M": (30, 640, 20),
-    "650M": (33, 1280, 20), "3B": (36, 2560, 40), "15B": (48, 5120, 40),
+
+class Shape(NamedTuple):
+    """What makes an encoder large."""
+
+    layers: int
+    width: int
+    heads: int
+
+
+ESM2_SHAPES = {
+    "8M": Shape(6, 320, 20), "35M": Shape(12, 480, 20), "150M": Shape(30, 640, 20),
+    "650M": Shape(33, 1280, 20), "3B": Shape(36, 2560, 40), "15B": Shape(48, 5120, 40),
 }  # fmt: skip
-DNABERT_S = DNABERTConfig(12, 768, 12, 3072)
+DNABERT_S = Shape(12, 768, 12)
 COMPARED = 64  # sequences whose vectors are compared
 AVERAGED = 4096  # sequences of which the mean length is taken
 COMPOSITION = {"esm2": FREQUENCIES, "dnabert_s": dict.fromkeys("ACGT", 1)}
@@ -72,7 +81,11 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
     """
     if plan.memory_limits and device == "cpu":
         raise ConfigError("a memory limit is for GPUs")
-    encoder = _encoder(plan, device)
+    if plan.model is not None:
+        encoder = load_encoder(plan.model, device, torch.float32)
+    else:
+        shape = ESM2_SHAPES[plan.size] if plan.family == "esm2" else DNABERT_S
+        encoder = random_encoder(plan.family, shape, plan.tokenizer, device)
     draw = _sequences(plan)
     sample = draw(COMPARED)
     names = [str(i) for i in range(COMPARED)]
@@ -129,17 +142,22 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
     return {"setting": setting, "rows": rows}
 
 
-def _encoder(plan: Plan, device: str) -> Any:
-    if plan.model is not None:
-        return load_encoder(plan.model, device, torch.float32)
+def random_encoder(family: str, shape: Shape, tokenizer: Path | None = None, device: str = "cpu") -> ESM2 | DNABERT:
+    """An encoder of that family and shape in fp32, with random weights: the same ones for each call.
+
+    Args:
+        family, shape: what to make: ``esm2`` or ``dnabert_s``, and how large.
+        tokenizer: tokenizer.json of DNABERT-S; if None, the bundled small model's.
+        device: where it is made.
+    """
+    layers, width, heads = shape
     torch.manual_seed(0)
     with torch.device(device):
-        if plan.family == "esm2":
-            layers, width, heads = ESM2_SHAPES[plan.size]
+        if family == "esm2":
             return ESM2(ESM2Config(layers, width, heads, 4 * width))
         bundled = installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors"
-        text = plan.tokenizer.read_text() if plan.tokenizer else load_encoder(bundled).tokenizer_json
-        return DNABERT(DNABERT_S, text)
+        text = tokenizer.read_text() if tokenizer else read_spec(bundled).tokenizer
+        return DNABERT(DNABERTConfig(layers, width, heads, 4 * width), text)
 
 
 def _sequences(plan: Plan) -> Callable[[int], list[bytes]]:

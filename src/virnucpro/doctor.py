@@ -15,21 +15,18 @@ from functools import cached_property
 from importlib import metadata
 from itertools import chain, cycle, islice
 from pathlib import Path
-from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
 from virnucpro import downloads, installation
-from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES
+from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES, Shape, random_encoder
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.spec import read_classifier_spec
 from virnucpro.configuration import Settings
 from virnucpro.embeddings.shard import EmbedOptions, compute, resolve_device
 from virnucpro.encoders.attention import BACKENDS, choose_backend, obstacle
 from virnucpro.encoders.canonical import EncoderSpec, read_spec, write_canonical
-from virnucpro.encoders.dnabert import DNABERT
 from virnucpro.encoders.embed import compute_dtype, resolve_precision
-from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.errors import ModelError, VirNucProError
 from virnucpro.models import KEYS, ModelSource, find
 from virnucpro.sequences.fasta import read_fasta
@@ -51,15 +48,6 @@ class Finding:
     state: str
     found: str
     remedy: str = ""
-
-
-class Shape(NamedTuple):
-    """What can be told of an encoder before it is prepared."""
-
-    name: str
-    layers: int
-    width: int
-    heads: int
 
 
 @dataclass
@@ -103,19 +91,19 @@ class Case:
         return found
 
     @cached_property
-    def shapes(self) -> dict[str, Shape]:
-        """Of the encoders that are prepared, and of those published ones whose name says what they are."""
-        found: dict[str, Shape] = {}
+    def shapes(self) -> dict[str, tuple[str, Shape]]:
+        """Names and shapes of the encoders that are prepared, and of those published ones whose name says what they are."""
+        found: dict[str, tuple[str, Shape]] = {}
         for family in ("dnabert_s", "esm2"):
             source = self.source(family)
             size = re.search(r"_(\d+[MB])_", source.path.name)
             if family in self.encoders:
                 spec = self.encoders[family][1]
-                found[family] = Shape(spec.name, spec.config["layers"], spec.width, spec.config["heads"])
+                found[family] = spec.name, Shape(spec.config["layers"], spec.width, spec.config["heads"])
             elif source.published and family == "esm2" and size and size[1] in ESM2_SHAPES:
-                found[family] = Shape(source.name, *ESM2_SHAPES[size[1]])
+                found[family] = source.name, ESM2_SHAPES[size[1]]
             elif source.published and source.path.name == "DNABERT-S":
-                found[family] = Shape(source.name, DNABERT_S.layers, DNABERT_S.width, DNABERT_S.heads)
+                found[family] = source.name, DNABERT_S
         return found
 
     @cached_property
@@ -203,20 +191,20 @@ def arithmetic(case: Case) -> Iterator[Finding]:
     import torch
 
     options, why = case.options, {True: "the best here", False: "as configured"}
-    for family, spec in case.shapes.items():
+    for family, (name, shape) in case.shapes.items():
         precision = resolve_precision(options.precision, case.device, family)
         found = f"{precision} on {case.device}: {why[options.precision == 'auto']}"
-        yield Finding(f"precision of {spec.name}", OK, found)
+        yield Finding(f"precision of {name}", OK, found)
         if options.batching == "original":
             yield Finding("attention", NOTE, "the original's (VIRNUCPRO_V1_ATTENTION)", "Slow; for comparisons only.")
             continue
-        head, alibi = spec.width // spec.heads, family == "dnabert_s"
+        head, alibi = shape.width // shape.heads, family == "dnabert_s"
         needs = torch.device(case.device), compute_dtype(precision), head, alibi
         chosen = choose_backend(options.attention, *needs).name
-        reasons = ((name, obstacle(name, *needs)) for name in BACKENDS if name not in ("auto", chosen))
-        others = "; ".join(f"not {name}: {reason}" for name, reason in reasons if reason)
+        reasons = ((other, obstacle(other, *needs)) for other in BACKENDS if other not in ("auto", chosen))
+        others = "; ".join(f"not {other}: {reason}" for other, reason in reasons if reason)
         found = f"{chosen}: {why[options.attention == 'auto']}, head size {head}{' with ALiBi' * alibi}"
-        yield Finding(f"attention of {spec.name}", OK, f"{found} ({others})" if others else found)
+        yield Finding(f"attention of {name}", OK, f"{found} ({others})" if others else found)
 
 
 def compiler(case: Case) -> Iterator[Finding]:
@@ -247,7 +235,7 @@ def checkpoints(case: Case) -> Iterator[Finding]:
 def fit(case: Case) -> Iterator[Finding]:
     """Classifier."""
     source = case.source("classifier")
-    inputs, given = _inputs(source), [shape.width for shape in case.shapes.values()]
+    inputs, given = _inputs(source), [shape.width for _, shape in case.shapes.values()]
     if len(given) == 2 and inputs not in (None, sum(given)):
         found = f"{source.name} takes {inputs:,} inputs, but the encoders give {given[0]:,} + {given[1]:,}"
         yield Finding("fit", PROBLEM, found, "Choose those that it was trained on, or train one (virnucpro train).")
@@ -269,7 +257,7 @@ def fit(case: Case) -> Iterator[Finding]:
 
 def space(case: Case) -> Iterator[Finding]:
     """Disk."""
-    widths = {"dnabert_s": 768, "esm2": 2560} | {family: shape.width for family, shape in case.shapes.items()}
+    widths = {"dnabert_s": 768, "esm2": 2560} | {family: shape.width for family, (_, shape) in case.shapes.items()}
     # Vectors twice (per shard and merged), frames as text, and four rows of tables per frame; prepared models.
     needed = case.work.open_frames * (8 * sum(widths.values()) + 600) + case.work.residues * 4
     needed += 2**20 * sum(case.source(family).megabytes for family in KEYS)
@@ -285,10 +273,11 @@ def memory(case: Case) -> Iterator[Finding]:
     """Memory."""
     if case.device != "cpu" or not case.shapes:
         return
-    weights = max(4 * 12 * shape.layers * shape.width**2 for shape in case.shapes.values())
+    # In fp32, 12 · width² weights a layer; beside them PyTorch, a pack and a shard's vectors.
+    needed = max(4 * 12 * shape.layers * shape.width**2 for _, shape in case.shapes.values()) + 2e9
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = f"{total / 1e9:,.1f} GB, {weights / 1e9 + 2:,.1f} GB will do"
-    remedy = "Take a smaller ESM-2, a GPU, or a machine with more." if weights + 1e9 > total else ""
+    found = f"{total / 1e9:,.1f} GB, {needed / 1e9:,.1f} GB will do"
+    remedy = "Take a smaller ESM-2, a GPU, or a machine with more." if needed > total else ""
     yield Finding("memory", PROBLEM if remedy else OK, found, remedy)
 
 
@@ -298,12 +287,12 @@ def cluster(case: Case) -> Iterator[Finding]:
         yield Finding("SLURM", OK, "not on this machine; needed for clusters only")
         return
     status, said = _output("sinfo", "--noheader", "--format=%P")
-    remedy = "Run where the controller is reached." if status else ""
-    if not status and not _version("snakemake-executor-plugin-slurm"):
+    lines, remedy = said.splitlines() or ["no answer"], ""
+    if status:
+        lines, remedy = lines[:1], "Run where the controller is reached."
+    elif not _version("snakemake-executor-plugin-slurm"):
         remedy = "Snakemake's plugin is missing: pip install snakemake-executor-plugin-slurm"
-    yield Finding(
-        "SLURM", NOTE if remedy else OK, f"sinfo: {', '.join(said.splitlines()[:5])[:120] or 'no answer'}", remedy
-    )
+    yield Finding("SLURM", NOTE if remedy else OK, f"sinfo: {', '.join(lines)}", remedy)
 
 
 def duration(case: Case) -> Iterator[Finding]:
@@ -318,11 +307,15 @@ def duration(case: Case) -> Iterator[Finding]:
     elif not case.measure:
         yield Finding("time", OK, counted)
     else:
-        rates = {shape.name: _frames_per_second(case, family) for family, shape in case.shapes.items()}
+        rates = {name: _frames_per_second(case, family) for family, (name, _) in case.shapes.items()}
         how = "measured" if len(case.encoders) == 2 else "measured with random weights, as the model isn't prepared yet"
         hours = sum(frames / rate for rate in rates.values()) / 3600
-        took = f"about {hours:,.1f} h" if hours > 1.5 else f"about {60 * hours:,.0f} min"
-        took = took if hours > 1 / 40 else "a minute or less"
+        if hours > 1.5:
+            took = f"about {hours:,.1f} h"
+        elif hours > 1 / 40:
+            took = f"about {60 * hours:,.0f} min"
+        else:
+            took = "a minute or less"
         said = ", ".join(f"{name} {rate:,.3g} frames/s" for name, rate in rates.items())
         yield Finding("time", OK, f"{counted}; embedding takes {took} on one {case.device} device ({said}, {how})")
 
@@ -346,7 +339,7 @@ def _frames_per_second(case: Case, family: str) -> float:
             model, share = case.encoders[family][0], 1.0
         else:
             model = Path(folder, "model.safetensors")
-            share = _draw(model, family, case.shapes[family])
+            share = _draw(model, family, case.shapes[family][1])
         while True:
             some = list(islice(cycle(sequences), count))
             seconds = compute(model, [str(n) for n in range(count)], some, options, case.device).statistics["seconds"]
@@ -358,13 +351,7 @@ def _frames_per_second(case: Case, family: str) -> float:
 def _draw(path: Path, family: str, shape: Shape) -> float:
     """Write an encoder of that shape with random weights, or with as many of its blocks as DRAWN allows; their share."""
     layers = max(1, min(shape.layers, DRAWN // (12 * shape.width**2)))
-    encoder: ESM2 | DNABERT
-    if family == "esm2":
-        encoder = ESM2(ESM2Config(layers, shape.width, shape.heads, 4 * shape.width))
-    else:
-        bundled = installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors"
-        encoder = DNABERT(replace(DNABERT_S, layers=layers), read_spec(bundled).tokenizer)
-    write_canonical(encoder.half(), path, name=shape.name)
+    write_canonical(random_encoder(family, shape._replace(layers=layers)).half(), path, name="random")
     return layers / shape.layers
 
 

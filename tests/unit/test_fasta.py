@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from virnucpro.errors import InputError
 from virnucpro.sequences import compression, fasta
-from virnucpro.sequences.fasta import Record, read_fasta
+from virnucpro.sequences.fasta import Record, read_fasta, read_letters
 
 
 @pytest.fixture
@@ -188,6 +188,19 @@ def test_lines_that_end_in_carriage_returns_alone(write, monkeypatch):
     monkeypatch.setattr(fasta, "_LONGEST_HEADER", 100)
     with pytest.raises(InputError, match="carriage returns"):
         list(read_fasta(write(b">a\r" + b"ACGT\r" * 50)))
+
+
+def test_letters_of_any_kind(write):
+    proteins = write(gzip.compress(b">a\nMKV\nLAg\n>b c\nMKVL*\n"))
+    assert list(read_letters(proteins)) == [b"MKVLAG", b"MKVL"]
+    assert list(read_letters(write(b"@r\nacgt\n+\nIIII\n"))) == [b"ACGT"]
+    for text, message in (
+        (b">a\nMK\n>b c\n*\n", "record 'b c' has no sequence"),
+        (b"MKV\n", "not FASTA"),
+        (b"", "empty"),
+    ):
+        with pytest.raises(InputError, match=message):
+            list(read_letters(write(text)))
 
 
 def test_empty_records_are_kept_if_wanted(write):

@@ -7,7 +7,7 @@ import re
 import h5py
 import pytest
 
-from tests.unit.test_tables import run, small
+from tests.unit.test_predict import run, small
 from virnucpro import installation
 
 DOCUMENT = (installation.root() / "docs" / "outputs.md").read_text()

@@ -159,6 +159,16 @@ def test_page_of_a_run(tmp_path):
     assert re.findall(r'<a href="(\w/report.html)">', page) == ["a/report.html", "b/report.html"]
 
 
+def test_small_encoders_are_a_first_look(tmp_path):
+    own = write_sample(tmp_path, 3)
+    assert "A first look:" in page_of(own)
+    summary = json.loads((own / "summary.json").read_text())
+    for role in ("dna", "protein"):
+        summary[f"{role}_encoder"]["name"] = role
+    (own / "summary.json").write_text(json.dumps(summary))
+    assert "A first look:" not in page_of(own)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.04, "0.0 s"), (59.9, "59.9 s"), (245, "4 min 05 s"), (3599.7, "1 h 00 min"), (9e4, "25 h 00 min")],

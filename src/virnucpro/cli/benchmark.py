@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 
 import click
 
-from virnucpro.errors import ConfigError, InputError
+from virnucpro.errors import ConfigError
 from virnucpro.files import atomic_file
-from virnucpro.sequences.compression import read_blocks
 
 COLUMNS = {
     "way": "", "precision": "", "sequences_per_second": ".1f", "tokens_per_second": ".0f", "tflops": ".1f",
@@ -66,6 +64,7 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
     from virnucpro.benchmark import Plan, run_benchmark
     from virnucpro.embeddings.shard import resolve_device
     from virnucpro.encoders.prepare import prepare_encoder
+    from virnucpro.sequences.fasta import read_letters
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     family = given["encoder"]
@@ -94,7 +93,7 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
             others=tuple(filter(None, given["others"].split(","))),
             seconds=given["seconds"],
             memory_limits=limits,
-            sequences=_read(Path(fasta)) if fasta else (),
+            sequences=tuple(read_letters(fasta)) if fasta else (),
         )
         result = run_benchmark(plan, resolve_device(given["device"]))
     lines = [list(COLUMNS)]
@@ -110,14 +109,3 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
     if output:
         with atomic_file(output) as file:
             file.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _read(fasta: Path) -> tuple[bytes, ...]:
-    """Sequences of a FASTA file, compressed or not, of bases or residues; no stop at a protein's end."""
-    from Bio.SeqIO.FastaIO import SimpleFastaParser
-
-    text = io.StringIO(b"".join(read_blocks(fasta)).decode("ascii", "replace"))
-    found = tuple(sequence.upper().rstrip("*").encode() for _, sequence in SimpleFastaParser(text))
-    if not all(found) or not found:
-        raise InputError(f"{fasta}: {'a record without sequence' if found else 'no FASTA records'}. Correct the file.")
-    return found

@@ -41,11 +41,8 @@ def read_fasta(path: str | Path, keep_empty: bool = False, at: Callable[[int], o
             letter that isn't a IUPAC nucleotide, or an empty record; or what ``fastq_entries`` refuses.
     """
     path = Path(path)
-    blocks = _begun(path, at)
-    first = next(blocks)
-    fastq = first.startswith(b"@")
-    blocks = chain([first], blocks)
-    for number, (header, sequence) in enumerate((fastq_entries if fastq else _entries)(path, blocks), start=1):
+    fastq, entries = _opened(path, at)
+    for number, (header, sequence) in enumerate(entries, start=1):
         title = _title(path, number, header)
         identifier = read_name(title) if fastq else title.split(None, 1)[0]
         if not sequence and not keep_empty:
@@ -53,6 +50,28 @@ def read_fasta(path: str | Path, keep_empty: bool = False, at: Callable[[int], o
         if sequence.translate(None, _ALLOWED):
             raise _wrong_letter(path, identifier, sequence)
         yield Record(identifier, sequence, path, title)
+
+
+def read_letters(path: str | Path) -> Iterator[bytes]:
+    """Sequences of a FASTA or FASTQ file in capitals, whatever they are made of; without the stop that ends a protein.
+
+    Raises:
+        InputError: as ``read_fasta``, but for letters; a record without a sequence is an error.
+    """
+    path = Path(path)
+    for number, (header, sequence) in enumerate(_opened(path, id)[1], start=1):
+        letters = sequence.upper().rstrip(b"*")
+        if not letters:
+            raise InputError(f"{path}: record '{_title(path, number, header)}' has no sequence. Remove it.")
+        yield letters
+
+
+def _opened(path: Path, at: Callable[[int], object]) -> tuple[bool, Iterator[tuple[bytes, bytes]]]:
+    """Whether a file is FASTQ; header line and letters of each of its entries."""
+    blocks = _begun(path, at)
+    first = next(blocks)
+    fastq = first.startswith(b"@")
+    return fastq, (fastq_entries if fastq else _entries)(path, chain([first], blocks))
 
 
 def _begun(path: Path, at: Callable[[int], object]) -> Iterator[bytes]:

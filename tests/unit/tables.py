@@ -1,0 +1,28 @@
+"""Tables of made-up scores, and what is in them."""
+
+import csv
+
+import numpy as np
+
+from virnucpro.classifier.tables import TablePaths, Tables
+
+
+def tables_of(folder, records, frames, chunk_length=500, threshold=0.5, batch=3):
+    """Write tables for (id, score_virus) or (id, others, virus) frames; returns paths and counts."""
+    paths = TablePaths(*(folder / name for name in ("predictions", "chunks", "contigs", "results", "highest")))
+    rows = [(frame[0], *((1 - frame[1], frame[1]) if len(frame) == 2 else frame[1:])) for frame in frames]
+    with Tables(paths, iter(records), chunk_length, threshold) as tables:
+        for at in range(0, len(rows), batch):
+            part = rows[at : at + batch]
+            tables.add([row[0] for row in part], np.array([row[1:] for row in part], np.float32))
+        counts = tables.finish()
+    return paths, counts
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def column(path, name):
+    return [row[name] for row in read(path)]
