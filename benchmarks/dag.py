@@ -33,11 +33,8 @@ SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.
 SUBMIT = r"""#!/bin/bash
 text=$(<"$1")
 [[ $text =~ \"output\":\ \[\"([^\"]*)\" ]] && output=${BASH_REMATCH[1]}
-IFS=/ read -r root sample _ family key name <<< "$output"
-benchmark=$root/benchmarks/embed_$family/$sample/$key
-mkdir -p "${output%/*}" "$benchmark"
+mkdir -p "${output%/*}"
 : > "$output"
-: > "$benchmark/${name%.h5}.tsv"
 [[ $text =~ ([^\ \"\']*jobfinished) ]] && : > "${BASH_REMATCH[1]}"
 echo 1
 """

@@ -57,8 +57,9 @@ def make_sequences(folder: Path, frames: int) -> None:
     sense = np.array([list(codon.encode()) for codon in codons if codon not in ("TAA", "TAG", "TGA")], np.uint8)
     for name, count in (("warm", min(frames, WARM)), (f"frames{frames}", frames)):
         with open(folder / f"{name}.fa", "wb") as file:
-            for number in range(count):
-                file.write(b">r%d\n%sTT\n" % (number, sense[rng.integers(len(sense), size=166)].tobytes()))
+            for first in range(0, count, 10_000):
+                genes = sense[rng.integers(len(sense), size=(min(count - first, 10_000), 166))]
+                file.writelines(b">r%d\n%sTT\n" % (first + i, gene.tobytes()) for i, gene in enumerate(genes))
         (folder / f"{name}.tsv").write_text(f"sample\tfasta\n{name}\t{name}.fa\n")
 
 
@@ -82,19 +83,19 @@ def run(folder: Path, sample: str, gpus: int, cores: int, shard: int, targets: l
 
 
 def jobs(results: Path, sample: str) -> dict[str, list[dict[str, Any]]]:
-    """What each embedding job says of itself, and its wall time by Snakemake's benchmark file."""
+    """What each embedding job says of itself, and when it ended."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(results.glob(f"{sample}/embeddings/*/*/*.h5")):
-        family, key = path.parts[-3:-1]
-        table = results / "benchmarks" / f"embed_{family}" / sample / key / f"{path.stem}.tsv"
         with h5py.File(path) as file:
             attributes = file.attrs
             row: dict[str, Any] = {
-                name: float(attributes[name]) for name in ("seconds", "gpu_seconds", "count") if name in attributes
+                name: float(attributes[name])
+                for name in ("job_seconds", "seconds", "gpu_seconds", "count")
+                if name in attributes
             }
             row["gpu"] = str(attributes["gpu"])
-        row["job_seconds"] = read_benchmark(table)["s"]
-        found.setdefault(family, []).append(row)
+        row["ended"] = path.stat().st_mtime
+        found.setdefault(path.parts[-3], []).append(row)
     return found
 
 
@@ -146,8 +147,12 @@ def main() -> None:
         row["jobs"] = jobs(results, sample)
         print({key: value for key, value in row.items() if key != "jobs"}, flush=True)
         for family, each in row["jobs"].items():
-            mean = {key: round(float(np.mean([job[key] for job in each])), 2) for key in each[0] if key != "gpu"}
-            print("  ", family, len(each), "jobs; means:", mean, flush=True)
+            keys = each[0].keys() - {"gpu", "ended"}
+            mean = {key: round(float(np.mean([job[key] for job in each])), 2) for key in sorted(keys)}
+            row[f"{family} jobs"] = max(job["ended"] for job in each) - min(
+                job["ended"] - job["job_seconds"] for job in each
+            )
+            print(f"   {family}: {len(each)} jobs in {row[f'{family} jobs']:.1f} s; means: {mean}", flush=True)
             for gpu in sorted({job["gpu"] for job in each}) if family in row else ():
                 own = [job for job in each if job["gpu"] == gpu]
                 busy = sum(job.get("gpu_seconds", 0) for job in own) / row[family]

@@ -49,11 +49,9 @@ def test_few_contigs(tmp_path, contigs):
 
 
 def test_time_per_rule_counts_this_samples_jobs_and_models_only(tmp_path):
-    shards = [
-        {"shard": f"{number:032x}", "encoder": encoder, "key": "k"}
-        for number in range(2)
-        for encoder in ("dna", "protein")
-    ]
+    jobs = [{"job_seconds": 7.5, "max_rss": 400.0}, {"job_seconds": 80.0, "max_rss": 444.4}, {}]  # {}: of an older file
+    shards = [{"encoder": "dna", **(job and {"cpu_seconds": 5.25, **job})} for job in jobs]
+    shards += [{"encoder": "protein"}]
     write_sample(tmp_path, 3)
     split, embed = timing.rule_times(tmp_path / "benchmarks", "s", shards)
     assert (split.rule, split.jobs, split.seconds, split.max_rss) == ("split", 1, 0.3, None)

@@ -173,16 +173,21 @@ def gpus_here():
     return count if GPU_LIMIT is None else min(count, GPU_LIMIT)
 
 
+def threads_beside_embedding(wildcards=None):
+    """Cores that embedding jobs on GPUs leave to others; a fixed number on a cluster."""
+    cores = workflow.resource_settings.cores
+    return min(4, max(1, cores // 8)) if cores else 4
+
+
 def threads_per_embedding(wildcards):
-    """Cores, but one for jobs without a GPU, divided by GPUs, so that embedding jobs run side by side; a fixed number on a
-    cluster.
+    """The other cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster.
 
     On a CPU at most 8: more gain nothing with small models, and other jobs take the rest.
     """
     cores = workflow.resource_settings.cores
     if not cores:
         return 8
-    return max(1, (cores - 1) // gpus_here()) if gpus_here() else max(1, min(8, cores))
+    return max(1, (cores - threads_beside_embedding()) // gpus_here()) if gpus_here() else max(1, min(8, cores))
 
 
 def path_of(family):

@@ -54,7 +54,8 @@ rule predict:
         f"{OUT}/benchmarks/predict/{{sample}}.tsv"
     conda:
         "../../envs/cpu.yaml"
-    threads: 1
+    # Scoring; one more reads and writes.
+    threads: threads_beside_embedding
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 3000,
         runtime=lambda wildcards, attempt: attempt * 240,

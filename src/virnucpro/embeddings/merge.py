@@ -28,6 +28,9 @@ _STATISTICS = (
     "fill",
     "gpu_name",
     "gpu_utilisation",
+    "job_seconds",
+    "cpu_seconds",
+    "max_rss",
 )
 _HOW = ("precision", "backend", "batching", "compile", "device", "versions", "configuration_sha256", "switches")
 

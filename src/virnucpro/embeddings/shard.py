@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -81,6 +83,7 @@ def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOption
 
 
 def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> None:
+    job_began = time.perf_counter()
     ids, letters = read_shard(sequences)
     spec = read_spec(model)
     if spec.family == "esm2":
@@ -134,6 +137,8 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
                 **statistics,
                 **used,
                 **options.run.as_dict(),
+                "job_seconds": time.perf_counter() - job_began,  # with waiting for a GPU, but without Python's start
+                **_used(),
             }
             file.finish(attributes)
     ran = ", ".join(
@@ -144,6 +149,16 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         f"{statistics['tokens']:,}", statistics["packs"], 100 * statistics["fill"], statistics["tokens_per_second"], ran,
     )  # fmt: skip
     logger.info("%.1f s with loading and writing", time.perf_counter() - began)
+
+
+def _used() -> dict[str, float]:
+    """Processor time (s) and the largest resident memory (MB) of this process and those that it waited for."""
+    each = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
+    return {
+        "cpu_seconds": sum(used.ru_utime + used.ru_stime for used in each),
+        "max_rss": sum(used.ru_maxrss for used in each) / unit,
+    }
 
 
 def held_gpu(options: EmbedOptions, purpose: str) -> AbstractContextManager[str | None]:

@@ -36,8 +36,6 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
     benchmarks = folder.parent / "benchmarks"
     check = folder.parent / "check" / "check.json"
     shards = provenance["shards"]
-    for shard in shards:
-        shard["job"] = timing.read_benchmark(timing.shard_benchmark(benchmarks, sample, shard))
     _write(
         output,
         "sample.html.j2",

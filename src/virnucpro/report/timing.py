@@ -1,4 +1,4 @@
-"""Where the time went: Snakemake's benchmark files, and what each embedding job measured itself."""
+"""Where the time went: Snakemake's benchmark files, and what each embedding job measured of itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 RULES = ("prepare_dnabert_s", "prepare_esm2", "prepare_classifier", "split", "embed_dnabert_s", "embed_esm2", "merge", "predict")  # fmt: skip
 """In the order they run; ``report`` itself isn't over yet."""
-FAMILIES = {"dna": "dnabert_s", "protein": "esm2"}
+EMBEDDING = {"embed_dnabert_s": "dna", "embed_esm2": "protein"}
 
 
 @dataclass
@@ -21,34 +21,31 @@ class RuleTime:
     jobs: int
     seconds: float
     longest: float
-    max_rss: float | None  # MB; None if Snakemake couldn't measure it
+    max_rss: float | None  # MB; None if it couldn't be measured
     cpu_seconds: float
 
 
 def rule_times(folder: Path, sample: str, shards: Iterable[dict[str, Any]]) -> list[RuleTime]:
-    """Time per rule of what made this sample's results; empty where there are no benchmark files.
+    """Time per rule of what made this sample's results; without rules of which nothing is known.
 
     Args:
         folder: ``{output_dir}/benchmarks``.
         sample: its jobs are counted, and the run's preparation of models.
-        shards: as recorded in embeddings.h5; of the embedding jobs only those of its models count.
+        shards: as recorded in embeddings.h5.
     """
-    paths = [path for rule in RULES[:3] for path in sorted((folder / rule).glob("*.tsv"))]
-    paths += [folder / rule / f"{sample}.tsv" for rule in ("split", "merge", "predict")]
-    paths += [shard_benchmark(folder, sample, shard) for shard in shards]
     times = []
     for rule in RULES:
-        own = [path for path in paths if path.relative_to(folder).parts[0] == rule]
-        if jobs := [job for path in own if (job := read_benchmark(path))]:
+        if rule in EMBEDDING:
+            own = [shard for shard in shards if EMBEDDING[rule] == shard["encoder"] and "job_seconds" in shard]
+            jobs = [{"s": shard["job_seconds"], "cpu_time": shard["cpu_seconds"], **shard} for shard in own]
+        else:
+            name = f"{sample}.tsv" if rule in ("split", "merge", "predict") else "*.tsv"
+            jobs = [job for path in sorted((folder / rule).glob(name)) if (job := read_benchmark(path))]
+        if jobs:
             rss, cpu = ([job[key] for job in jobs if key in job] for key in ("max_rss", "cpu_time"))
             seconds = [job["s"] for job in jobs]
             times.append(RuleTime(rule, len(jobs), sum(seconds), max(seconds), max(rss, default=None), sum(cpu)))
     return times
-
-
-def shard_benchmark(folder: Path, sample: str, shard: dict[str, Any]) -> Path:
-    """Benchmark file of the job that made a shard's vectors."""
-    return folder / f"embed_{FAMILIES[shard['encoder']]}" / sample / shard["key"] / f"{shard['shard']}.tsv"
 
 
 def read_benchmark(path: Path) -> dict[str, float]:
@@ -76,7 +73,7 @@ class Throughput:
 def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
     """Speed per encoder, from the seconds that its jobs spent in the encoder."""
     result = []
-    for encoder in FAMILIES:
+    for encoder in EMBEDDING.values():
         own = [shard for shard in shards if shard["encoder"] == encoder]
         if own:
             devices = ", ".join(sorted({str(shard.get("gpu_name", shard["device"])) for shard in own}))
