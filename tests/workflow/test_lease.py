@@ -114,3 +114,16 @@ def test_without_a_gpu_for_the_jobs(tmp_path, tiny, two_gpus):
     assert project.logs() and not (tmp_path / "locks").exists()
     run = snakemake(project.folder, "--resources", "gpu=0", config=project.settings() | {"device": "cuda"})
     assert run.status != 0 and "--resources gpu=0 leaves no GPU" in run.text
+
+
+@pytest.mark.parametrize(("cores", "embedding", "others"), [(2, 1, 1), (8, 3, 1), (32, 14, 4), (64, 30, 4)])
+def test_jobs_side_by_side_leave_cores_to_others(tmp_path, tiny, two_gpus, cores, embedding, others):
+    (tmp_path / "one").mkdir()
+    project = GPUProject(tmp_path / "one", tiny, count=1)
+    targets = "check", "results/s/contigs.tsv", "--dry-run", "--cores", str(cores), "--resources", "gpu=2"
+    plan = snakemake(project.folder, *targets, config=project.settings()).ok().text
+    threads = {
+        rule: int(found[1]) if (found := re.search(r"threads: (\d+)", told)) else 1
+        for rule, told in re.findall(r"^rule (\w+):\n(.*?)^    resources:", plan, re.MULTILINE | re.DOTALL)
+    }
+    assert (threads["check"], threads["predict"]) == (embedding, others)
