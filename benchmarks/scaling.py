@@ -3,7 +3,7 @@
 usage: scaling.py FOLDER [--size 650M] [--frames 48000] [--shard-frames 9000] [--gpus 1,2]
                   [--rules all,dnabert_s,esm2,rest] [--tokenizer tokenizer.json]
 
-Makes encoders of the exact shapes with random weights and a classifier in FOLDER/SIZE (unless they are there) and a FASTA
+Makes encoders of the exact shapes with random weights and a classifier in FOLDER/SIZE (unless they are there), and a FASTA
 of random genes, then runs `snakemake --cores N --resources gpu=G` for each number of GPUs, rule after rule; first,
 unmeasured, with a few frames, so that all find models prepared, kernels compiled and files in memory. Each embedding rule
 is asked for once more when it has nothing to do: what that takes is Snakemake's own start, whatever the number of GPUs.
@@ -112,7 +112,7 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.folder.resolve() / given.size
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "classifier.safetensors").exists():  # written last
+    if not all((folder / f"{name}.safetensors").exists() for name in ("dnabert_s", "esm2", "classifier")):
         make_models(folder, given.size, given.tokenizer)
     make_sequences(folder, given.frames)
     sample, results = f"frames{given.frames}", folder / "run" / "results"

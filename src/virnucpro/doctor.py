@@ -36,6 +36,7 @@ from virnucpro.switches import Switches
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ENOUGH = 20_000_000  # bases of a sample that are counted; the rest is taken to be alike
+LISTED = 10  # partitions of a cluster, at most
 MEASURE = 10.0  # seconds of embedding per encoder, about
 DRAWN = 160_000_000  # random weights that stand for a model that isn't here, at most
 
@@ -288,6 +289,8 @@ def cluster(case: Case) -> Iterator[Finding]:
         return
     status, said = _output("sinfo", "--noheader", "--format=%P")
     lines, remedy = said.splitlines() or ["no answer"], ""
+    if len(lines) > LISTED:
+        lines = [*lines[:LISTED], f"and {len(lines) - LISTED} more"]
     if status:
         lines, remedy = lines[:1], "Run where the controller is reached."
     elif not _version("snakemake-executor-plugin-slurm"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections import namedtuple
 from importlib import metadata
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +17,8 @@ from virnucpro import doctor, installation
 from virnucpro.cli import cli
 from virnucpro.configuration import read_samples, resolve
 from virnucpro.doctor import NOTE, OK, PROBLEM, Case
+from virnucpro.encoders.canonical import read_spec
+from virnucpro.encoders.embed import Embedded
 
 EXAMPLE = read_samples(None)
 
@@ -71,12 +75,17 @@ def test_models_that_are_not_here_are_timed_with_random_weights(tmp_path, monkey
     one = case(esm_model="35M", dnabert_model="DNABERT-S", models_dir=str(tmp_path), device="cpu")
     said = only(doctor.duration(one)).found
     assert "DNABERT-S" in said and "35M" in said and "measured with random weights" in said
+
+    def took(model, ids, *_):  # a millisecond a frame and block
+        layers.append(read_spec(model).config["layers"])
+        return Embedded(np.empty((0, 0)), {"seconds": len(ids) * layers[-1] / 1000})
+
+    layers = []
+    monkeypatch.setattr(doctor, "compute", took)
     whole = doctor._frames_per_second(one, "esm2")
     monkeypatch.setattr(doctor, "DRAWN", 3 * 12 * 480**2)
-    assert doctor._draw(tmp_path / "some", "esm2", one.shapes["esm2"][1]) == 3 / 12
-    assert whole / 3 < doctor._frames_per_second(one, "esm2") < whole * 3, (
-        "what a quarter of the blocks takes is scaled"
-    )
+    assert whole == pytest.approx(1000 / 12) == doctor._frames_per_second(one, "esm2"), "the time of 3 blocks is scaled"
+    assert (layers[0], layers[-1]) == (12, 3)
     (tmp_path / "own.pt").touch()
     unknown = case(esm_model=str(tmp_path / "own.pt"), models_dir=str(tmp_path))
     assert "has yet to prepare" in only(doctor.duration(unknown)).found
@@ -115,6 +124,23 @@ def test_models_that_memory_cannot_hold(monkeypatch, tmp_path):
         finding = only(doctor.memory(large))
         assert finding.found == f"{gigabytes}.0 GB, 62.4 GB will do"
         assert finding.state == state and remedy in finding.remedy
+
+
+def test_partitions_of_a_cluster(monkeypatch, tmp_path):
+    for name in ("sbatch", "sinfo"):
+        (tmp_path / name).write_text("#!/bin/sh\nseq -f 'part%g' 12\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(doctor, "_version", lambda _: "2.8")
+    finding = only(doctor.cluster(case()))
+    assert finding.state == OK and finding.found.startswith("sinfo: part1, part2, ")
+    assert finding.found.endswith("part10, and 2 more")
+    (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'no controller\nmore of it' >&2\nexit 1\n")
+    finding = only(doctor.cluster(case()))
+    assert (finding.state, finding.found) == (NOTE, "sinfo: no controller") and "controller" in finding.remedy
+    monkeypatch.setattr(doctor, "_version", lambda _: None)
+    (tmp_path / "sinfo").write_text("#!/bin/sh\necho part1\n")
+    assert "pip install" in only(doctor.cluster(case())).remedy
 
 
 def test_long_inputs_are_read_in_part(monkeypatch, tmp_path):

@@ -130,6 +130,7 @@ def parts(tmp_path):
     for role, spec in (("dna", dna), ("protein", protein)):
         (tmp_path / role).mkdir()
         attributes = {"weights_sha256": spec.weights_sha256, "seconds": 1.0, "gpu_utilisation": 0.5}
+        attributes |= {"job_seconds": 2.0, "cpu_seconds": 3.0, "max_rss": 4.0}
         write_shard(tmp_path / role / "abc.h5", IDS, vectors(spec.width), attributes)
     return tmp_path
 
@@ -146,9 +147,10 @@ def test_merged_rows_are_dna_then_protein(parts):
     assert [name for ids, _ in batches for name in ids] == IDS
     assert np.array_equal(np.concatenate([rows for _, rows in batches]), np.hstack([vectors(16), vectors(32)]))
     shards = merged.provenance["shards"]
-    assert [(shard["encoder"], shard["key"], shard["gpu_utilisation"]) for shard in shards] == [
-        ("dna", "dna", 0.5), ("protein", "protein", 0.5)
-    ]  # fmt: skip
+    kept = "encoder", "key", "gpu_utilisation", "job_seconds", "cpu_seconds", "max_rss"
+    assert [tuple(shard[name] for name in kept) for shard in shards] == [
+        (role, role, 0.5, 2.0, 3.0, 4.0) for role in ("dna", "protein")
+    ]
 
 
 @pytest.mark.parametrize(

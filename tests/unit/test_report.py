@@ -66,7 +66,9 @@ def test_throughput_and_how_busy_the_gpus_were(tmp_path):
     (speed,) = timing.throughput(shards)
     assert (speed.encoder, speed.devices, speed.frames, speed.tokens) == ("protein", "H8, H9, cpu", 20, 400)
     assert speed.seconds == 100 and speed.utilisation == pytest.approx(0.8)
-    assert page_of(write_sample(tmp_path, 2)).count("88 %") == 2
+    page = page_of(write_sample(tmp_path, 2))
+    assert page.count("88 %") == 2
+    assert "1,234 MB" in page and page.count("1 min 23 s") == 3, "of its rule, all and the longest, and of its shard"
 
 
 def test_a_contig_longer_than_its_picture(tmp_path):

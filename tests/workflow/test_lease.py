@@ -116,11 +116,25 @@ def test_without_a_gpu_for_the_jobs(tmp_path, tiny, two_gpus):
     assert run.status != 0 and "--resources gpu=0 leaves no GPU" in run.text
 
 
-@pytest.mark.parametrize(("cores", "embedding", "others"), [(2, 1, 1), (8, 3, 1), (32, 14, 4), (64, 30, 4)])
-def test_jobs_side_by_side_leave_cores_to_others(tmp_path, tiny, two_gpus, cores, embedding, others):
+@pytest.mark.parametrize(
+    ("mode", "cores", "embedding", "others"),
+    [("default", 2, 1, 1), ("default", 8, 3, 1), ("default", 32, 14, 4), ("default", 64, 30, 4), ("remote", 64, 8, 4)],
+)
+def test_jobs_side_by_side_leave_cores_to_others(tmp_path, tiny, two_gpus, mode, cores, embedding, others):
+    """But a cluster's job, in which the workflow is read again, has what it was given."""
     (tmp_path / "one").mkdir()
     project = GPUProject(tmp_path / "one", tiny, count=1)
-    targets = "check", "results/s/contigs.tsv", "--dry-run", "--cores", str(cores), "--resources", "gpu=2"
+    targets = (
+        "check",
+        "results/s/contigs.tsv",
+        "--dry-run",
+        "--cores",
+        str(cores),
+        "--resources",
+        "gpu=2",
+        "--mode",
+        mode,
+    )
     plan = snakemake(project.folder, *targets, config=project.settings()).ok().text
     threads = {
         rule: int(found[1]) if (found := re.search(r"threads: (\d+)", told)) else 1

@@ -173,10 +173,14 @@ def gpus_here():
     return count if GPU_LIMIT is None else min(count, GPU_LIMIT)
 
 
+def cores_here():
+    """Cores that jobs of this run share; None where each is given its own by a cluster, also within such a job."""
+    return None if workflow.remote_exec else workflow.resource_settings.cores
+
+
 def threads_beside_embedding(wildcards=None):
     """Cores that embedding jobs on GPUs leave to others; a fixed number on a cluster."""
-    cores = workflow.resource_settings.cores
-    return min(4, max(1, cores // 8)) if cores else 4
+    return min(4, max(1, cores_here() // 8)) if cores_here() else 4
 
 
 def threads_per_embedding(wildcards):
@@ -184,10 +188,11 @@ def threads_per_embedding(wildcards):
 
     On a CPU at most 8: more gain nothing with small models, and other jobs take the rest.
     """
-    cores = workflow.resource_settings.cores
-    if not cores:
+    if not cores_here():
         return 8
-    return max(1, (cores - threads_beside_embedding()) // gpus_here()) if gpus_here() else max(1, min(8, cores))
+    if not gpus_here():
+        return min(8, cores_here())
+    return max(1, (cores_here() - threads_beside_embedding()) // gpus_here())
 
 
 def path_of(family):

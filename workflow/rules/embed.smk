@@ -1,6 +1,6 @@
 # embed_dnabert_s and embed_esm2: one job per shard and encoder, a GPU each. Inputs are ancient: the shard's name is its
-# content, and the model's digest is in the path. There is no `benchmark`: reading the memory map of a process twice a
-# second, as Snakemake does then, slows its start, and more so the more run; a job measures itself, and its file keeps it.
+# content, and the model's digest is in the path. There is no `benchmark`: for it Snakemake reads the memory map of a
+# young process twice a second, which slows its start, and more so the more run; a job measures itself, and its file keeps it.
 
 
 for family, letters, bytes_per_frame in (("dnabert_s", "fna", 6_000), ("esm2", "faa", 16_000)):

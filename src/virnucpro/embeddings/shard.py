@@ -137,7 +137,8 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
                 **statistics,
                 **used,
                 **options.run.as_dict(),
-                "job_seconds": time.perf_counter() - job_began,  # with waiting for a GPU, but without Python's start
+                # With waiting for a GPU, without Python's start and what is left to write.
+                "job_seconds": time.perf_counter() - job_began,
                 **_used(),
             }
             file.finish(attributes)
@@ -152,12 +153,12 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
 
 
 def _used() -> dict[str, float]:
-    """Processor time (s) and the largest resident memory (MB) of this process and those that it waited for."""
-    each = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss
+    """Processor time (s) of this process and those that it waited for; its own largest resident memory (MB)."""
+    own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss, which for children may be what they forked from
     return {
-        "cpu_seconds": sum(used.ru_utime + used.ru_stime for used in each),
-        "max_rss": sum(used.ru_maxrss for used in each) / unit,
+        "cpu_seconds": sum(used.ru_utime + used.ru_stime for used in (own, others)),
+        "max_rss": own.ru_maxrss / unit,
     }
 
 

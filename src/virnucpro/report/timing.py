@@ -37,7 +37,8 @@ def rule_times(folder: Path, sample: str, shards: Iterable[dict[str, Any]]) -> l
     for rule in RULES:
         if rule in EMBEDDING:
             own = [shard for shard in shards if EMBEDDING[rule] == shard["encoder"] and "job_seconds" in shard]
-            jobs = [{"s": shard["job_seconds"], "cpu_time": shard["cpu_seconds"], **shard} for shard in own]
+            names = {"s": "job_seconds", "cpu_time": "cpu_seconds", "max_rss": "max_rss"}
+            jobs = [{name: shard[key] for name, key in names.items()} for shard in own]
         else:
             name = f"{sample}.tsv" if rule in ("split", "merge", "predict") else "*.tsv"
             jobs = [job for path in sorted((folder / rule).glob(name)) if (job := read_benchmark(path))]

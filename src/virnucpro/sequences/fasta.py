@@ -59,14 +59,14 @@ def read_letters(path: str | Path) -> Iterator[bytes]:
         InputError: as ``read_fasta``, but for letters; a record without a sequence is an error.
     """
     path = Path(path)
-    for number, (header, sequence) in enumerate(_opened(path, id)[1], start=1):
-        letters = sequence.upper().rstrip(b"*")
+    for number, (header, sequence) in enumerate(_opened(path)[1], start=1):
+        title, letters = _title(path, number, header), sequence.upper().rstrip(b"*")
         if not letters:
-            raise InputError(f"{path}: record '{_title(path, number, header)}' has no sequence. Remove it.")
+            raise InputError(f"{path}: record '{title}' has no sequence. Remove it.")
         yield letters
 
 
-def _opened(path: Path, at: Callable[[int], object]) -> tuple[bool, Iterator[tuple[bytes, bytes]]]:
+def _opened(path: Path, at: Callable[[int], object] = id) -> tuple[bool, Iterator[tuple[bytes, bytes]]]:
     """Whether a file is FASTQ; header line and letters of each of its entries."""
     blocks = _begun(path, at)
     first = next(blocks)
