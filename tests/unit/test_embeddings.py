@@ -143,7 +143,7 @@ def run_merge(folder) -> int:
 def test_merged_rows_are_dna_then_protein(parts):
     assert run_merge(parts) == len(IDS)
     merged = MergedEmbeddings(parts / "merged.h5")
-    batches = list(merged.batches(rows=2))
+    batches = [merged.read(window) for window in merged.windows(rows=2)]
     assert [name for ids, _ in batches for name in ids] == IDS
     assert np.array_equal(np.concatenate([rows for _, rows in batches]), np.hstack([vectors(16), vectors(32)]))
     shards = merged.provenance["shards"]

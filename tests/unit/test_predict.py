@@ -102,7 +102,7 @@ def test_batches_keep_their_order_and_scores_whatever_the_threads(original, tmp_
 
     whole, _ = run(original, tmp_path / "whole")
     started = []
-    monkeypatch.setattr(MergedEmbeddings, "batches", partialmethod(MergedEmbeddings.batches, rows=2))
+    monkeypatch.setattr(MergedEmbeddings, "windows", partialmethod(MergedEmbeddings.windows, rows=2))
     monkeypatch.setattr(Classifier, "scores", slow_at_first)
     outputs, summary = run(original, tmp_path / "batches", threads=threads)
     assert len(started) == -(-summary["frames"] // 2) > 8
@@ -208,7 +208,7 @@ def test_frames_out_of_place(tmp_path, ids):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_never_pass(tmp_path, monkeypatch, value):
-    monkeypatch.setattr(MergedEmbeddings, "batches", partialmethod(MergedEmbeddings.batches, rows=2))
+    monkeypatch.setattr(MergedEmbeddings, "windows", partialmethod(MergedEmbeddings.windows, rows=2))
     ids = [f"{record}_chunk_1{frame}" for record in "ab" for frame in ("F1", "F2", "F3", "R1")]
     features = np.zeros((8, 3), np.float32)
     features[6, 2] = value

@@ -54,7 +54,7 @@ def check(result: Path) -> None:
     with np.load(EXPECTED / "merged.npz", allow_pickle=False) as expected:
         arrays = {expected[name].ndim: expected[name] for name in expected.files}
     merged = MergedEmbeddings(result / "embeddings.h5")
-    batches = list(merged.batches())
+    batches = [merged.read(window) for window in merged.windows()]
     assert [i for batch, _ in batches for i in batch] == ids == arrays[1].tolist()
     features = np.concatenate([features for _, features in batches])
     assert np.abs(features - arrays[2]).max() < TOLERANCE  # false for NaN

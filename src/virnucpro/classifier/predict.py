@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
 from collections import deque
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 _AGAIN = "Delete it and run again."
 _LINE = 80  # columns of the viral FASTA
 _LINES = 4096  # that are compressed at once
+_BUFFER = 1 << 18  # bytes that short records are gathered in before
 _LEVEL = 4  # of gzip: thirty times as fast as the highest, for files a twelfth larger; bases hardly repeat
 
 
@@ -68,7 +70,7 @@ def predict(
         chunk_length: bases per chunk of this run.
         encoders: the canonical DNA and protein encoders that must have made the embeddings.
         device: where the classifier runs, in fp32.
-        threads: that score at the same time, beside the one that reads and writes. The numbers are the same with any.
+        threads: that read and score at the same time, beside the one that writes. The numbers are the same with any.
         run: kept in the summary.
 
     Raises:
@@ -119,17 +121,18 @@ def predict(
 def _scored(
     embeddings: MergedEmbeddings, model: Classifier, device: str, threads: int
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and (n, 2) scores of each batch, in order. A batch is one thread's, so that no sum depends on their number."""
+    """Ids and (n, 2) scores of each window, in order. A window is one thread's, so that no sum depends on their number."""
 
-    def score(ids: list[str], features: np.ndarray) -> tuple[list[str], np.ndarray]:
+    def score(window: slice) -> tuple[list[str], np.ndarray]:
+        ids, features = embeddings.read(window)
         if not np.isfinite(features).all():
             raise StorageError(f"{embeddings.path}: holds values that are not finite near {ids[0]}. {_AGAIN}")
         return ids, model.scores(torch.from_numpy(features).to(device)).cpu().numpy()
 
     with ThreadPoolExecutor(threads, "score", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         ahead = deque[Future]()
-        for batch in embeddings.batches():
-            ahead.append(pool.submit(score, *batch))
+        for window in embeddings.windows():
+            ahead.append(pool.submit(score, window))
             if len(ahead) > threads:
                 yield ahead.popleft().result()
         for each in ahead:
@@ -152,7 +155,8 @@ def _write_viral(output: Path, contigs: Path, fastas: Sequence[str | Path]) -> N
         atomic_file(output) as temporary,
         open(contigs, encoding="utf-8", newline="\n") as calls,
         open(temporary, "wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=_LEVEL) as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=_LEVEL) as packed,
+        io.BufferedWriter(packed, _BUFFER) as file,  # type: ignore[arg-type]
     ):
         rows = (line.rstrip("\n").split("\t") for line in calls)
         next(rows)

@@ -119,15 +119,17 @@ class MergedEmbeddings:
         """Columns of the joined features: DNA, then protein."""
         return self.dna_width + self.protein_width
 
-    def batches(self, rows: int = 8 * ROWS_PER_CHUNK) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yield (ids, features) in file order; features are (<= rows, dna + protein) float32."""
+    def windows(self, rows: int = 8 * ROWS_PER_CHUNK) -> list[slice]:
+        """Rows of the file, in order, so many at a time."""
+        return [slice(start, min(start + rows, self.count)) for start in range(0, self.count, rows)]
+
+    def read(self, window: slice) -> tuple[list[str], np.ndarray]:
+        """Ids and features (n, dna + protein) float32 of a window. Threads may read side by side."""
+        features = np.empty((window.stop - window.start, self.width), np.float32)
         with h5py.File(self.path, "r", locking=False) as file:
-            for start in range(0, self.count, rows):
-                window = slice(start, min(start + rows, self.count))
-                features = np.empty((window.stop - start, self.width), np.float32)
-                features[:, : self.dna_width] = file["dna"][window]
-                features[:, self.dna_width :] = file["protein"][window]
-                yield file["ids"].asstr()[window].tolist(), features
+            file["dna"].read_direct(features, window, np.s_[:, : self.dna_width])
+            file["protein"].read_direct(features, window, np.s_[:, self.dna_width :])
+            return file["ids"].asstr()[window].tolist(), features
 
 
 @contextmanager
