@@ -252,6 +252,17 @@ def test_completion_knows_commands_and_values(monkeypatch):
     assert {"virnucpro-500", "650M", "DNABERT-S"} <= complete("models", "fetch", "")
 
 
+def test_benchmark_refuses_sequences_of_another_kind(tmp_path):
+    (tmp_path / "x.fna").write_text(">a\n" + "ACGT" * 300 + "\n")
+    (tmp_path / "x.faa").write_text(">a\nMKVLAAG\n")
+    for encoder, name, says in (
+        ("esm2", "x.fna", "DNA where proteins"),
+        ("dnabert_s", "x.faa", "looks like a protein"),
+    ):
+        done = CliRunner().invoke(cli, ["benchmark", f"--encoder={encoder}", f"--fasta={tmp_path / name}"])
+        assert done.exit_code == 1 and says in str(done.exception or done.output)
+
+
 @pytest.mark.ci
 def test_benchmark_compares_what_it_times(tmp_path):
     output = tmp_path / "8M.json"

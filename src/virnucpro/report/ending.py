@@ -44,5 +44,8 @@ def ending(folder: Path, samples: Iterable[str]) -> str:
     )
     rate = f": {frames / sum(seconds.values()):,.1f} frames/s per device" if frames else ""
     return "\n".join(
-        [*found, f"{viral:,} of {records:,} records viral; {frames:,} frames embedded in {cost or 0}{rate}"]
+        [
+            *found,
+            f"{viral:,} of {records:,} records viral; {frames:,} frames embedded, now or before, in {cost or 0}{rate}",
+        ]
     )

@@ -153,7 +153,7 @@ def check_protein(path: str | Path, sequences: Sequence[bytes]) -> None:
         residues += len(sequence)
     if residues > 1000:
         raise InputError(
-            f"{path}: all {residues} residues are A, C, G, T or N: DNA where proteins are expected. Give the .faa file."
+            f"{path}: all {residues} residues are A, C, G, T or N: DNA where proteins are expected. Give the proteins."
         )
 
 
