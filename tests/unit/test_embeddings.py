@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -189,3 +191,10 @@ def test_an_error_while_vectors_are_computed_is_not_blamed_on_their_file(tmp_pat
     with pytest.raises(OSError, match="No space") as elsewhere, create_shard(tmp_path / "x.h5", ["a"], 3):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert elsewhere.value.filename is None
+
+
+def test_a_jobs_memory_is_not_that_of_who_started_it():
+    job = "from virnucpro.embeddings import shard; print(shard._used()['max_rss'])"
+    parent = f"import subprocess, sys; x = b'1' * 600_000_000; subprocess.run([sys.executable, '-c', {job!r}])"
+    said = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout
+    assert 10 < float(said) < 400

@@ -43,4 +43,4 @@ def test_default_run_gives_every_result(tmp_path):
     assert {"split", "merge", "predict", "report"} | embedding <= set(logs)
     with h5py.File(folder / "embeddings.h5") as file:
         jobs = json.loads(file["provenance"].asstr()[()])["shards"]
-    assert all(job["seconds"] < job["job_seconds"] < 600 and job["max_rss"] > 100 for job in jobs)
+    assert all(job["seconds"] < job["job_seconds"] < 600 and 100 < job["max_rss"] < 4000 for job in jobs)

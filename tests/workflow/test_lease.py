@@ -124,20 +124,10 @@ def test_jobs_side_by_side_leave_cores_to_others(tmp_path, tiny, two_gpus, mode,
     """But a cluster's job, in which the workflow is read again, has what it was given."""
     (tmp_path / "one").mkdir()
     project = GPUProject(tmp_path / "one", tiny, count=1)
-    targets = (
-        "check",
-        "results/s/contigs.tsv",
-        "--dry-run",
-        "--cores",
-        str(cores),
-        "--resources",
-        "gpu=2",
-        "--mode",
-        mode,
-    )
-    plan = snakemake(project.folder, *targets, config=project.settings()).ok().text
+    given = "--dry-run", "--cores", str(cores), "--resources", "gpu=2", "--mode", mode
+    run = snakemake(project.folder, "check", "results/s/contigs.tsv", *given, config=project.settings()).ok()
     threads = {
         rule: int(found[1]) if (found := re.search(r"threads: (\d+)", told)) else 1
-        for rule, told in re.findall(r"^rule (\w+):\n(.*?)^    resources:", plan, re.MULTILINE | re.DOTALL)
+        for rule, told in re.findall(r"^rule (\w+):\n(.*?)^    resources:", run.text, re.MULTILINE | re.DOTALL)
     }
     assert (threads["check"], threads["predict"]) == (embedding, others)

@@ -54,7 +54,7 @@ rule predict:
         f"{OUT}/benchmarks/predict/{{sample}}.tsv"
     conda:
         "../../envs/cpu.yaml"
-    # Scoring; one more reads and writes.
+    # That read and score; one more writes.
     threads: threads_beside_embedding
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 3000,

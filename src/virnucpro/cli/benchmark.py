@@ -43,13 +43,8 @@ gpu_share         of the time in which the GPU had a pack to compute"""
               help="Other ways to compare with; '' for none.")  # fmt: skip
 @click.option("--memory-limit", default="", metavar="GB[,GB…]",
               help="Measure this project's way within so much GPU memory, too: 16,24.")  # fmt: skip
-@click.option(
-    "--seconds",
-    type=float,
-    default=10.0,
-    show_default=True,
-    help="About how long to measure each way, beside 64 sequences in fp32.",
-)
+@click.option("--seconds", type=float, default=10.0, show_default=True,
+              help="About how long to measure each way, beside 64 sequences in fp32.")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "output", type=click.Path(), help="Write everything that was measured here.")
 def benchmark(model: str | None, fasta: str | None, length: str, output: str | None, **given: Any) -> None:

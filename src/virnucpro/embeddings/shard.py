@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import resource
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,11 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
 def _used() -> dict[str, float]:
     """Processor time (s) of this process and those that it waited for; its own largest resident memory (MB)."""
     own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss, which for children may be what they forked from
-    return {
-        "cpu_seconds": sum(used.ru_utime + used.ru_stime for used in (own, others)),
-        "max_rss": own.ru_maxrss / unit,
-    }
+    peak = own.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    with suppress(OSError):  # On Linux ru_maxrss may be that of the process which started this one: Snakemake's.
+        status = Path("/proc/self/status").read_text()
+        peak = min([peak, *(int(kb) / 2**10 for kb in re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE))])
+    return {"cpu_seconds": sum(used.ru_utime + used.ru_stime for used in (own, others)), "max_rss": peak}
 
 
 def held_gpu(options: EmbedOptions, purpose: str) -> AbstractContextManager[str | None]:
