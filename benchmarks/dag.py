@@ -85,8 +85,9 @@ def pretend_vectors(folder: Path, vectors: list[Path], names: list[str]) -> None
     merged = SAMPLE / "embeddings.h5"
     (records / base64.b64encode(bytes(merged)).decode()).unlink()  # its inputs aren't those of the example
     files = [path for path in (folder / SAMPLE).iterdir() if path.is_file() and path.name != merged.name]
-    reports = [path for path in files if path.suffix == ".html"]
-    steps = {"merge": [folder / merged], "predict": [path for path in files if path not in reports], "report": reports}
+    last = {"extract_viral": ".gz", "report": ".html"}
+    steps = {"merge": [folder / merged], "predict": [path for path in files if path.suffix not in last.values()]}
+    steps |= {rule: [path for path in files if path.suffix == suffix] for rule, suffix in last.items()}
     for rule, outputs in steps.items():  # each newer than the one before
         time.sleep(0.1)
         for path in [*outputs, *(folder / "results" / "benchmarks" / rule).iterdir()]:

@@ -142,7 +142,8 @@ def main() -> None:
         if "rest" in rules:
             timed("rest")
             row["sum"] = sum(row[what] for what in ("split", "dnabert_s", "esm2", "rest") if what in row)
-        tables = [results / "benchmarks" / rule / f"{sample}.tsv" for rule in ("split", "merge", "predict", "report")]
+        single = ("split", "merge", "predict", "extract_viral", "report")
+        tables = [results / "benchmarks" / rule / f"{sample}.tsv" for rule in single]
         row["single"] = {table.parent.name: read_benchmark(table)["s"] for table in tables if table.exists()}
         row["jobs"] = jobs(results, sample)
         print({key: value for key, value in row.items() if key != "jobs"}, flush=True)

@@ -185,7 +185,7 @@ def locality(trials: int) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 writer = ShardWriter(Path(folder), limit)
                 for name, frames in (chunk for record in records for chunk in record):
-                    writer.add((name.encode() * frames, b""), (frames, 0, 0))
+                    writer.add(name.encode() * frames, b"", (frames, 0, 0))
                 writer.finish()
             return [shard["sha"] for shard in writer.shards]
 

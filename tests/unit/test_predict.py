@@ -1,8 +1,6 @@
 """A whole prediction: parity with the original's outputs, and refusals."""
 
-import gzip
 import json
-import textwrap
 import time
 from functools import partialmethod
 from pathlib import Path
@@ -69,7 +67,7 @@ def write_run(folder, ids, features, dna_width, records=None, chunk_length=500, 
 
 def outputs_in(folder):
     names = ["predictions.tsv", "chunks.tsv", "contigs.tsv", "prediction_results.txt"]
-    names += ["prediction_results_highestscore.csv", "viral.fasta.gz", "summary.json"]
+    names += ["prediction_results_highestscore.csv", "summary.json"]
     return Outputs(*(folder / name for name in names))
 
 
@@ -78,7 +76,6 @@ def run(folder, output, **changes):
         "merged": folder / "e.h5",
         "classifier": folder / "classifier",
         "shards": folder / "shards",
-        "fastas": [PARITY / "input.fa"],
         "outputs": outputs_in(output),
     }
     summary = predict(**given | changes)
@@ -146,29 +143,6 @@ def test_all_tables_agree_with_one_another(original, tmp_path):
     assert summary["classifier"]["source_sha256"] and summary["dna_encoder"]["weights_sha256"] == "d" * 64
 
 
-def test_viral_records_are_the_inputs_own(original, tmp_path):
-    outputs, summary = run(original, tmp_path / "a")
-    again, _ = run(original, tmp_path / "b")
-    assert outputs.viral.read_bytes() == again.viral.read_bytes()
-    wanted = [row["record"] for row in read(outputs.contigs) if row["call"] == "viral"]
-    text = gzip.decompress(outputs.viral.read_bytes())
-    (tmp_path / "viral.fa").write_bytes(text)
-    assert b">amb|x.1 some words\n" in text
-    found = {record.id: record.sequence for record in read_fasta(tmp_path / "viral.fa")}
-    inputs = {record.id: record.sequence for record in read_fasta(PARITY / "input.fa")}
-    assert found == {name: inputs[name] for name in wanted}
-    assert len(found) == summary["viral_records"] > 0
-
-
-def test_input_that_changed_since_is_refused(original, tmp_path):
-    lines = (PARITY / "input.fa").read_text()
-    for name, text in (("short", lines[: lines.rindex(">")]), ("renamed", lines.replace(">contig3", ">contig33"))):
-        (tmp_path / name).write_text(text)
-        with pytest.raises(StorageError, match="changed"):
-            run(original, tmp_path, fastas=[tmp_path / name])
-        assert not outputs_in(tmp_path).summary.exists()
-
-
 # Refusals
 
 
@@ -177,8 +151,7 @@ def small(folder, ids=("a_chunk_1F1",), features=None, records=(("a", 60), ("b",
     features = np.zeros((len(ids), 3), np.float32) if features is None else features
     write_run(folder, list(ids), features, 2, list(records), manifest=manifest)
     write_classifier(folder / "classifier", Classifier(3, 4), ClassifierSpec("c", 3, 4))
-    (folder / "in.fa").write_text("".join(f">{name} it\n{'A' * length}\n" for name, length in records))
-    return {"folder": folder, "output": folder / "out", "fastas": [folder / "in.fa"]}
+    return {"folder": folder, "output": folder / "out"}
 
 
 @pytest.mark.parametrize("what", ["records", "chunks", "frames"])
@@ -232,37 +205,7 @@ def test_no_frames_at_all(tmp_path):
     assert column(outputs.contigs, "call") == ["unscored"] * 2
     assert not read(outputs.predictions) and not read(outputs.results)
     assert outputs.highest.read_text() == "Modified_ID\tIs_Virus\n"
-    assert gzip.decompress(outputs.viral.read_bytes()) == b""
     assert (summary["unscored_records"], summary["frames"]) == (2, 0)
-
-
-def all_viral(folder):
-    """A classifier by which every score is 0.5."""
-    model = Classifier(3, 4)
-    torch.nn.init.zeros_(model.output_layer.weight)
-    torch.nn.init.zeros_(model.output_layer.bias)
-    write_classifier(folder / "classifier", model, ClassifierSpec("c", 3, 4))
-
-
-@pytest.mark.parametrize("length", [1, 79, 80, 81, 159, 160, 161, 320, 321])
-def test_viral_records_of_any_length(tmp_path, monkeypatch, length):
-    monkeypatch.setattr("virnucpro.classifier.predict._LINES", 2)  # that are compressed at once
-    given_ = small(tmp_path, ["a_chunk_1F1"], records=[("a", length)])
-    all_viral(tmp_path)
-    sequence = ("ACGTN" * length)[:length]
-    (tmp_path / "in.fa").write_text(f">a it\n{sequence}\n")
-    outputs, _ = run(**given_)
-    lines = "\n".join(textwrap.wrap(sequence, 80))
-    assert gzip.decompress(outputs.viral.read_bytes()).decode() == f">a it\n{lines}\n"
-
-
-def test_records_without_a_sequence_are_no_change_of_the_input(tmp_path):
-    """They were left out when the input was split."""
-    given_ = small(tmp_path, ["b_chunk_1F1"])
-    all_viral(tmp_path)
-    (tmp_path / "in.fa").write_text(f">a\n{'A' * 60}\n>empty\n>b it\n{'c' * 40}\n>end\n")
-    outputs, _ = run(**given_)
-    assert gzip.decompress(outputs.viral.read_bytes()).decode() == f">b it\n{'c' * 40}\n"
 
 
 def test_a_failed_run_leaves_no_summary_of_an_earlier_one(tmp_path):

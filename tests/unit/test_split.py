@@ -105,7 +105,7 @@ def close(chunks, limit, folder):
     """Names of the shards of (id, frames) chunks, through the writer alone."""
     writer = ShardWriter(folder, limit)
     for name, frames in chunks:
-        writer.add((f">{name}\n".encode() * frames,) * 2, (frames, 1, 1))
+        writer.add(*[f">{name}\n".encode() * frames] * 2, (frames, 1, 1))
     writer.finish()
     return [shard["sha"] for shard in writer.shards]
 

@@ -81,7 +81,6 @@ RESULTS = {
     "contigs": "contigs.tsv",
     "results": "prediction_results.txt",
     "highest": "prediction_results_highestscore.csv",
-    "viral": "viral.fasta.gz",
     "summary": "summary.json",
 }
 EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
@@ -118,7 +117,7 @@ wildcard_constraints:
 
 def final_output():
     """Everything that a run makes for its samples."""
-    files = (*RESULTS.values(), "embeddings.h5", "report.html")
+    files = (*RESULTS.values(), "embeddings.h5", "viral.fasta.gz", "report.html")
     made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in files]
     return [*made, f"{OUT}/report.html"] if len(SAMPLES) > 1 else made
 

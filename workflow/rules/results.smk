@@ -1,4 +1,4 @@
-# Vectors of all shards → scores → tables → report.
+# Vectors of all shards → scores → tables → viral sequences and report, side by side.
 
 
 rule merge:
@@ -37,7 +37,6 @@ rule predict:
         embeddings=f"{OUT}/{{sample}}/embeddings.h5",
         classifier=CLASSIFIER,
         shards=f"{OUT}/{{sample}}/shards",
-        fasta=fasta_of,
         dna_model=PREPARED["dnabert_s"],
         protein_model=PREPARED["esm2"],
     output:
@@ -66,6 +65,28 @@ rule predict:
         run=RUN,
     script:
         "../scripts/predict.py"
+
+
+rule extract_viral:
+    input:
+        contigs=f"{OUT}/{{sample}}/contigs.tsv",
+        fasta=fasta_of,
+    output:
+        f"{OUT}/{{sample}}/viral.fasta.gz",
+    log:
+        f"{OUT}/logs/extract_viral/{{sample}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/extract_viral/{{sample}}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 2000,
+        runtime=lambda wildcards, attempt: attempt * 120,
+    params:
+        version=VERSION,
+    script:
+        "../scripts/extract_viral.py"
 
 
 rule report:

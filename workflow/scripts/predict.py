@@ -1,4 +1,4 @@
-"""embeddings.h5 and classifier → tables and viral sequences."""
+"""embeddings.h5 and classifier → tables."""
 
 from pathlib import Path
 
@@ -11,7 +11,6 @@ with job(snakemake.log[0]):
         Path(snakemake.input.embeddings),
         Path(snakemake.input.classifier),
         Path(snakemake.input.shards),
-        [Path(path) for path in snakemake.input.fasta],
         Outputs(**{name: Path(path) for name, path in snakemake.output.items()}),
         threshold=snakemake.params.threshold,
         chunk_length=snakemake.params.chunk_length,

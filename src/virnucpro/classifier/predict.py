@@ -1,13 +1,11 @@
-"""Embeddings → scores → every result of a sample."""
+"""Embeddings → scores → every table of a sample."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,29 +17,23 @@ import torch
 
 from virnucpro.classifier.model import Classifier, load_classifier
 from virnucpro.classifier.spec import check_fit
-from virnucpro.classifier.tables import VIRAL, TablePaths, Tables
+from virnucpro.classifier.tables import TablePaths, Tables
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import StorageError
 from virnucpro.files import atomic_file
 from virnucpro.record import RunRecord
-from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.split import iter_records, read_manifest
 
 logger = logging.getLogger(__name__)
 
 _AGAIN = "Delete it and run again."
-_LINE = 80  # columns of the viral FASTA
-_LINES = 4096  # that are compressed at once
-_BUFFER = 1 << 18  # bytes that short records are gathered in before
-_LEVEL = 4  # of gzip: thirty times as fast as the highest, for files a twelfth larger; bases hardly repeat
 
 
 @dataclass(frozen=True)
 class Outputs(TablePaths):
-    """All results of one sample."""
+    """The tables of one sample, and their summary."""
 
-    viral: Path  # viral.fasta.gz
     summary: Path  # summary.json, written last
 
 
@@ -49,7 +41,6 @@ def predict(
     merged: str | Path,
     classifier: str | Path,
     shards: str | Path,
-    fastas: Sequence[str | Path],
     outputs: Outputs,
     threshold: float = 0.5,
     chunk_length: int = 500,
@@ -58,13 +49,12 @@ def predict(
     threads: int = 1,
     run: RunRecord | None = None,
 ) -> dict[str, Any]:
-    """Score every frame of a sample, write all results, and return the summary.
+    """Score every frame of a sample, write all tables, and return the summary.
 
     Args:
         merged: ``embeddings.h5``.
         classifier: canonical classifier file.
         shards: the shard folder.
-        fastas: the sample's input files, in the order that they were split in.
         outputs: the files to make; ``summary`` appears after all others.
         threshold: see ``tables.Tables``.
         chunk_length: bases per chunk of this run.
@@ -99,7 +89,6 @@ def predict(
             if (written := getattr(counts, what)) != manifest[what]:
                 said = f"its manifest says {manifest[what]} {what}, but there are {written}"
                 raise StorageError(f"{shards}: {said}. {_AGAIN}")
-    _write_viral(outputs.viral, outputs.contigs, fastas)
     summary = {
         **asdict(counts),
         "skipped_records": manifest["skipped_records"],
@@ -144,32 +133,3 @@ def _encoder(embeddings: MergedEmbeddings, role: str) -> SimpleNamespace:
     recorded = embeddings.provenance[f"{role}_encoder"]
     width = embeddings.dna_width if role == "dna" else embeddings.protein_width
     return SimpleNamespace(name=recorded["name"], width=width, weights_sha256=recorded["weights_sha256"])
-
-
-def _write_viral(output: Path, contigs: Path, fastas: Sequence[str | Path]) -> None:
-    """Copy the records called viral from the input, which is read beside ``contigs.tsv``, record for record.
-
-    Whole headers, and letters as in the input, 80 to a line. Equal content gives equal bytes.
-    """
-    with (
-        atomic_file(output) as temporary,
-        open(contigs, encoding="utf-8", newline="\n") as calls,
-        open(temporary, "wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=_LEVEL) as packed,
-        io.BufferedWriter(packed, _BUFFER) as file,  # type: ignore[arg-type]
-    ):
-        rows = (line.rstrip("\n").split("\t") for line in calls)
-        next(rows)
-        for record in (record for fasta in fastas for record in read_fasta(fasta, keep_empty=True)):
-            if not record.sequence:
-                continue  # refused, or left out and counted, when the input was split
-            identifier, length, *_, call = next(rows, ("", "0", ""))
-            if (record.id, len(record.sequence)) != (identifier, int(length)):
-                raise StorageError(f"{record.file}: {record.id} isn't what was scored; the input changed. Run again.")
-            if call == VIRAL:
-                file.write(f">{record.header}\n".encode())
-                for first in range(0, len(record.sequence), _LINES * _LINE):
-                    block = record.sequence[first : first + _LINES * _LINE]
-                    file.write(b"\n".join(block[at : at + _LINE] for at in range(0, len(block), _LINE)) + b"\n")
-        if next(rows, None) is not None:
-            raise StorageError(f"{output}: the input holds fewer records than were scored; it changed. Run again.")

@@ -93,9 +93,10 @@ def create_merged(
 ) -> Iterator[h5py.File]:
     """Create ``embeddings.h5`` for ``count`` frames; the caller fills ``ids``, ``dna``, ``protein`` and ``provenance``."""
     with atomic_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
-        file.create_dataset("ids", shape=(count,), dtype=_STRING, chunks=_chunks(count))
+        # Contiguous: shards end anywhere, and a part of a chunk costs reading and writing all of it.
+        file.create_dataset("ids", shape=(count,), dtype=_STRING)
         for name, width in (("dna", dna_width), ("protein", protein_width)):
-            file.create_dataset(name, shape=(count, width), dtype="f4", chunks=_chunks(count, width))
+            file.create_dataset(name, shape=(count, width), dtype="f4")
         file.attrs["count"] = count
         yield file
         # Written last, so that the caller can add to it; a dataset, since an attribute ends at 64 kB.

@@ -26,6 +26,8 @@ COLUMNS = 300
 
 Row = dict[str, str]
 
+_LENGTH, _VIRAL_CHUNKS, _MEAN_SCORE, _CALL = map(CONTIGS.index, ("length", "viral_chunks", "mean_score", "call"))
+
 
 @dataclass
 class Bar:
@@ -72,22 +74,22 @@ def read_contigs(path: Path) -> ContigFacts:
     """
     facts = ContigFacts()
 
-    def counted() -> Iterator[Row]:
+    def counted() -> Iterator[list[str]]:
         for row in rows(path, CONTIGS):
-            facts.bases[row["call"]] += int(row["length"])
-            if row["mean_score"]:
-                facts.scores[_bin(row["mean_score"])] += 1
+            facts.bases[row[_CALL]] += int(row[_LENGTH])
+            if row[_MEAN_SCORE]:
+                facts.scores[_bin(row[_MEAN_SCORE])] += 1
             yield row
 
-    best = heapq.nlargest(LISTED_CONTIGS, counted(), key=lambda row: float(row["mean_score"] or -1))
+    best = heapq.nlargest(LISTED_CONTIGS, counted(), key=lambda row: float(row[_MEAN_SCORE] or -1))
     left = LISTED_BYTES
     for row in best:
-        left -= sum(len(value.encode()) + 3 for value in row.values())
+        left -= len("".join(row).encode()) + 3 * len(row)
         if left < 0:
             break
-        facts.listed.append(row)
-    scored = (row for row in rows(path, CONTIGS) if row["mean_score"])
-    facts.drawn = heapq.nlargest(DRAWN_CONTIGS, scored, key=_evidence)
+        facts.listed.append(dict(zip(CONTIGS, row, strict=True)))
+    scored = (row for row in rows(path, CONTIGS) if row[_MEAN_SCORE])
+    facts.drawn = [dict(zip(CONTIGS, row, strict=True)) for row in heapq.nlargest(DRAWN_CONTIGS, scored, key=_evidence)]
     return facts
 
 
@@ -97,20 +99,20 @@ def read_chunks(path: Path, drawn: Iterable[Row]) -> ChunkFacts:
     wanted: dict[str, dict[int, Bar]] = {}
     chosen = list(drawn)
     lengths = {row["record"]: (int(row["length"]), min(int(row["chunks"]), COLUMNS)) for row in chosen}
-    for row in rows(path, CHUNKS):
-        facts.open_frames[int(row["open_frames"])] += 1
-        if row["call"] != NO_OPEN_FRAME:
-            facts.scores[_bin(row["score"])] += 1
-        if row["record"] in lengths:
-            length, parts = lengths[row["record"]]
-            start, end = int(row["start"]), int(row["end"])
-            bars = wanted.setdefault(row["record"], {})
+    for record, _, first, last, open_frames, score, _, call in rows(path, CHUNKS):
+        facts.open_frames[int(open_frames)] += 1
+        if call != NO_OPEN_FRAME:
+            facts.scores[_bin(score)] += 1
+        if record in lengths:
+            length, parts = lengths[record]
+            start, end = int(first), int(last)
+            bars = wanted.setdefault(record, {})
             bar = bars.setdefault((start + end) // 2 * parts // (length + 1), Bar(start, end))
             bar.end = end
             bar.chunks += 1
-            if row["score"]:
-                bar.score = max(bar.score or 0.0, float(row["score"]))
-                bar.viral |= row["call"] == VIRAL
+            if score:
+                bar.score = max(bar.score or 0.0, float(score))
+                bar.viral |= call == VIRAL
     facts.drawn = [Drawn(row, list(wanted.get(row["record"], {}).values())) for row in chosen]
     return facts
 
@@ -125,8 +127,8 @@ def columns(listed: list[Row]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in listed] if name in text else numbers(name) for name in CONTIGS}
 
 
-def rows(path: Path, expected: tuple[str, ...]) -> Iterator[Row]:
-    """Rows of one of the project's tables.
+def rows(path: Path, expected: tuple[str, ...]) -> Iterator[list[str]]:
+    """Rows of one of the project's tables, values in the order of its columns.
 
     Raises StorageError if its columns aren't the ``expected`` ones or a row is short.
     """
@@ -137,11 +139,11 @@ def rows(path: Path, expected: tuple[str, ...]) -> Iterator[Row]:
             values = line.rstrip("\n").split("\t")
             if len(values) != len(expected):
                 raise StorageError(f"{path}, line {number}: has {len(values)} columns. Delete the file and run again.")
-            yield dict(zip(expected, values, strict=True))
+            yield values
 
 
-def _evidence(row: Row) -> tuple[bool, int, float]:
-    return row["call"] == VIRAL, int(row["viral_chunks"]), float(row["mean_score"])
+def _evidence(row: list[str]) -> tuple[bool, int, float]:
+    return row[_CALL] == VIRAL, int(row[_VIRAL_CHUNKS]), float(row[_MEAN_SCORE])
 
 
 def _bin(score: str) -> int:

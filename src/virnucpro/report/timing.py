@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RULES = ("prepare_dnabert_s", "prepare_esm2", "prepare_classifier", "split", "embed_dnabert_s", "embed_esm2", "merge", "predict")  # fmt: skip
-"""In the order they run; ``report`` itself isn't over yet."""
+"""In the order they run; ``report`` itself isn't over yet, nor need ``extract_viral`` be."""
 EMBEDDING = {"embed_dnabert_s": "dna", "embed_esm2": "protein"}
 
 

@@ -64,7 +64,14 @@ class _Boundaries:
             self._decided += counts[0]
             if self._shard[0] and self._shard[0] + counts[0] > self._limit:
                 shards.append(self._take())
-            self._shard = tuple(map(sum, zip(self._shard, counts, strict=True)))
+            frames, bases, residues, dna, protein = self._shard
+            self._shard = (
+                frames + counts[0],
+                bases + counts[1],
+                residues + counts[2],
+                dna + counts[3],
+                protein + counts[4],
+            )
             if self._ends and self._ends[0] == self._decided:
                 self._ends.popleft()
                 shards.append(self._take())
@@ -86,12 +93,12 @@ class ShardWriter:
         self._boundaries = _Boundaries(limit)
         self._pending = [_Pending(folder / f"pending.{suffix}") for suffix in ("fna", "faa")]
 
-    def add(self, texts: tuple[bytes, bytes], counts: tuple[int, int, int]) -> None:
+    def add(self, dna: bytes, protein: bytes, counts: tuple[int, int, int]) -> None:
         """Append the frames of one chunk: their text in the two files; frames, bases and residues."""
-        for pending, text in zip(self._pending, texts, strict=True):
-            pending.file.write(text)
-        digest = hashlib.blake2b(b"".join(texts), digest_size=8).digest()
-        for shard in self._boundaries.push(digest, (*counts, len(texts[0]), len(texts[1]))):
+        self._pending[0].file.write(dna)
+        self._pending[1].file.write(protein)
+        digest = hashlib.blake2b(dna + protein, digest_size=8).digest()
+        for shard in self._boundaries.push(digest, (*counts, len(dna), len(protein))):
             self._write(shard)
 
     def finish(self) -> None:

@@ -221,18 +221,21 @@ def _write_batch(batch: FrameBatch, records: _Records, writer: ShardWriter) -> N
     while records.first < batch.first_record:  # whose frames are all written
         records.ids.popleft()
         records.first += 1
+    if not batch.proteins:
+        return
     changes = (np.diff(batch.record) != 0) | (np.diff(batch.chunk) != 0)
-    begins = np.flatnonzero(np.append(True, changes)[: len(batch.frame)])
+    begins = np.flatnonzero(np.append(True, changes))
     ends = np.append(begins, len(batch.frame))[1:]
-    columns = (begins, ends, batch.record[begins] - records.first, batch.chunk[begins])
-    frames, nucleotides, proteins = batch.frame.tolist(), batch.nucleotides, batch.proteins
-    for begin, end, record, chunk in zip(*(column.tolist() for column in columns), strict=True):
+    nucleotides, proteins, names = batch.nucleotides, batch.proteins, [_NAMES[frame] for frame in batch.frame.tolist()]
+    bases, residues = (
+        np.add.reduceat(np.fromiter(map(len, texts), np.int64, len(texts)), begins) for texts in (nucleotides, proteins)
+    )
+    columns = (begins, ends, batch.record[begins] - records.first, batch.chunk[begins], bases, residues)
+    for begin, end, record, chunk, *letters in zip(*(column.tolist() for column in columns), strict=True):
         name = b">" + chunk_id(records.ids[record], chunk).encode()
-        dna: list[bytes] = []
-        protein: list[bytes] = []
+        dna = protein = b""
         for row in range(begin, end):
-            title = name + _NAMES[frames[row]]
-            dna += (title, nucleotides[row])
-            protein += (title, proteins[row])
-        bases, residues = sum(map(len, dna[1::2])), sum(map(len, protein[1::2]))
-        writer.add((b"\n".join(dna) + b"\n", b"\n".join(protein) + b"\n"), (end - begin, bases, residues))
+            title = name + names[row]
+            dna += b"%b\n%b\n" % (title, nucleotides[row])
+            protein += b"%b\n%b\n" % (title, proteins[row])
+        writer.add(dna, protein, (end - begin, *letters))

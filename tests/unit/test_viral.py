@@ -1,0 +1,74 @@
+"""viral.fasta.gz: the input's own records, those that contigs.tsv calls viral."""
+
+import gzip
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from virnucpro.classifier.tables import CONTIGS
+from virnucpro.classifier.viral import write_viral
+from virnucpro.errors import StorageError
+from virnucpro.sequences.fasta import read_fasta
+
+PARITY = Path(__file__).parents[1] / "data" / "parity"
+
+
+def contigs(path, records, viral):
+    rows = [(*record, *[""] * (len(CONTIGS) - 3), "viral" if record[0] in viral else "non-viral") for record in records]
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in (CONTIGS, *rows)))
+    return path
+
+
+def written(tmp_path, text, records, viral):
+    (tmp_path / "in.fa").write_text(text)
+    table = contigs(tmp_path / "contigs.tsv", records, viral)
+    count = write_viral(table, [tmp_path / "in.fa"], tmp_path / "viral.fasta.gz")
+    found = gzip.decompress((tmp_path / "viral.fasta.gz").read_bytes()).decode()
+    assert found.count(">") == count
+    return found
+
+
+def test_viral_records_are_the_inputs_own(tmp_path):
+    inputs = {record.id: record.sequence for record in read_fasta(PARITY / "input.fa")}
+    wanted = [*inputs][::2]
+    table = contigs(tmp_path / "c.tsv", [(name, len(sequence)) for name, sequence in inputs.items()], wanted)
+    for name in ("a", "b"):
+        assert write_viral(table, [PARITY / "input.fa"], tmp_path / name) == len(wanted)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    text = gzip.decompress((tmp_path / "a").read_bytes())
+    for record in read_fasta(PARITY / "input.fa"):
+        assert (f">{record.header}\n".encode() in text) == (record.id in wanted), "whole headers"
+    (tmp_path / "viral.fa").write_bytes(text)
+    assert {record.id: record.sequence for record in read_fasta(tmp_path / "viral.fa")} == {
+        name: inputs[name] for name in wanted
+    }
+
+
+def test_input_that_changed_since_is_refused(tmp_path):
+    lines = (PARITY / "input.fa").read_text()
+    table = contigs(tmp_path / "c.tsv", [(r.id, len(r.sequence)) for r in read_fasta(PARITY / "input.fa")], [])
+    longer = lines + ">more\nACGT\n"
+    for text in (lines[: lines.rindex(">")], lines.replace(">contig3", ">contig33"), lines + "A\n", longer):
+        (tmp_path / "in.fa").write_text(text)
+        with pytest.raises(StorageError, match="changed"):
+            write_viral(table, [tmp_path / "in.fa"], tmp_path / "viral.fasta.gz")
+        assert not (tmp_path / "viral.fasta.gz").exists()
+
+
+@pytest.mark.parametrize("length", [1, 79, 80, 81, 159, 160, 161, 320, 321])
+def test_records_of_any_length(tmp_path, monkeypatch, length):
+    monkeypatch.setattr("virnucpro.classifier.viral._LINES", 2)  # that are compressed at once
+    sequence = ("ACGTN" * length)[:length]
+    lines = "\n".join(textwrap.wrap(sequence, 80))
+    assert written(tmp_path, f">a it\n{sequence}\n", [("a", length)], "a") == f">a it\n{lines}\n"
+
+
+def test_no_viral_record(tmp_path):
+    assert written(tmp_path, ">a\nACGT\n", [("a", 4)], "") == ""
+
+
+def test_records_without_a_sequence_are_no_change_of_the_input(tmp_path):
+    """They were left out when the input was split."""
+    text = f">a\n{'A' * 60}\n>empty\n>b it\n{'c' * 40}\n>end\n"
+    assert written(tmp_path, text, [("a", 60), ("b", 40)], "b") == f">b it\n{'c' * 40}\n"

@@ -1,0 +1,12 @@
+"""contigs.tsv and input → viral.fasta.gz."""
+
+from pathlib import Path
+
+from virnucpro.joblog import job
+
+with job(snakemake.log[0]):
+    from virnucpro.classifier.viral import write_viral
+
+    write_viral(
+        Path(snakemake.input.contigs), [Path(path) for path in snakemake.input.fasta], Path(snakemake.output[0])
+    )
