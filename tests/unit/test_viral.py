@@ -51,9 +51,29 @@ def test_input_that_changed_since_is_refused(tmp_path):
     longer = lines + ">more\nACGT\n"
     for text in (lines[: lines.rindex(">")], lines.replace(">contig3", ">contig33"), lines + "A\n", longer):
         (tmp_path / "in.fa").write_text(text)
-        with pytest.raises(StorageError, match="changed"):
+        with pytest.raises(StorageError, match=r"in\.fa: .*: the input changed, or .*c\.tsv did\. Delete"):
             write_viral(table, [tmp_path / "in.fa"], tmp_path / "viral.fasta.gz")
         assert not (tmp_path / "viral.fasta.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda text: "", "columns aren't"),
+        (lambda text: text.replace("\n", "\r\n"), "columns aren't"),
+        (lambda text: text.replace("\n", "\tnote\n"), "columns aren't"),
+        (lambda text: text.replace("b\t40", "b"), "line 3: has 8 columns"),
+        (lambda text: text.replace("b\t40", "b\t40.0"), r"c\.tsv did"),
+        (lambda text: "".join(sorted(text.splitlines(True)[1:])), "columns aren't"),
+    ],
+)
+def test_an_edited_table_is_refused(tmp_path, edit, said):
+    (tmp_path / "in.fa").write_text(f">a\n{'A' * 60}\n>b\n{'C' * 40}\n")
+    table = contigs(tmp_path / "c.tsv", [("a", 60), ("b", 40)], "ab")
+    table.write_text(edit(table.read_text()))
+    with pytest.raises(StorageError, match=said):
+        write_viral(table, [tmp_path / "in.fa"], tmp_path / "viral.fasta.gz")
+    assert not (tmp_path / "viral.fasta.gz").exists()
 
 
 @pytest.mark.parametrize("length", [1, 79, 80, 81, 159, 160, 161, 320, 321])

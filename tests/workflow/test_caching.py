@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 
 from tests.workflow.conftest import coding
@@ -65,3 +66,18 @@ def test_another_model_after_the_shards_were_deleted(reference, tmp_path):
     assert project.run().computed == NONE, "finished results need no shards"
     assert project.run("esm_b").computed == {"embed_dnabert_s": 0, "embed_esm2": shards}
     assert project.tables() != tables
+
+
+def test_what_follows_from_the_tables_is_never_older_than_they_are(reference, tmp_path):
+    project = copy_of(reference, tmp_path)
+    folder = tmp_path / "results" / "s"
+    viral = (folder / "viral.fasta.gz").read_bytes()
+    (folder / "viral.fasta.gz").unlink()
+    again = project.run()
+    assert set(re.findall(r"^(?:local)?rule (\w+):", again.text, flags=re.M)) == {"extract_viral", "all"}
+    assert (folder / "viral.fasta.gz").read_bytes() == viral
+
+    project.run(extra=("results/s/contigs.tsv",), threshold=0.99)
+    assert not (folder / "viral.fasta.gz").exists() and not (folder / "report.html").exists()
+    assert project.run(threshold=0.99).computed == NONE
+    assert (folder / "viral.fasta.gz").read_bytes() != viral

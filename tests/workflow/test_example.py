@@ -40,7 +40,7 @@ def test_default_run_gives_every_result(tmp_path):
     ]
     embedding = {"embed_dnabert_s", "embed_esm2"}  # its jobs measure themselves
     assert sorted(set(logs) - embedding) == sorted(benchmarks)
-    assert {"split", "merge", "predict", "report"} | embedding <= set(logs)
+    assert {"split", "merge", "predict", "extract_viral", "report"} | embedding <= set(logs)
     with h5py.File(folder / "embeddings.h5") as file:
         jobs = json.loads(file["provenance"].asstr()[()])["shards"]
     assert all(job["seconds"] < job["job_seconds"] < 600 and 100 < job["max_rss"] < 4000 for job in jobs)

@@ -250,6 +250,21 @@ class SortedRows:
         return heapq.merge(*runs, sorted(self._rows))
 
 
+def read_rows(path: Path, expected: tuple[str, ...]) -> Iterator[list[str]]:
+    """Rows of one of the project's tables, values in the order of its columns.
+
+    Raises StorageError if its columns aren't the ``expected`` ones or a row is short.
+    """
+    with open(path, encoding="utf-8", newline="\n") as handle:
+        if tuple(next(handle, "").rstrip("\n").split("\t")) != expected:
+            raise StorageError(f"{path}: its columns aren't {', '.join(expected)}. Delete it and run again.")
+        for number, line in enumerate(handle, start=2):
+            values = line.rstrip("\n").split("\t")
+            if len(values) != len(expected):
+                raise StorageError(f"{path}, line {number}: has {len(values)} columns. Delete the file and run again.")
+            yield values
+
+
 def numbers(values: np.ndarray) -> list[str]:
     """Each float32 as the shortest text that reads back as the same float32, as NumPy prints it."""
     return list(map(str, values))

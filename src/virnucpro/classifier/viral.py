@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from virnucpro.classifier.tables import VIRAL
+from virnucpro.classifier.tables import CONTIGS, VIRAL, read_rows
 from virnucpro.errors import StorageError
 from virnucpro.files import atomic_file
 from virnucpro.sequences.fasta import read_fasta
@@ -35,24 +35,23 @@ def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path) -> in
         The number of records written.
 
     Raises:
-        StorageError: the input no longer holds the records that were scored.
+        StorageError: the input no longer holds the records that were scored, or ``contigs`` isn't that table.
     """
+    changed = f"input changed, or {contigs} did. Delete that file and the folder 'shards' beside it, and run again."
     written = 0
     with (
         atomic_file(output) as temporary,
-        open(contigs, encoding="utf-8", newline="\n") as calls,
         open(temporary, "wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=_LEVEL) as packed,
         io.BufferedWriter(packed, _BUFFER) as file,  # type: ignore[arg-type]
     ):
-        rows = (line.rstrip("\n").split("\t") for line in calls)
-        next(rows)
+        rows = read_rows(contigs, CONTIGS)
         for record in (record for fasta in fastas for record in read_fasta(fasta, keep_empty=True)):
             if not record.sequence:
                 continue  # refused, or left out and counted, when the input was split
-            identifier, length, *_, call = next(rows, ("", "0", ""))
-            if (record.id, len(record.sequence)) != (identifier, int(length)):
-                raise StorageError(f"{record.file}: {record.id} isn't what was scored; the input changed. Run again.")
+            identifier, length, *_, call = next(rows, ("", "", ""))
+            if (record.id, str(len(record.sequence))) != (identifier, length):
+                raise StorageError(f"{record.file}: {record.id} isn't what was scored: the {changed}")
             if call == VIRAL:
                 written += 1
                 file.write(f">{record.header}\n".encode())
@@ -60,6 +59,6 @@ def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path) -> in
                     block = record.sequence[first : first + _LINES * _LINE]
                     file.write(b"\n".join(block[at : at + _LINE] for at in range(0, len(block), _LINE)) + b"\n")
         if next(rows, None) is not None:
-            raise StorageError(f"{output}: the input holds fewer records than were scored; it changed. Run again.")
+            raise StorageError(f"{fastas[-1]}: ends before the last record that was scored: the {changed}")
     logger.info("copied %d records", written)
     return written

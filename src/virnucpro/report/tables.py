@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from virnucpro.classifier.tables import CHUNKS, CONTIGS, NO_OPEN_FRAME, VIRAL
-from virnucpro.errors import StorageError
+from virnucpro.classifier.tables import CHUNKS, CONTIGS, NO_OPEN_FRAME, VIRAL, read_rows
 
 BINS = 40
 """Bars of a score distribution."""
@@ -75,7 +74,7 @@ def read_contigs(path: Path) -> ContigFacts:
     facts = ContigFacts()
 
     def counted() -> Iterator[list[str]]:
-        for row in rows(path, CONTIGS):
+        for row in read_rows(path, CONTIGS):
             facts.bases[row[_CALL]] += int(row[_LENGTH])
             if row[_MEAN_SCORE]:
                 facts.scores[_bin(row[_MEAN_SCORE])] += 1
@@ -88,7 +87,7 @@ def read_contigs(path: Path) -> ContigFacts:
         if left < 0:
             break
         facts.listed.append(dict(zip(CONTIGS, row, strict=True)))
-    scored = (row for row in rows(path, CONTIGS) if row[_MEAN_SCORE])
+    scored = (row for row in read_rows(path, CONTIGS) if row[_MEAN_SCORE])
     facts.drawn = [dict(zip(CONTIGS, row, strict=True)) for row in heapq.nlargest(DRAWN_CONTIGS, scored, key=_evidence)]
     return facts
 
@@ -99,7 +98,7 @@ def read_chunks(path: Path, drawn: Iterable[Row]) -> ChunkFacts:
     wanted: dict[str, dict[int, Bar]] = {}
     chosen = list(drawn)
     lengths = {row["record"]: (int(row["length"]), min(int(row["chunks"]), COLUMNS)) for row in chosen}
-    for record, _, first, last, open_frames, score, _, call in rows(path, CHUNKS):
+    for record, _, first, last, open_frames, score, _, call in read_rows(path, CHUNKS):
         facts.open_frames[int(open_frames)] += 1
         if call != NO_OPEN_FRAME:
             facts.scores[_bin(score)] += 1
@@ -125,21 +124,6 @@ def columns(listed: list[Row]) -> dict[str, list[Any]]:
         return json.loads(f"[{','.join(row[name] or 'null' for row in listed)}]")
 
     return {name: [row[name] for row in listed] if name in text else numbers(name) for name in CONTIGS}
-
-
-def rows(path: Path, expected: tuple[str, ...]) -> Iterator[list[str]]:
-    """Rows of one of the project's tables, values in the order of its columns.
-
-    Raises StorageError if its columns aren't the ``expected`` ones or a row is short.
-    """
-    with open(path, encoding="utf-8", newline="\n") as handle:
-        if tuple(next(handle, "").rstrip("\n").split("\t")) != expected:
-            raise StorageError(f"{path}: its columns aren't {', '.join(expected)}. Delete it and run again.")
-        for number, line in enumerate(handle, start=2):
-            values = line.rstrip("\n").split("\t")
-            if len(values) != len(expected):
-                raise StorageError(f"{path}, line {number}: has {len(values)} columns. Delete the file and run again.")
-            yield values
 
 
 def _evidence(row: list[str]) -> tuple[bool, int, float]:
