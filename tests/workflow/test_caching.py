@@ -8,7 +8,7 @@ import shutil
 
 from tests.workflow.conftest import coding
 from tests.workflow.project import NONE, copy_of, records
-from tests.workflow.runner import ROOT
+from tests.workflow.runner import ROOT, snakemake
 
 EMBEDDINGS = ("results/s/embeddings.h5",)  # as a target, where nothing is asked of the tables
 
@@ -81,3 +81,16 @@ def test_what_follows_from_the_tables_is_never_older_than_they_are(reference, tm
     assert not (folder / "viral.fasta.gz").exists() and not (folder / "report.html").exists()
     assert project.run(threshold=0.99).computed == NONE
     assert (folder / "viral.fasta.gz").read_bytes() != viral
+
+
+def test_one_encoder_alone(reference, tmp_path):
+    project = copy_of(reference, tmp_path)
+    shards = project.shards()
+    shutil.rmtree(tmp_path / "results" / "s")
+    refused = snakemake(tmp_path, "--until", "embed_esm2", config=project.config())
+    assert refused.status == 1 and "Name a target instead: snakemake all_esm2." in refused.text
+    assert not (tmp_path / "results" / "s").exists()
+    assert project.run(extra=("all_esm2",)).computed == {"embed_dnabert_s": 0, "embed_esm2": shards}
+    assert project.run(extra=("all_esm2",)).nothing_to_do
+    assert project.run(extra=("all_dnabert_s",)).computed == {"embed_dnabert_s": shards, "embed_esm2": 0}
+    assert not (tmp_path / "results" / "s" / "embeddings.h5").exists()

@@ -132,19 +132,27 @@ def fasta_of(wildcards):
 
 
 def embeddings_of(family):
-    """Input function: a sample's shard embeddings of one encoder, once it is split and all models fit together.
+    """Input function: shard embeddings of one encoder, of a sample or, without one, of all; once models fit together.
 
     With training data there need not be a classifier that fits.
     """
 
     def files(wildcards):
+        if f"embed_{family}" in workflow.dag_settings.until:
+            raise WorkflowError(
+                f"--until embed_{family} would do nothing, or too little: which shards there are is known once the input is "
+                f"split. Name a target instead: snakemake all_{family}."
+            )
         checkpoints.prepare_dnabert_s.get()
         checkpoints.prepare_esm2.get()
         if not SETTINGS.training_data:
             checkpoints.prepare_classifier.get()
         key = embedding_key(read_spec(MODELS[family]), EMBED_OPTIONS.precision, EMBED_OPTIONS.batching)
-        shards = read_manifest(checkpoints.split.get(sample=wildcards.sample).output[0])["shards"]
-        return [f"{OUT}/{wildcards.sample}/embeddings/{family}/{key}/{shard['sha']}.h5" for shard in shards]
+        return [
+            f"{OUT}/{sample}/embeddings/{family}/{key}/{shard['sha']}.h5"
+            for sample in ([wildcards.sample] if hasattr(wildcards, "sample") else SAMPLES)
+            for shard in read_manifest(checkpoints.split.get(sample=sample).output[0])["shards"]
+        ]
 
     return files
 

@@ -28,3 +28,11 @@ for family, letters, bytes_per_frame in (("dnabert_s", "fna", 6_000), ("esm2", "
             options=EMBED_OPTIONS,
         script:
             "../scripts/embed.py"
+
+    # All shards of all samples, as a target. `--until` knows only jobs that are planned before anything has run.
+    rule:
+        name:
+            f"all_{family}"
+        input:
+            embeddings_of(family),
+        localrule: True
