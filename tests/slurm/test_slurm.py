@@ -87,7 +87,9 @@ def test_the_example_runs_with_a_gpu_for_each_embedding_job(cluster, example):
         assert len(devices(example, family)) == shards
     assert set(devices(example, "dnabert_s") + devices(example, "esm2")) == {"0", "1"}
     assert sum(job.partition == "gpu" for job in done) == 2 * shards
-    assert sum(job.partition == "cpu" for job in done) == 7  # three models, split, merge, predict, report
+    assert (
+        sum(job.partition == "cpu" for job in done) == 8
+    )  # three models, split, merge, predict, extract_viral, report
 
 
 def test_jobs_that_slurm_kills_run_again(cluster, example, tmp_path):
