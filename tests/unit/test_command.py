@@ -79,10 +79,17 @@ def test_a_wrong_model_or_switch_is_refused_before_the_workflow_starts(files, mo
 
 
 def test_the_page_over_all_samples_is_named_last(files, monkeypatch):
-    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: 0)
-    for inputs, pages in (
-        (["a.fa"], ["a/report.html"]),
-        (["a.fa", "b.fa"], ["a/report.html", "b/report.html", "report.html"]),
+    def run_workflow(arguments):
+        for page in made:
+            (files / "o" / page).parent.mkdir(exist_ok=True)
+            (files / "o" / page).touch()
+        return 0
+
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", run_workflow)
+    for inputs, pages, made in (
+        (["a.fa"], [], []),
+        (["a.fa"], ["a/report.html"], ["a/report.html"]),
+        (["a.fa", "b.fa"], ["a/report.html", "b/report.html", "report.html"], ["b/report.html", "report.html"]),
     ):
         for name in inputs:
             (files / name).write_text(">r\nACGT\n")

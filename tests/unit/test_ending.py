@@ -12,6 +12,7 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
     viral = 0
     for sample, contigs in (("a", 20), ("b", 10)):
         folder = write_sample(tmp_path, contigs, sample=sample)
+        (folder / "report.html").touch()
         viral += json.loads((folder / "summary.json").read_text())["viral_records"]
     *lines, total = ending(tmp_path, ["a", "b", "unfinished"]).splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == [str(tmp_path / sample / "report.html") for sample in "ab"]
@@ -30,5 +31,9 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
 
 def test_nothing_finished_says_nothing(tmp_path):
     assert ending(tmp_path, ["a"]) == ""
-    (write_sample(tmp_path, 5, sample="a") / "embeddings.h5").write_bytes(b"no HDF5")
+    folder = write_sample(tmp_path, 5, sample="a")
+    assert ending(tmp_path, ["a"]) == "", "its report isn't made"
+    (folder / "report.html").touch()
+    assert ending(tmp_path, ["a"]).startswith("a: ")
+    (folder / "embeddings.h5").write_bytes(b"no HDF5")
     assert ending(tmp_path, ["a"]) == ""

@@ -109,3 +109,11 @@ def test_what_only_looks_wrong_is_right(tmp_path, tiny):
     snakemake(tmp_path, config=tiny.config() | {"samples": "samples.tsv"}).ok()
     frames = (tmp_path / "results" / "s" / "predictions.tsv").read_text().splitlines()[1:]
     assert any(line.startswith("r2_chunk_1F1\t") for line in frames)
+
+
+def test_a_file_in_place_of_the_output_folder(tmp_path, tiny):
+    (tmp_path / "in.fa").write_text(GOOD)
+    (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tin.fa\n")
+    (tmp_path / "results").write_text("")
+    run = snakemake(tmp_path, config=tiny.config() | {"samples": "samples.tsv", "output_dir": "results/here"})
+    assert run.status == 1 and "output_dir: results is a file. Name a folder." in run.text

@@ -87,10 +87,14 @@ def test_one_encoder_alone(reference, tmp_path):
     project = copy_of(reference, tmp_path)
     shards = project.shards()
     shutil.rmtree(tmp_path / "results" / "s")
-    refused = snakemake(tmp_path, "--until", "embed_esm2", config=project.config())
-    assert refused.status == 1 and "Name a target instead: snakemake all_esm2." in refused.text
+    targets = {"embed_esm2": "all_esm2", "merge": "all_embeddings", "predict": "results/s/contigs.tsv"}
+    for rule, target in targets.items():
+        refused = snakemake(tmp_path, "--until", rule, config=project.config())
+        assert refused.status == 1 and f"Name a target instead: snakemake {target}\n" in refused.text
     assert not (tmp_path / "results" / "s").exists()
     assert project.run(extra=("all_esm2",)).computed == {"embed_dnabert_s": 0, "embed_esm2": shards}
     assert project.run(extra=("all_esm2",)).nothing_to_do
     assert project.run(extra=("all_dnabert_s",)).computed == {"embed_dnabert_s": shards, "embed_esm2": 0}
     assert not (tmp_path / "results" / "s" / "embeddings.h5").exists()
+    assert project.run(extra=("all_embeddings",)).computed == NONE
+    assert (tmp_path / "results" / "s" / "embeddings.h5").exists()

@@ -63,6 +63,9 @@ except VirNucProError as error:
 # Jobs parse the workflow again, on another machine too.
 workflow.register_envvars(*SWITCHES.as_dict())
 OUT = SETTINGS.output_dir
+for _folder in (Path(OUT), *Path(OUT).parents):
+    if _folder.exists() and not _folder.is_dir():
+        raise WorkflowError(f"output_dir: {_folder} is a file. Name a folder.")
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
@@ -82,6 +85,12 @@ RESULTS = {
     "results": "prediction_results.txt",
     "highest": "prediction_results_highestscore.csv",
     "summary": "summary.json",
+}
+# Targets in place of rules whose jobs aren't all planned before the input is split, which `--until` would leave out.
+INSTEAD_OF_UNTIL = {
+    **{f"embed_{family}": f"all_{family}" for family in PREPARED},
+    "merge": "all_embeddings",
+    "predict": " ".join(f"{OUT}/{sample}/contigs.tsv" for sample in list(SAMPLES)[:3]),
 }
 EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
 
@@ -138,10 +147,10 @@ def embeddings_of(family):
     """
 
     def files(wildcards):
-        if f"embed_{family}" in workflow.dag_settings.until:
+        for name in workflow.dag_settings.until & INSTEAD_OF_UNTIL.keys():
             raise WorkflowError(
-                f"--until embed_{family} would do nothing, or too little: which shards there are is known once the input is "
-                f"split. Name a target instead: snakemake all_{family}."
+                f"--until {name} would do nothing, or too little: which shards there are is known once the input is split. "
+                f"Name a target instead: snakemake {INSTEAD_OF_UNTIL[name]}"
             )
         checkpoints.prepare_dnabert_s.get()
         checkpoints.prepare_esm2.get()

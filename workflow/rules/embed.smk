@@ -29,7 +29,7 @@ for family, letters, bytes_per_frame in (("dnabert_s", "fna", 6_000), ("esm2", "
         script:
             "../scripts/embed.py"
 
-    # All shards of all samples, as a target. `--until` knows only jobs that are planned before anything has run.
+    # All shards of all samples, as a target.
     rule:
         name:
             f"all_{family}"

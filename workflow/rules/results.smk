@@ -32,6 +32,13 @@ rule merge:
         "../scripts/merge.py"
 
 
+# Both encoders' vectors of all samples, as a target.
+rule all_embeddings:
+    input:
+        expand(f"{OUT}/{{sample}}/embeddings.h5", sample=SAMPLES),
+    localrule: True
+
+
 rule predict:
     input:
         embeddings=f"{OUT}/{{sample}}/embeddings.h5",

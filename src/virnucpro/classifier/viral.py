@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from virnucpro.classifier.tables import CONTIGS, VIRAL, read_rows
+from virnucpro.classifier.tables import CONTIGS, NON_VIRAL, UNSCORED, VIRAL, read_rows
 from virnucpro.errors import StorageError
 from virnucpro.files import atomic_file
 from virnucpro.sequences.fasta import read_fasta
@@ -52,6 +52,10 @@ def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path) -> in
             identifier, length, *_, call = next(rows, ("", "", ""))
             if (record.id, str(len(record.sequence))) != (identifier, length):
                 raise StorageError(f"{record.file}: {record.id} isn't what was scored: the {changed}")
+            if call not in (VIRAL, NON_VIRAL, UNSCORED):
+                raise StorageError(
+                    f"{contigs}: {identifier} is called {call!r}, which isn't a call. Delete it and run again."
+                )
             if call == VIRAL:
                 written += 1
                 file.write(f">{record.header}\n".encode())

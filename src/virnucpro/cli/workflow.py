@@ -151,7 +151,8 @@ def start(
         _explain_failure(Path(output).absolute() / "logs", began)
         sys.exit(FAILED)
     for path in made if not dry_run else ():
-        click.echo(path)
+        if path.exists():  # all of it, unless options of Snakemake's own asked for a part
+            click.echo(path)
 
 
 def run_workflow(arguments: Sequence[str]) -> int:

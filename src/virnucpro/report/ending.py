@@ -18,12 +18,14 @@ def ending(folder: Path, samples: Iterable[str]) -> str:
 
     Args:
         folder: ``output_dir``.
-        samples: those without finished results aren't counted.
+        samples: those without a report aren't counted.
     """
     found: list[str] = []
     records = viral = frames = 0
     seconds: Counter[str] = Counter()  # by device, in the encoders: neither start of the jobs nor waiting for a GPU
     for sample in samples:
+        if not (folder / sample / "report.html").is_file():
+            continue
         try:
             counts = json.loads((folder / sample / "summary.json").read_text())
             shards = MergedEmbeddings(folder / sample / "embeddings.h5").provenance["shards"]
