@@ -79,13 +79,7 @@ def test_a_wrong_model_or_switch_is_refused_before_the_workflow_starts(files, mo
 
 
 def test_the_page_over_all_samples_is_named_last(files, monkeypatch):
-    def run_workflow(arguments):
-        for page in made:
-            (files / "o" / page).parent.mkdir(exist_ok=True)
-            (files / "o" / page).touch()
-        return 0
-
-    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", run_workflow)
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: 0)
     for inputs, pages, made in (
         (["a.fa"], [], []),
         (["a.fa"], ["a/report.html"], ["a/report.html"]),
@@ -93,6 +87,9 @@ def test_the_page_over_all_samples_is_named_last(files, monkeypatch):
     ):
         for name in inputs:
             (files / name).write_text(">r\nACGT\n")
+        for page in made:
+            (files / "o" / page).parent.mkdir(parents=True, exist_ok=True)
+            (files / "o" / page).touch()
         run = CliRunner().invoke(
             cli, ["predict", *(str(files / name) for name in inputs), "-o", str(files / "o")], obj=[]
         )
