@@ -148,6 +148,8 @@ def test_merged_rows_are_dna_then_protein(parts):
     batches = [merged.read(window) for window in merged.windows(rows=2)]
     assert [name for ids, _ in batches for name in ids] == IDS
     assert np.array_equal(np.concatenate([rows for _, rows in batches]), np.hstack([vectors(16), vectors(32)]))
+    with h5py.File(merged.path) as file:
+        assert all(file[name].chunks is None for name in ("ids", "dna", "protein")), "in one piece"
     shards = merged.provenance["shards"]
     kept = "encoder", "key", "gpu_utilisation", "job_seconds", "cpu_seconds", "max_rss"
     assert [tuple(shard[name] for name in kept) for shard in shards] == [

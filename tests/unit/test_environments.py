@@ -49,6 +49,7 @@ def constraints() -> dict[str, Version]:
 
 @pytest.mark.parametrize(("device", "more"), [("cpu", {"python"}), ("gpu", {"python", "flash-attn", "gcc"})])
 def test_an_environment_holds_what_jobs_import(device, more):
+    assert set(needed()) > ONLY_FOR_THE_COMMAND
     assert set(environment(device)) == set(needed()) - ONLY_FOR_THE_COMMAND | more
     assert admits(environment(device)["python"], Version("3.12.1"))
     assert Version("3.12") in SpecifierSet(PACKAGE["project"]["requires-python"])

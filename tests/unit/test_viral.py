@@ -85,6 +85,17 @@ def test_records_of_any_length(tmp_path, monkeypatch, length):
     assert written(tmp_path, f">a it\n{sequence}\n", [("a", length)], "a") == f">a it\n{lines}\n"
 
 
+def test_files_follow_one_another(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.fa").write_text(f">{name}1\nACGT\n>{name}2\nTTT\n")
+    table = contigs(tmp_path / "c.tsv", [("a1", 4), ("a2", 3), ("b1", 4), ("b2", 3)], ("a2", "b1"))
+    files = [tmp_path / "a.fa", tmp_path / "b.fa"]
+    assert write_viral(table, files, tmp_path / "v.gz") == 2
+    assert gzip.decompress((tmp_path / "v.gz").read_bytes()) == b">a2\nTTT\n>b1\nACGT\n"
+    with pytest.raises(StorageError, match=r"b\.fa: b1 isn't what was scored"):
+        write_viral(table, files[::-1], tmp_path / "w.gz")
+
+
 def test_no_viral_record(tmp_path):
     assert written(tmp_path, ">a\nACGT\n", [("a", 4)], "") == ""
 

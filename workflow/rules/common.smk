@@ -90,7 +90,7 @@ RESULTS = {
 INSTEAD_OF_UNTIL = {
     **{f"embed_{family}": f"all_{family}" for family in PREPARED},
     "merge": "all_embeddings",
-    "predict": " ".join(f"{OUT}/{sample}/contigs.tsv" for sample in list(SAMPLES)[:3]),
+    "predict": " ".join(f"{OUT}/{sample}/contigs.tsv" for sample in [*SAMPLES][:3]) + " …" * (len(SAMPLES) > 3),
 }
 EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
 

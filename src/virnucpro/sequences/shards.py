@@ -11,6 +11,7 @@ import hashlib
 import os
 import struct
 from collections import deque
+from operator import add
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,14 +65,7 @@ class _Boundaries:
             self._decided += counts[0]
             if self._shard[0] and self._shard[0] + counts[0] > self._limit:
                 shards.append(self._take())
-            frames, bases, residues, dna, protein = self._shard
-            self._shard = (
-                frames + counts[0],
-                bases + counts[1],
-                residues + counts[2],
-                dna + counts[3],
-                protein + counts[4],
-            )
+            self._shard = tuple(map(add, self._shard, counts))
             if self._ends and self._ends[0] == self._decided:
                 self._ends.popleft()
                 shards.append(self._take())
