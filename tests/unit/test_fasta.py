@@ -112,7 +112,7 @@ def test_the_mates_of_a_pair_differ_in_their_ids(write):
     assert pairs(write(b">x 1:N:0:A\nA\n")) == [("x", b"A")]  # FASTA stays as it is
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.text("ACGTNacgtn", min_size=0, max_size=200), min_size=1, max_size=6),
     st.integers(1, 80),

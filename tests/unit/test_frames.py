@@ -49,13 +49,13 @@ def sequences(draw, longest=3000):
     return "".join(random.Random(draw(st.integers(0, 2**32))).choices(draw(st.sampled_from(LETTERS)), k=length))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(sequences(), st.one_of(st.sampled_from([300, 500]), st.integers(3, 600)))
 def test_same_as_the_plain_implementation(sequence, chunk_length):
     assert found_frames(sequence, chunk_length) == list(plain_frames(sequence, chunk_length))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(sequences(700), min_size=1, max_size=12), st.integers(3, 600), st.integers(1, 3000))
 def test_batches_and_blocks_change_nothing(texts, chunk_length, block):
     expected = [(r, *row) for r, text in enumerate(texts) for row in plain_frames(text, chunk_length)]
@@ -104,7 +104,6 @@ def test_a_frame_has_one_base_more_than_its_codons():
     assert (0, 0, "GCTGCTG", "AA") in found_frames("GCTGCTGC", 500)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 600), st.integers(0, 5))
 def test_spans_hold_the_whole_codons(start, length, frame):
     low, high = frame_span(start, length, frame)
