@@ -70,7 +70,11 @@ rule predict:
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,
         # Of earlier tables, should these alone be asked for now.
-        derived=[f"{OUT}/{{sample}}/viral.fasta.gz", f"{OUT}/{{sample}}/report.html"],
+        derived=[
+            f"{OUT}/{{sample}}/viral.fasta.gz",
+            f"{OUT}/{{sample}}/report.html",
+            f"{OUT}/report.html",
+        ],
         run=RUN,
     script:
         "../scripts/predict.py"
