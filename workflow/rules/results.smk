@@ -70,11 +70,7 @@ rule predict:
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,
         # Of earlier tables, should these alone be asked for now.
-        derived=[
-            f"{OUT}/{{sample}}/viral.fasta.gz",
-            f"{OUT}/{{sample}}/report.html",
-            f"{OUT}/report.html",
-        ],
+        derived=[f"{OUT}/{{sample}}/viral.fasta.gz", f"{OUT}/{{sample}}/report.html"],
         run=RUN,
     script:
         "../scripts/predict.py"
