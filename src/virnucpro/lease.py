@@ -44,15 +44,18 @@ def visible_gpus() -> list[str]:
     """GPUs that this process may use, as CUDA names them: UUIDs, and MIG instances in place of a GPU split into such.
 
     They are what CUDA_VISIBLE_DEVICES says (indices in the order of the PCI bus, UUIDs or their beginnings, MIG
-    ids), else all that nvidia-smi lists. Without nvidia-smi the entries of CUDA_VISIBLE_DEVICES stand for themselves.
+    ids), else all that nvidia-smi lists. Without nvidia-smi the entries of CUDA_VISIBLE_DEVICES stand for themselves where
+    there is a GPU, and for nothing where there is none.
 
     Raises:
         DeviceError: CUDA_VISIBLE_DEVICES names a GPU that isn't there, or nothing says which there are.
     """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     listed = _list_gpus()
+    if listed is None and not installation.has_gpu():
+        return []
     if chosen is None:
-        if listed is None and installation.has_gpu():
+        if listed is None:
             raise DeviceError(
                 "there are GPUs, but no nvidia-smi to name them. Install it, or set CUDA_VISIBLE_DEVICES."
             )
@@ -113,7 +116,8 @@ def leased_gpu(purpose: str, folder: Path, timeout: float) -> Iterator[str | Non
     """
     gpus = visible_gpus()
     if not gpus:
-        logger.info("no NVIDIA GPU here, or none visible")
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        logger.info("no NVIDIA GPU here, or none visible%s", f" (CUDA_VISIBLE_DEVICES={chosen})" if chosen else "")
         yield None
         return
     started, shown = time.monotonic(), ""

@@ -79,10 +79,17 @@ def test_a_gpu_that_is_not_there(smi, monkeypatch, absent):
         visible_gpus()
 
 
-def test_machines_without_nvidia_smi(smi, monkeypatch, caplog):
+def test_machines_without_nvidia_smi(smi, monkeypatch, caplog, tmp_path):
+    caplog.set_level("INFO")
     smi(None)
     monkeypatch.setattr(installation, "has_gpu", lambda: False)
-    assert visible_gpus() == []
+    for chosen in (None, "7", "GPU-abc", "all"):  # nothing of another machine is taken for a GPU
+        if chosen:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        assert visible_gpus() == []
+    with leased_gpu("test", tmp_path / "locks", 1) as gpu:
+        assert gpu is None and "none visible (CUDA_VISIBLE_DEVICES=all)" in caplog.text
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(installation, "has_gpu", lambda: True)
     with pytest.raises(DeviceError, match="set CUDA_VISIBLE_DEVICES"):
         visible_gpus()
@@ -212,6 +219,7 @@ def test_kill_frees_the_gpu_though_children_live_on(smi, tmp_path, monkeypatch):
 )
 def test_gpus_of_the_command(smi, tmp_path, monkeypatch, given, resources, visible):
     smi(None)
+    monkeypatch.setattr(installation, "has_gpu", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "be,fore")
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "")
     started = []
@@ -223,14 +231,25 @@ def test_gpus_of_the_command(smi, tmp_path, monkeypatch, given, resources, visib
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
-@pytest.mark.parametrize(("listed", "there"), [("GPU 0: A (UUID: GPU-aaaa)\n", "is 1"), (None, "are none")])
-def test_more_gpus_than_there_are_end_the_command_before_any_job(smi, tmp_path, monkeypatch, listed, there):
+@pytest.mark.parametrize(
+    ("listed", "given", "says"),
+    [
+        ("GPU 0: A (UUID: GPU-aaaa)\n", "2", "--gpus asks for 2, but there is 1 here"),
+        (None, "2", "--gpus asks for 2, but there are none here"),
+        (None, "3,", "--gpus asks for 1, but there are none here"),
+    ],
+)
+def test_more_gpus_than_there_are_end_the_command_before_any_job(smi, tmp_path, monkeypatch, listed, given, says):
     smi(listed)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(installation, "has_gpu", lambda: bool(listed))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that what the command sets doesn't stay
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(workflow, "run_workflow", lambda arguments: pytest.fail("it ran"))
     (tmp_path / "x.fa").write_text(">r\nACGT\n")
-    run = CliRunner().invoke(cli, ["predict", str(tmp_path / "x.fa"), "-o", str(tmp_path / "o"), "--gpus", "2"], obj=[])
-    assert f"--gpus asks for 2, but there {there} here" in str(run.exception)
+    run = CliRunner().invoke(
+        cli, ["predict", str(tmp_path / "x.fa"), "-o", str(tmp_path / "o"), "--gpus", given], obj=[]
+    )
+    assert says in str(run.exception)
 
 
 def test_a_gpu_of_the_command_that_is_not_there_ends_it_before_any_job(smi, tmp_path, monkeypatch):

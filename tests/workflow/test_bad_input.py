@@ -111,9 +111,16 @@ def test_what_only_looks_wrong_is_right(tmp_path, tiny):
     assert any(line.startswith("r2_chunk_1F1\t") for line in frames)
 
 
-def test_a_file_in_place_of_the_output_folder(tmp_path, tiny):
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("results/here", "output_dir: results is a file. Name a folder."),
+        ("/proc/here", "output_dir: /proc/here can't be written to (No such file or directory). Name another folder."),
+    ],
+)
+def test_an_output_folder_that_can_not_be(tmp_path, tiny, folder, says):
     (tmp_path / "in.fa").write_text(GOOD)
     (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tin.fa\n")
     (tmp_path / "results").write_text("")
-    run = snakemake(tmp_path, config=tiny.config() | {"samples": "samples.tsv", "output_dir": "results/here"})
-    assert run.status == 1 and "output_dir: results is a file. Name a folder." in run.text
+    run = snakemake(tmp_path, config=tiny.config() | {"samples": "samples.tsv", "output_dir": folder})
+    assert run.status == 1 and says in run.text and "Traceback" not in run.text
