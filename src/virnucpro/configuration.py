@@ -213,6 +213,8 @@ def read_samples(path: str | Path | None) -> dict[str, list[Path]]:
             lines = [line for line in handle if line.strip() and not line.startswith("#")]
     except UnicodeDecodeError:
         raise InputError(f"{path}: isn't UTF-8 text. Save the sample sheet as UTF-8.") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't read the sample sheet ({error.strerror}).") from None
     table = csv.DictReader(lines, delimiter="\t")
     columns = [name.strip() for name in table.fieldnames or []]
     table.fieldnames = columns

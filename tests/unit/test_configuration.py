@@ -144,6 +144,16 @@ def test_bad_sheets_are_explained(tmp_path, text, message):
         read_samples(sheet(tmp_path, text))
 
 
+def test_a_sheet_without_permission_is_named(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")  # root reads what is forbidden, too
+
+    given = sheet(tmp_path, "")
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(InputError, match=r"samples\.tsv: can't read the sample sheet \(Permission denied\)"):
+        read_samples(given)
+
+
 def test_models_are_found_by_name_and_path(tmp_path):
     assert find("esm2", "mini-esm2", tmp_path).path.name == "mini-esm2.safetensors"
     assert not find("esm2", "3B", tmp_path).path.exists()

@@ -116,6 +116,7 @@ def test_what_only_looks_wrong_is_right(tmp_path, tiny):
     [
         ("results/here", "output_dir: results is a file. Name a folder."),
         ("/proc/here", "output_dir: /proc/here can't be written to (No such file or directory). Name another folder."),
+        ("/proc", "output_dir: /proc can't be written to (No such file or directory). Name another folder."),
     ],
 )
 def test_an_output_folder_that_can_not_be(tmp_path, tiny, folder, says):

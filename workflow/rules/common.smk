@@ -1,5 +1,4 @@
 # Configuration, paths and the functions that the rules ask. Nothing here writes or computes.
-import errno
 import os
 import re
 import sys
@@ -60,8 +59,6 @@ try:
     }
 except VirNucProError as error:
     raise WorkflowError(str(error)) from None
-except PermissionError as error:
-    raise WorkflowError(f"{error.filename}: can't be read. Give yourself permission, or name another file.") from None
 
 # Jobs parse the workflow again, on another machine too.
 workflow.register_envvars(*SWITCHES.as_dict())
@@ -125,17 +122,6 @@ wildcard_constraints:
     sample="|".join(re.escape(sample) for sample in SAMPLES),
     key="[^/]+",
     shard="[0-9a-f]+",
-
-
-def require_writable():
-    """Before any job of a run that has some; a finished one may be looked at by whoever can read it."""
-    try:
-        Path(OUT).mkdir(parents=True, exist_ok=True)
-        if not os.access(OUT, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        said = f"output_dir: {Path(OUT).absolute()} can't be written to ({error.strerror}). Name another folder."
-        raise WorkflowError(said) from None
 
 
 def final_output():

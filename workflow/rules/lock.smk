@@ -3,6 +3,7 @@
 import fcntl
 import socket
 from contextlib import suppress
+from tempfile import TemporaryFile
 
 
 def hold_working_directory():
@@ -25,6 +26,17 @@ def hold_working_directory():
                 file.unlink(missing_ok=True)
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def require_output_dir():
+    """Make the output folder, or say that it can't be written to: once there are jobs, for a finished run can be read-only."""
+    try:
+        Path(OUT).mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=OUT).close()
+    except OSError as error:
+        raise WorkflowError(
+            f"output_dir: {Path(OUT).absolute()} can't be written to ({error.strerror}). Name another folder."
+        ) from None
 
 
 if workflow.is_main_process:
