@@ -16,6 +16,7 @@ PACKAGE = ROOT / "src" / "virnucpro"
 LAYERS = [
     "errors",
     "files",
+    "outputs",
     "skeleton",
     "switches",
     "record",

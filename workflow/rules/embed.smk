@@ -3,13 +3,13 @@
 # young process twice a second, which slows its start, and more so the more run; a job measures itself, and its file keeps it.
 
 
-for family, letters, bytes_per_frame in (("dnabert_s", "fna", 6_000), ("esm2", "faa", 16_000)):
+for family, bytes_per_frame in (("dnabert_s", 6_000), ("esm2", 16_000)):
 
     rule:
         name:
             f"embed_{family}"
         input:
-            sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.{letters}"),
+            sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.{LETTERS[family]}"),
             model=ancient(MODELS[family]),
         output:
             f"{OUT}/{{sample}}/embeddings/{family}/{{key}}/{{shard}}.h5",

@@ -35,7 +35,7 @@ for family in PREPARED:
         name:
             f"prepare_{family}"
         input:
-            CHECKPOINTS[family],
+            current(CHECKPOINTS[family]),
         output:
             directory(PREPARED[family]),
         log:
@@ -51,13 +51,14 @@ for family in PREPARED:
         params:
             source=path_of(family),
             family=family,
+            identity=identity_of([] if SOURCES[family].published else SOURCES[family].files),
         script:
             "../scripts/prepare_encoder.py"
 
 
 checkpoint prepare_classifier:
     input:
-        checkpoint=CHECKPOINTS["classifier"],
+        checkpoint=current(CHECKPOINTS["classifier"]),
         dnabert_s=PREPARED["dnabert_s"],
         esm2=PREPARED["esm2"],
     output:
@@ -74,6 +75,7 @@ checkpoint prepare_classifier:
         runtime=20,
     params:
         source=path_of("classifier"),
+        identity=identity_of([] if SOURCES["classifier"].published else SOURCES["classifier"].files),
         chunk_length=SETTINGS.chunk_length,
     script:
         "../scripts/prepare_classifier.py"

@@ -20,6 +20,8 @@ checkpoint split:
         chunk_length=SETTINGS.chunk_length,
         shard_frames=SETTINGS.shard_frames,
         empty_records=SETTINGS.empty_records,
+        fastas=lambda wildcards: [str(path) for path in SAMPLES[wildcards.sample]],
+        identity=identity_of_fasta,
         run=RUN,
     script:
         "../scripts/split.py"

@@ -16,6 +16,5 @@ with job(snakemake.log[0]):
         chunk_length=snakemake.params.chunk_length,
         encoders=tuple(Path(snakemake.input[f"{role}_model"]) / "model.safetensors" for role in ("dna", "protein")),
         threads=snakemake.threads,
-        derived=[Path(path) for path in snakemake.params.derived],
         run=snakemake.params.run,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +47,6 @@ def predict(
     encoders: tuple[Path, Path] | None = None,
     device: str = "cpu",
     threads: int = 1,
-    derived: Sequence[Path] = (),
     run: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Score every frame of a sample, write all tables, and return the summary.
@@ -62,7 +61,6 @@ def predict(
         encoders: the canonical DNA and protein encoders that must have made the embeddings.
         device: where the classifier runs, in fp32.
         threads: that read and score at the same time, beside the one that writes. The numbers are the same with any.
-        derived: what was made from earlier tables, and is removed first: it would be taken for this run's.
         run: kept in the summary.
 
     Raises:
@@ -81,8 +79,7 @@ def predict(
             raise StorageError(f"{merged}: its {role} vectors aren't from {path}. {_AGAIN}")
     if embeddings.count != manifest["frames"]:
         raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {_AGAIN}")
-    for path in (outputs.summary, *derived):
-        path.unlink(missing_ok=True)  # until all is written, nothing says that it is
+    outputs.summary.unlink(missing_ok=True)  # until all is written, nothing says that it is
     records = ((record, length) for record, length, _ in iter_records(shards))
     with Tables(outputs, records, chunk_length, threshold) as tables:
         for ids, scores in _scored(embeddings, model, device, threads):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from virnucpro.cli.inputs import samples_of, write_sheet
+from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
@@ -33,11 +34,9 @@ def check(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> 
     """
     made = [Path(output).absolute() / "check" / f"check.{kind}" for kind in ("txt", "json", "png", "svg")]
     with working_folder(output, dry_run) as work:
-        sheet = write_sheet(samples_of(inputs, work / "inputs"), work / "samples.tsv")
-        if not dry_run:
-            made[0].unlink(missing_ok=True)
+        samples, began = samples_of(inputs, work / "inputs"), time.time()
         try:
-            start("check", output, work, made, dry_run=dry_run, samples=sheet, **given)
+            start("check", output, work, made, dry_run=dry_run, samples=samples, named=inputs, **given)
         finally:
-            if made[0].exists() and not dry_run:
+            if made[0].exists() and made[0].stat().st_mtime >= began and not dry_run:
                 click.echo(f"\n{made[0].read_text()}")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 import yaml
 
 from virnucpro.configuration import commented_defaults, read_config, resolve
 from virnucpro.configuration import schema as read_schema
-from virnucpro.errors import ConfigError
 from virnucpro.files import atomic_file
+from virnucpro.outputs import refuse_existing
 
 
 @click.group()
@@ -30,8 +29,7 @@ def init(path: str, force: bool) -> None:
       virnucpro predict contigs.fa --configfile config.yaml
       snakemake --cores 8 --configfile config.yaml
     """
-    if Path(path).exists() and not force:
-        raise ConfigError(f"{path}: is there already. Give another name, or --force to replace it.")
+    refuse_existing(path, force)
     with atomic_file(path) as file:
         file.write_text(commented_defaults(), encoding="utf-8")
     click.echo(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from virnucpro.configuration import check_sample_name, missing_fasta, name_samples, read_samples
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_file, matching
+from virnucpro.outputs import check_own, write_own
 
 
 def samples_of(inputs: Sequence[str], spool: Path) -> dict[str, list[Path]]:
@@ -46,20 +47,25 @@ def samples_of(inputs: Sequence[str], spool: Path) -> dict[str, list[Path]]:
     return {name: [Path(os.path.abspath(path)) for path in files] for name, files in samples.items()}
 
 
-def write_sheet(samples: Mapping[str, Sequence[Path]], path: Path) -> str:
-    """Write the samples as a sheet, and return its path as the configuration has it."""
+def sheet(samples: Mapping[str, Sequence[Path]]) -> str:
+    """The samples as the text of a sample sheet."""
     rows = (f"{name}\t{file}\n" for name, files in samples.items() for file in files)
-    with atomic_file(path) as temporary:
-        temporary.write_text("sample\tfasta\n" + "".join(rows))
-    return str(path)
+    return "sample\tfasta\n" + "".join(rows)
 
 
 def _spooled(spool: Path, name: str) -> Path:
-    """Standard input as a file; the file of an earlier run is kept if it has the same content."""
+    """Standard input as a file; the file of an earlier run is kept if it has the same content.
+
+    Raises ConfigError where another program's file of that name is.
+    """
     check_sample_name(name, "standard input")
     path, new = spool / name, spool / f"{name}.new"
+    mark = spool / ".virnucpro"
+    for each in (path, new):
+        check_own(each, mark, spool.parent / "config.yaml")  # earlier versions' folders have no mark
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("'-' reads standard input, but nothing is piped into this command.")
+    write_own(mark, "")
     with atomic_file(new) as temporary, open(temporary, "wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
     if not new.stat().st_size:

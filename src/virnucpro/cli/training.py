@@ -37,7 +37,9 @@ def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **g
     ]
     options = dict(setting.partition("=")[::2] for setting in settings) or None
     with working_folder(output, dry_run) as work:
-        start("train", output, work, made, dry_run=dry_run, training_data=table, training=options, **given)
+        start(
+            "train", output, work, made, dry_run=dry_run, training_data=table, training=options, named=[table], **given
+        )
 
 
 @click.command()
@@ -58,4 +60,5 @@ def evaluate(table: str, output: str, dry_run: bool, **given: Any) -> None:
     """
     made = [Path(output).absolute() / "evaluation" / "metrics.tsv"]
     with working_folder(output, dry_run) as work:
-        start("evaluate", output, work, made, dry_run=dry_run, labels=table, **given)
+        named = [table, *filter(None, [given["evaluate_split"]])]
+        start("evaluate", output, work, made, dry_run=dry_run, labels=table, named=named, **given)

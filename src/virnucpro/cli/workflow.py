@@ -20,12 +20,13 @@ from typing import Any
 import click
 import yaml
 
-from virnucpro import __version__, installation
+from virnucpro import installation
+from virnucpro.cli.inputs import sheet
 from virnucpro.configuration import read_config, resolve
 from virnucpro.errors import ConfigError, DeviceError
-from virnucpro.files import atomic_file
 from virnucpro.lease import visible_gpus
 from virnucpro.models import KEYS, find, is_name
+from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_own
 from virnucpro.switches import Switches
 
 FAILED = 3
@@ -52,7 +53,7 @@ def working_folder(output: str | Path, dry_run: bool) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="virnucpro-dry-run-") as name:
             temporary = Path(name)
             memory = [folder / ".snakemake" / name for name in ("metadata", "incomplete")]
-            for known in (*memory, *folder.glob("inputs/*")):
+            for known in (*memory, *folder.glob("inputs/*"), folder / "config.yaml"):
                 if known.exists():
                     link = temporary / known.relative_to(folder)
                     link.parent.mkdir(exist_ok=True)
@@ -94,6 +95,8 @@ def start(
     profile: str | None,
     configfile: str | None,
     dry_run: bool,
+    samples: Mapping[str, Sequence[Path]] | None = None,
+    named: Sequence[str | Path] = (),
     **given: Any,
 ) -> None:
     """Write the configuration to the folder ``work``, run the workflow there, say what was made, and exit.
@@ -104,13 +107,22 @@ def start(
         work: see ``working_folder``.
         made: files to name at the end.
         cores, gpus, profile, configfile, dry_run: the options that all such commands have.
+        samples: sample name → its files, where the command was given sequences.
+        named: files beside those that the user named as inputs.
         given: configuration keys; None is as if not given.
 
     Raises:
-        ConfigError, ModelError, DeviceError: a key, an environment switch, a model or a GPU's name is wrong; nothing has
-            run then.
+        ConfigError, ModelError, DeviceError: a key, an environment switch, a model or a GPU's name is wrong, or an input or
+            another file of the user's would be overwritten; nothing has run then.
     """
     configuration = read_config(configfile) if configfile else {}
+    out = Path(output)
+    inputs = [*(path for files in (samples or {}).values() for path in files), *named, *filter(None, [configfile])]
+    refuse_inputs(out, samples or (), inputs)
+    check_own(out / "config.yaml")
+    if samples is not None:
+        check_own(out / "samples.tsv", out / "config.yaml")  # earlier versions' sheets don't say whose they are
+        given["samples"] = str(work / "samples.tsv")
     configuration |= {key: value for key, value in given.items() if value is not None}
     asked = resolve(configuration)
     Switches.read(os.environ)
@@ -127,8 +139,12 @@ def start(
                 "`virnucpro doctor` says what it sees."
             )
     settings = resolve(_absolute(configuration) | {"output_dir": str(Path(output).absolute())})
-    with atomic_file(work / "config.yaml") as file:
-        file.write_text(f"# Written by virnucpro {__version__}\n" + yaml.safe_dump(settings.as_dict(), sort_keys=False))
+    made_here = {"config.yaml": yaml.safe_dump(settings.as_dict(), sort_keys=False)}
+    if samples is not None:
+        made_here["samples.tsv"] = sheet(samples)
+    for name, content in made_here.items():
+        refuse_replacing(out / name, content, inputs)
+        write_own(work / name, content)
     arguments = [target, f"--directory={work}", f"--configfile={work / 'config.yaml'}"]
     if profile:
         carried = installation.root() / "workflow" / "profiles" / profile
