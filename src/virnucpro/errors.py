@@ -1,5 +1,10 @@
 """Errors that a user can cause. Each message says what is wrong, where, and what to do."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class VirNucProError(Exception):
     """Base of all errors that end a run with one message and no traceback."""
@@ -23,3 +28,11 @@ class StorageError(VirNucProError):
 
 class DeviceError(VirNucProError):
     """A GPU that isn't there, or that another job holds for too long."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' for an unknown word, or what there is to choose from; the end of a sentence."""
+    known = list(known)
+    small = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(word).lower(), small, n=1, cutoff=0.5)
+    return f"; did you mean '{small[close[0]]}'?" if close else f"; known are {', '.join(known)}." if known else "."

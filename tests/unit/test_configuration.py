@@ -10,9 +10,10 @@ import yaml
 from virnucpro import installation
 from virnucpro.classifier.labels import read_labelled_fasta
 from virnucpro.classifier.training import TrainOptions
-from virnucpro.configuration import PRESETS, Settings, defaults, read_samples, resolve, sample_name, schema
+from virnucpro.configuration import PRESETS, Settings, defaults, resolve, schema
 from virnucpro.errors import ConfigError, InputError, ModelError
 from virnucpro.models import find
+from virnucpro.samples import read_samples, sample_name
 
 ROOT = installation.root()
 
@@ -69,13 +70,10 @@ def test_what_is_wrong_is_named(given, message):
 
 
 def test_command_line_text_is_understood():
-    settings = resolve(
-        {"compile": "true", "chunk_length": "null", "cache_dir": "", "samples": "none", "esm_model": 650}
-    )
+    settings = resolve({"compile": "true", "chunk_length": "null", "cache_dir": "", "samples": "none"})
     assert settings.compile is True
     assert settings.chunk_length == 500
     assert settings.cache_dir is None
-    assert settings.esm_model == "650"
     options = {
         "epochs": "5",
         "dropout": "0.1",
@@ -127,11 +125,11 @@ def test_samples_are_called_after_their_files(name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sample,fasta\na,b\n", "no column 'sample'"),
+        ("sample fasta\na b\n", "no column 'sample'.*not spaces"),
         ("sample\tfile\na\tb\n", "no column 'fasta'"),
         ("sample\tfasta\n", "lists no samples"),
-        ("sample\tfasta\na b\tx.fa\n", "row 1: sample name 'a b'"),
-        ("sample\tfasta\nok\tx.fa\na/b\tx.fa\n", "row 2: sample name 'a/b'"),
+        ("sample\tfasta\na b\tx.fa\n", "line 2: sample name 'a b'"),
+        ("sample\tfasta\nok\tx.fa\na/b\tx.fa\n", "line 3: sample name 'a/b'"),
         ("sample\tfasta\nlogs\tx.fa\n", "reserved"),
         ("sample\tfasta\na\t\n", "no FASTA path"),
         ("sample\tfasta\na\tx.fa\na\tx.fa\n", "listed twice"),

@@ -25,20 +25,28 @@ for _package in ("Bio", "h5py", "numpy", "tqdm", "zstandard"):
 from virnucpro import __version__ as VERSION
 from virnucpro import installation, models
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
-from virnucpro.configuration import missing_fasta, name_samples, read_samples, resolve
+from virnucpro.configuration import check_config_file, resolve
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import VirNucProError
 from virnucpro.files import sha256_file
 from virnucpro.lease import visible_gpus
+from virnucpro.paths import check_file
 from virnucpro.record import RunRecord
 from virnucpro.report.ending import ending
+from virnucpro.samples import check_folders, name_samples, read_samples
 from virnucpro.sequences.split import read_manifest
 from virnucpro.switches import Switches
 
+installation.prepare_account(Path(".snakemake/cache").absolute())
 installation.prepare_environment()
 try:
+    # Without the file (another --directory, or a module) the schema's defaults hold.
+    if not workflow.modifier.skip_configfile and check_config_file("config/config.yaml"):
+
+        configfile: "config/config.yaml"
+
     SETTINGS = resolve(config)
     SWITCHES = Switches.read(os.environ)
     # A table of labelled files takes the place of the sample sheet: each of its files is a sample.
@@ -49,6 +57,7 @@ try:
         SAMPLES = name_samples(row.fasta for row in read_labelled_fasta(LABELLED))
     else:
         SAMPLES = read_samples(SETTINGS.samples)
+    check_folders(SAMPLES, SETTINGS.output_dir)
     SOURCES = {
         family: models.find(family, name, SETTINGS.models_dir)
         for family, name in (
@@ -135,8 +144,11 @@ def fasta_of(wildcards):
     """The FASTA files of a sample; one that nobody makes is an error here, before any job."""
     made = [known.is_producer for known in workflow.rules]
     for path in SAMPLES[wildcards.sample]:
-        if not path.exists() and not any(makes(str(path)) for makes in made):
-            raise WorkflowError(str(missing_fasta(path, LABELLED or SETTINGS.samples)))
+        if os.path.isfile(path) or not any(makes(str(path)) for makes in made):
+            try:
+                check_file(path, LABELLED or SETTINGS.samples)
+            except VirNucProError as error:
+                raise WorkflowError(str(error)) from None
     return [str(path) for path in SAMPLES[wildcards.sample]]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from virnucpro.cli.options import UserPath
+
 
 @click.group()
 def classifier() -> None:
@@ -11,8 +13,8 @@ def classifier() -> None:
 
 
 @classifier.command("import")
-@click.argument("original", type=click.Path())
-@click.argument("output", type=click.Path())
+@click.argument("original", type=UserPath())
+@click.argument("output", type=UserPath())
 def classifier_import(original: str, output: str) -> None:
     """Turn the original's pickle (.pth) into OUTPUT.safetensors, without running what a pickle may hold."""
     from virnucpro.classifier.importer import import_original

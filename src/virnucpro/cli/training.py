@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema, running
+from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, UserPath, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
 
 @click.command()
-@click.argument("table", type=click.Path())
+@click.argument("table", type=UserPath())
 @click.option(
     "--set",
     "settings",
@@ -41,10 +41,8 @@ def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **g
 
 
 @click.command()
-@click.argument("table", type=click.Path())
-@click.option(
-    "--split", "evaluate_split", type=click.Path(), help="split.tsv of a training: measure its test part only."
-)
+@click.argument("table", type=UserPath())
+@click.option("--split", "evaluate_split", type=UserPath(), help="split.tsv of a training: measure its test part only.")
 @from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS, "threshold")
 @running
 def evaluate(table: str, output: str, dry_run: bool, **given: Any) -> None:

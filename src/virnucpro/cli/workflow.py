@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ import click
 import yaml
 
 from virnucpro import __version__, installation
-from virnucpro.configuration import read_config, resolve
+from virnucpro.configuration import Settings, path_keys, read_config, resolve
 from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.files import atomic_file
 from virnucpro.lease import visible_gpus
@@ -126,7 +126,7 @@ def start(
                 f"{'fewer, or leave it out' if found else 'none (leave it out) to compute on the CPU'}; "
                 "`virnucpro doctor` says what it sees."
             )
-    settings = resolve(_absolute(configuration) | {"output_dir": str(Path(output).absolute())})
+    settings = resolve(_absolute(asked) | {"output_dir": str(Path(output).absolute())})
     with atomic_file(work / "config.yaml") as file:
         file.write_text(f"# Written by virnucpro {__version__}\n" + yaml.safe_dump(settings.as_dict(), sort_keys=False))
     arguments = [target, f"--directory={work}", f"--configfile={work / 'config.yaml'}"]
@@ -138,6 +138,7 @@ def start(
         arguments.append(f"--cores={cores or os.cpu_count()}")
     if gpus:
         arguments.append(f"--resources=gpu={gpus[0]}")
+    installation.prepare_account(work / ".snakemake" / "cache")
     began = time.time()
     status = run_workflow([*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
     if status < 0:
@@ -200,24 +201,15 @@ def _holder(*locks: Path) -> str:
     return ""
 
 
-def _absolute(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with absolute paths: the workflow runs in another folder than the user does."""
+def _absolute(settings: Settings) -> dict[str, Any]:
+    """The configuration with absolute paths: the workflow runs in another folder than the user does."""
     names = {key: family for family, key in KEYS.items()}
-    paths = (
-        "samples",
-        "cache_dir",
-        "models_dir",
-        "training_data",
-        "labels",
-        "evaluate_split",
-        "check_published",
-        *names,
-    )
+    paths = {*path_keys(), *names}
     return {
-        key: str(Path(value).expanduser().absolute())
+        key: str(Path(value).absolute())
         if key in paths and value is not None and not (key in names and is_name(names[key], value))
         else value
-        for key, value in configuration.items()
+        for key, value in settings.as_dict().items()
     }
 
 
