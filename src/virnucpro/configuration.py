@@ -123,7 +123,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: can't read the configuration ({error.strerror}).") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter for what isn't UTF-8, or a date such as 2024-13-01
-        raise ConfigError(f"{path}: isn't YAML: {' '.join(str(error).split())}. Correct that line.") from None
+        raise ConfigError(f"{path}{_problem(error)}. Correct that line.") from None
     if not isinstance(values, dict | None):
         raise ConfigError(f"{path}: holds no 'key: value' lines. `virnucpro config init` writes an example.")
     return values or {}
@@ -155,7 +155,7 @@ def read_value(text: str) -> Any:
     try:
         return _yaml(text or "null")
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{text}: isn't YAML: {' '.join(str(error).split())}. Quote it.") from None
+        raise ConfigError(f"{text}{_problem(error)}. Quote it.") from None
 
 
 def commented_defaults() -> str:
@@ -199,8 +199,8 @@ def _refuse_lost_spelling(key: str, value: Any, entry: Mapping[str, Any]) -> Non
         return
     read_as = "true or false" if isinstance(value, bool) else "a date" if isinstance(value, date) else "a number"
     raise ConfigError(
-        f"Configuration key '{key}' was read as {read_as} ({value}), so its spelling is lost. Quote it: "
-        f'{key}: "..." in a file, --config \'{key}="..."\' with snakemake.'
+        f"Configuration key '{key}' was read as {read_as} ({value}), so its spelling is lost. Begin it with ./ "
+        f'(snakemake --config {key}=./...), or quote it in the file ({key}: "...").'
     )
 
 
@@ -227,6 +227,13 @@ class _Loader(yaml.SafeLoader):
 
 def _yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
+
+
+def _problem(error: Exception) -> str:
+    """Where and why something isn't YAML; what follows the file's name."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f", line {error.problem_mark.line + 1}: isn't YAML: {error.problem}"
+    return f": isn't YAML: {' '.join(str(error).split())}"
 
 
 def _explain(error: ValidationError, values: Mapping[str, Any], properties: Mapping[str, Any]) -> ConfigError:

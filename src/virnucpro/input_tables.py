@@ -108,7 +108,7 @@ def is_table(path: str | Path, required: Collection[str]) -> bool:
 
 def quoted(cell: str) -> str:
     """A cell that ``read_table`` reads as it is."""
-    if cell == cell.strip() and not cell.startswith('"'):
+    if cell == cell.strip() and not cell.startswith(('"', "#")):
         return cell
     return '"' + cell.replace('"', '""') + '"'
 
@@ -122,6 +122,8 @@ def _text(path: Path, required: Sequence[str], what: str) -> str:
         raise InputError(
             f"{path}: no such {what}. Give a tab-separated file with the columns {' and '.join(required)}."
         )
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not a {what}. Give the table's own path.")
     check_file(path)
     try:
         with open(path, "rb") as file:

@@ -31,6 +31,8 @@ def prepare_account(folder: Path) -> None:
         getpass.getuser()
     except (KeyError, OSError):  # OSError from Python 3.13 on
         os.environ["LOGNAME"] = str(os.getuid())
+    if not os.path.isabs(os.path.expanduser("~")):
+        os.environ["HOME"] = str(folder)
     cache = user_cache()
     if cache is None or not _writable(cache / "snakemake"):
         os.environ["XDG_CACHE_HOME"] = os.environ["MPLCONFIGDIR"] = str(folder)

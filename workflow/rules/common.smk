@@ -25,7 +25,7 @@ for _package in ("Bio", "h5py", "numpy", "tqdm", "zstandard"):
 from virnucpro import __version__ as VERSION
 from virnucpro import installation, models
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
-from virnucpro.configuration import check_config_file, resolve
+from virnucpro.configuration import check_config_file, read_config, resolve
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.canonical import read_spec
@@ -42,11 +42,21 @@ from virnucpro.switches import Switches
 installation.prepare_account(Path(".snakemake/cache").absolute())
 installation.prepare_environment()
 try:
-    # Without the file (another --directory, or a module) the schema's defaults hold.
-    if not workflow.modifier.skip_configfile and check_config_file("config/config.yaml"):
+    _strict = not workflow.modifier.skip_configfile  # else a module, whose configuration the other workflow gives
+    for _file in workflow.config_settings.configfiles if _strict else ():  # Snakemake takes a key that is twice there
+        if _file.suffix != ".json":
+            read_config(_file)
+    _found = _strict and check_config_file("config/config.yaml")
+except VirNucProError as error:
+    raise WorkflowError(str(error)) from None
 
-        configfile: "config/config.yaml"
+# Without the file (another --directory, or a module) the schema's defaults hold.
+if _found:
 
+    configfile: "config/config.yaml"
+
+
+try:
     SETTINGS = resolve(config)
     SWITCHES = Switches.read(os.environ)
     # A table of labelled files takes the place of the sample sheet: each of its files is a sample.

@@ -14,7 +14,14 @@ from virnucpro.errors import InputError
 from virnucpro.files import atomic_file
 from virnucpro.input_tables import quoted
 from virnucpro.paths import check_file, files_of, user_path
-from virnucpro.samples import check_distinct, check_sample_name, is_sample_sheet, name_samples, read_samples
+from virnucpro.samples import (
+    check_distinct,
+    check_folders,
+    check_sample_name,
+    is_sample_sheet,
+    name_samples,
+    read_samples,
+)
 
 TABLES = (".tsv", ".csv", ".xlsx", ".xls", ".ods")
 """Endings of a single input that is taken for a sample sheet whatever is in it, so that what is wrong is said of it."""
@@ -65,7 +72,8 @@ def _named(word: str) -> tuple[str, str]:
 
 
 def write_sheet(samples: Mapping[str, Sequence[Path]], path: Path) -> str:
-    """Write the samples as a sheet, and return its path as the configuration has it."""
+    """Write the samples as a sheet to the folder of results, and return its path as the configuration has it."""
+    check_folders(samples, path.parent)
     rows = (f"{name}\t{quoted(str(file))}\n" for name, files in samples.items() for file in files)
     with atomic_file(path) as temporary:
         temporary.write_text("sample\tfasta\n" + "".join(rows), encoding="utf-8")
