@@ -129,7 +129,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return values or {}
 
 
-def check_config_file(path: str) -> bool:
+def check_config_file(path: str | Path) -> bool:
     """Whether a configuration file is there and sets keys.
 
     Raises:
