@@ -118,11 +118,14 @@ def _text(path: Path, required: Sequence[str], what: str) -> str:
         raise InputError(
             f"{path}: is what a spreadsheet program leaves while it has the file open. Give the file itself."
         )
-    if not os.path.lexists(path):
-        raise InputError(
-            f"{path}: no such {what}. Give a tab-separated file with the columns {' and '.join(required)}."
-        )
-    if path.is_dir():
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        columns = " and ".join(required)
+        raise InputError(f"{path}: no such {what}. Give a tab-separated file with the columns {columns}.") from None
+    except OSError:
+        pass  # the check of the file says why
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, not a {what}. Give the table's own path.")
     check_file(path)
     try:

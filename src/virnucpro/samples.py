@@ -103,7 +103,7 @@ def check_folders(samples: Collection[str], output_dir: str | Path) -> None:
     """Raise ConfigError if a file is where a folder of the results has to be."""
     for name in (*samples, "benchmarks", "logs", "models"):
         place = Path(output_dir, name)
-        if os.path.lexists(place) and not place.is_dir():
+        if os.path.lexists(place) and not os.path.isdir(place):
             whose = f"of sample '{name}' " if name in samples else ""
             raise ConfigError(
                 f"{place}: is a file, where the folder {whose}has to be. Choose another output folder (--output, "

@@ -133,6 +133,19 @@ def test_any_name_of_a_folder_and_of_a_file_reaches_the_workflow(files, monkeypa
         assert read_samples(settings.samples) == {"a": [files / word.removeprefix("a=") for word in given]}
 
 
+def test_a_label_table_is_checked_before_anything_runs(files, monkeypatch):
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: pytest.fail("it was started"))
+    for content, says in {
+        "fasta\tlabel\na.fna\tyes\n": "line 2: label 'yes' must be",
+        "fasta\tlabel\ngone.fa\t1\n": "gone.fa: no such file",
+    }.items():
+        (files / "t.tsv").write_text(content)
+        for command in ("train", "evaluate"):
+            done = invoke(command, "t.tsv", "-o", "out")
+            assert isinstance(done.exception, InputError) and says in str(done.exception)
+    assert not (files / "out").exists()
+
+
 def test_a_file_where_the_samples_folder_has_to_be(files, monkeypatch):
     monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: pytest.fail("it was started"))
     (files / "contigs").write_text(">r\nACGT\n")

@@ -83,7 +83,7 @@ except VirNucProError as error:
 workflow.register_envvars(*SWITCHES.as_dict())
 OUT = SETTINGS.output_dir
 for _folder in (Path(OUT), *Path(OUT).parents):
-    if _folder.exists() and not _folder.is_dir():
+    if os.path.exists(_folder) and not os.path.isdir(_folder):
         raise WorkflowError(f"output_dir: {_folder} is a file. Name a folder.")
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from virnucpro.classifier.labels import has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_file
 from virnucpro.input_tables import quoted
@@ -69,6 +70,15 @@ def _named(word: str) -> tuple[str, str]:
     if not given or os.path.lexists(word) or re.search(r"[/*?]", name):
         return "", word
     return name, rest
+
+
+def check_labels(table: str, records: bool) -> None:
+    """Raise InputError for what is wrong in a label table: it is about files or, if ``records``, perhaps about them."""
+    if records and not has_fasta(table):
+        read_labelled_records(table)
+        return
+    for files in name_samples(row.fasta for row in read_labelled_fasta(table)).values():
+        check_file(files[0], table)
 
 
 def write_sheet(samples: Mapping[str, Sequence[Path]], path: Path) -> str:

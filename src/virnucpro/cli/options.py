@@ -10,9 +10,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from virnucpro.configuration import PRESETS, schema
-from virnucpro.errors import ConfigError
+from virnucpro.errors import ConfigError, InputError
 from virnucpro.models import BUNDLED, KEYS, PUBLISHED
-from virnucpro.paths import expand_home
+from virnucpro.paths import expand_home, user_path
 
 _NAMES = {key: [*BUNDLED[family], *PUBLISHED[family]] for family, key in KEYS.items()}
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
@@ -37,6 +37,10 @@ class UserPath(click.Path):
         name = param.get_error_hint(ctx) if param and ctx else "a path"
         if value == "":
             raise ConfigError(f"empty {name}. Give a name; perhaps a variable isn't set.")
+        try:
+            user_path(value)
+        except InputError as error:
+            raise ConfigError(f"{name}: {error}") from None
         return super().convert(expand_home(value), param, ctx)
 
 

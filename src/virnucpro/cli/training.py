@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from virnucpro.cli.inputs import check_labels
 from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, UserPath, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
@@ -35,6 +36,7 @@ def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **g
     made = [
         Path(output).absolute() / "training" / name for name in ("classifier.safetensors", "training.json", "split.tsv")
     ]
+    check_labels(table, records=False)
     options = dict(setting.partition("=")[::2] for setting in settings) or None
     with working_folder(output, dry_run) as work:
         start("train", output, work, made, dry_run=dry_run, training_data=table, training=options, **given)
@@ -54,6 +56,7 @@ def evaluate(table: str, output: str, dry_run: bool, **given: Any) -> None:
     Example:
       virnucpro evaluate labels.tsv --classifier out/training/classifier.safetensors --split out/training/split.tsv
     """
+    check_labels(table, records=True)
     made = [Path(output).absolute() / "evaluation" / "metrics.tsv"]
     with working_folder(output, dry_run) as work:
         start("evaluate", output, work, made, dry_run=dry_run, labels=table, **given)
