@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from virnucpro import installation
-from virnucpro.configuration import PRESETS, nearest
-from virnucpro.errors import ModelError
+from virnucpro.configuration import PRESETS
+from virnucpro.errors import ModelError, nearest
+from virnucpro.paths import expand_home
 
 
 class Published(NamedTuple):
@@ -121,10 +123,14 @@ def find(family: str, name: str, models_dir: str | Path) -> ModelSource:
     if name in BUNDLED[family]:
         return ModelSource(family, name, installation.root() / "resources" / "models" / f"{name}.safetensors")
     if model := published(family, name):
+        if str(models_dir).startswith("~"):
+            raise ModelError(
+                f"{key}: {name} is looked for in {models_dir}, but you have no home folder. Give models_dir."
+            )
         places = [Path(models_dir) / place for place in model.places]
         return ModelSource(family, name, next((place for place in places if place.exists()), places[0]), model)
-    path = Path(name).expanduser()
-    if path.exists():
+    path = Path(expand_home(name))
+    if os.path.exists(path):
         return ModelSource(family, path.name, path.resolve())
     if "/" in name or path.suffix in _SUFFIXES:
         raise ModelError(f"{key}: {name}: no such file or folder (looked in {Path.cwd()}).")

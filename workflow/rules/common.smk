@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 import time
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,15 @@ class UserError(WorkflowError, InputOpenException):
         pass
 
 
+@contextmanager
+def user_errors():
+    """What the library says of a user's mistake, as Snakemake shows it."""
+    try:
+        yield
+    except VirNucProError as error:
+        raise UserError(str(error)) from None
+
+
 # In a clone the library lies beside the workflow.
 _library = Path(str(workflow.current_basedir)).parents[1] / "src"
 if _library.is_dir():
@@ -46,7 +56,7 @@ for _package in ("Bio", "h5py", "numpy", "tqdm", "zstandard"):
 from virnucpro import __version__ as VERSION
 from virnucpro import installation, models
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
-from virnucpro.configuration import missing_fasta, name_samples, read_samples, resolve
+from virnucpro.configuration import check_config_file, read_config, resolve
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.canonical import read_spec
@@ -55,13 +65,29 @@ from virnucpro.files import sha256_file
 from virnucpro.lease import visible_gpus
 from virnucpro.outputs import REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
+from virnucpro.paths import check_file
 from virnucpro.record import RunRecord
 from virnucpro.report.ending import ending
+from virnucpro.samples import check_folders, name_samples, read_samples
 from virnucpro.sequences.split import read_manifest
 from virnucpro.switches import Switches
 
+installation.prepare_account(Path(".snakemake/cache").absolute())
 installation.prepare_environment()
-try:
+with user_errors():
+    _strict = not workflow.modifier.skip_configfile  # else a module, whose configuration the other workflow gives
+    for _file in workflow.config_settings.configfiles if _strict else ():  # Snakemake takes a key that is twice there
+        if _file.suffix != ".json":
+            read_config(_file)
+    _found = _strict and check_config_file("config/config.yaml")
+
+# Without the file (another --directory, or a module) the schema's defaults hold.
+if _found:
+
+    configfile: "config/config.yaml"
+
+
+with user_errors():
     SETTINGS = resolve(config)
     SWITCHES = Switches.read(os.environ)
     # A table of labelled files takes the place of the sample sheet: each of its files is a sample.
@@ -72,6 +98,7 @@ try:
         SAMPLES = name_samples(row.fasta for row in read_labelled_fasta(LABELLED))
     else:
         SAMPLES = read_samples(SETTINGS.samples)
+    check_folders(SAMPLES, SETTINGS.output_dir)
     SOURCES = {
         family: models.find(family, name, SETTINGS.models_dir)
         for family, name in (
@@ -80,8 +107,6 @@ try:
             ("classifier", SETTINGS.classifier),
         )
     }
-except VirNucProError as error:
-    raise UserError(str(error)) from None
 OUT = SETTINGS.output_dir
 # What the user gave, the sequences apart.
 GIVEN = [
@@ -94,7 +119,7 @@ GIVEN += [path for source in SOURCES.values() if not source.published for path i
 # Jobs parse the workflow again, on another machine too.
 workflow.register_envvars(*SWITCHES.as_dict())
 for _folder in (Path(OUT), *Path(OUT).parents):
-    if _folder.exists() and not _folder.is_dir():
+    if os.path.exists(_folder) and not os.path.isdir(_folder):
         raise UserError(f"output_dir: {_folder} is a file. Name a folder.")
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
@@ -107,15 +132,13 @@ CHECKPOINTS = {
     for family, source in SOURCES.items()
 }
 TO_BE_MADE = [name for name, key in (("training", "training_data"), ("evaluation", "labels")) if getattr(SETTINGS, key)]
-try:
+with user_errors():
     refuse_inputs(
         OUT,
         SAMPLES,
         [*(path for files in SAMPLES.values() for path in files), *GIVEN],
         [*PREPARED.values(), *(f"{OUT}/{target}/{name}" for target in TO_BE_MADE for name in TARGETS[target])],
     )
-except VirNucProError as error:
-    raise UserError(str(error)) from None
 MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 LETTERS = {"dnabert_s": "fna", "esm2": "faa"}
@@ -176,8 +199,9 @@ def made(path):
 def fasta_of(wildcards):
     """The FASTA files of a sample; one that nobody makes is an error here, before any job."""
     for path in SAMPLES[wildcards.sample]:
-        if not path.exists() and not made(path):
-            raise UserError(str(missing_fasta(path, LABELLED or SETTINGS.samples)))
+        if os.path.isfile(path) or not made(path):
+            with user_errors():
+                check_file(path, LABELLED or SETTINGS.samples)
     return current(SAMPLES[wildcards.sample])
 
 
@@ -266,10 +290,8 @@ def gpus_here():
     """GPUs that embedding jobs can have on this machine at the same time."""
     if DEVICE == "cpu":
         return 0
-    try:
+    with user_errors():
         count = len(visible_gpus())
-    except VirNucProError as error:
-        raise UserError(str(error)) from None
     return count if GPU_LIMIT is None else min(count, GPU_LIMIT)
 
 

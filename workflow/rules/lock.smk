@@ -41,11 +41,9 @@ def require_output_dir():
         raise UserError(
             f"output_dir: {Path(OUT).absolute()} can't be written to ({error.strerror}). Name another folder."
         ) from None
-    try:
+    with user_errors():
         refuse_foreign(OUT, SAMPLES, TO_BE_MADE)
         check_clock(OUT, clock, [*(path for files in SAMPLES.values() for path in files), *GIVEN], time.time())
-    except VirNucProError as error:
-        raise UserError(str(error)) from None
 
 
 if workflow.is_main_process:

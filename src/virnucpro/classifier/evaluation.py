@@ -18,6 +18,7 @@ from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
 from virnucpro.classifier.tables import NO_OPEN_FRAME, UNSCORED, VIRAL
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_file
+from virnucpro.input_tables import read_table
 from virnucpro.record import RunRecord, origins
 
 LEVELS = {
@@ -67,7 +68,10 @@ def evaluate_from_table(
     else:
         records = read_labelled_records(table)
     samples = [Labelled(name, folder, labels.get(name), records) for name, folder in folders.items()]
-    only = {(row["sample"], row["record"]) for row in _rows(Path(split)) if row["part"] == "test"} if split else None
+    only = None
+    if split:
+        rows = read_table(Path(split), ("sample", "record", "part"), others=True, what="split of a training").rows
+        only = {(row["sample"], row["record"]) for row in rows if row["part"] == "test"}
     return evaluate(samples, output, only=only, contrasts=contrasts, run=run)
 
 

@@ -8,8 +8,7 @@ from importlib import import_module
 import click
 
 from virnucpro import __version__
-from virnucpro.configuration import nearest
-from virnucpro.errors import VirNucProError, storage_message
+from virnucpro.errors import VirNucProError, nearest, storage_message
 
 _COMMANDS = {
     "predict": "predict:predict",

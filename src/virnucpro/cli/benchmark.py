@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from virnucpro.cli.options import UserPath
 from virnucpro.errors import ConfigError
 from virnucpro.files import atomic_file
 
@@ -27,13 +28,13 @@ gpu_share         of the time in which the GPU had a pack to compute"""
 @click.option("--encoder", type=click.Choice(["esm2", "dnabert_s"]), default="esm2", show_default=True)
 @click.option("--size", type=click.Choice(["8M", "35M", "150M", "650M", "3B", "15B"]), default="650M",
               show_default=True, help="ESM-2's shape, with random weights.")  # fmt: skip
-@click.option("--model", type=click.Path(), help="A checkpoint instead of random weights.")
-@click.option("--tokenizer", type=click.Path(exists=True, dir_okay=False),
+@click.option("--model", type=UserPath(), help="A checkpoint instead of random weights.")
+@click.option("--tokenizer", type=UserPath(exists=True, dir_okay=False),
               help="DNABERT-S's tokenizer.json, with random weights  [default: the bundled small model's]")  # fmt: skip
 @click.option("--length", default="", metavar="N|MIN-MAX",
               help="Residues or bases of random sequences  [default: 166 residues, 500 bases]")  # fmt: skip
 @click.option(
-    "--fasta", type=click.Path(), help="Sequences of a FASTA file instead: proteins for esm2, DNA for dnabert_s."
+    "--fasta", type=UserPath(), help="Sequences of a FASTA file instead: proteins for esm2, DNA for dnabert_s."
 )
 @click.option("--precision", default="auto", show_default=True, help="One or several, with commas: fp16,fp8.")
 @click.option("--attention", default="auto", show_default=True, help="One or several, with commas: triton,sdpa.")
@@ -46,7 +47,7 @@ gpu_share         of the time in which the GPU had a pack to compute"""
 @click.option("--seconds", type=float, default=10.0, show_default=True,
               help="About how long to measure each way, beside 64 sequences in fp32.")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--json", "output", type=click.Path(), help="Write everything that was measured here.")
+@click.option("--json", "output", type=UserPath(), help="Write everything that was measured here.")
 def benchmark(model: str | None, fasta: str | None, length: str, output: str | None, **given: Any) -> None:
     """Measure how fast an encoder is on this machine.
 

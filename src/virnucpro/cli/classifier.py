@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from virnucpro.cli.options import UserPath
 from virnucpro.outputs import refuse_existing
 
 
@@ -13,8 +14,8 @@ def classifier() -> None:
 
 
 @classifier.command("import")
-@click.argument("original", type=click.Path())
-@click.argument("output", type=click.Path())
+@click.argument("original", type=UserPath())
+@click.argument("output", type=UserPath())
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it is there.")
 def classifier_import(original: str, output: str, force: bool) -> None:
     """Turn the original's pickle (.pth) into OUTPUT.safetensors, without running what a pickle may hold."""

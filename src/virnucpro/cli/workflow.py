@@ -22,11 +22,13 @@ import yaml
 
 from virnucpro import installation
 from virnucpro.cli.inputs import sheet
-from virnucpro.configuration import read_config, resolve
+from virnucpro.configuration import Settings, path_keys, read_config, resolve
 from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.lease import visible_gpus
 from virnucpro.models import KEYS, find, is_name
 from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_own
+from virnucpro.paths import user_path
+from virnucpro.samples import check_folders
 from virnucpro.switches import Switches
 
 FAILED = 3
@@ -48,7 +50,7 @@ def working_folder(output: str | Path, dry_run: bool) -> Iterator[Path]:
     Raises:
         ConfigError: a run is going on in ``output``, or it can't be written to.
     """
-    folder = Path(output).absolute()
+    folder = user_path(str(output), os.getcwd())
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="virnucpro-dry-run-") as name:
             temporary = Path(name)
@@ -138,9 +140,10 @@ def start(
                 f"{'fewer, or leave it out' if found else 'none (leave it out) to compute on the CPU'}; "
                 "`virnucpro doctor` says what it sees."
             )
-    settings = resolve(_absolute(configuration) | {"output_dir": str(Path(output).absolute())})
+    settings = resolve(_absolute(asked) | {"output_dir": str(Path(output).absolute())})
     made_here = {"config.yaml": yaml.safe_dump(settings.as_dict(), sort_keys=False)}
     if samples is not None:
+        check_folders(samples, out)
         made_here["samples.tsv"] = sheet(samples)
     for name, content in made_here.items():
         refuse_replacing(out / name, content, inputs)
@@ -154,6 +157,7 @@ def start(
         arguments.append(f"--cores={cores or os.cpu_count()}")
     if gpus:
         arguments.append(f"--resources=gpu={gpus[0]}")
+    installation.prepare_account(work / ".snakemake" / "cache")
     began = time.time()
     status = run_workflow([*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
     if status < 0:
@@ -216,24 +220,15 @@ def _holder(*locks: Path) -> str:
     return ""
 
 
-def _absolute(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with absolute paths: the workflow runs in another folder than the user does."""
+def _absolute(settings: Settings) -> dict[str, Any]:
+    """The configuration with absolute paths: the workflow runs in another folder than the user does."""
     names = {key: family for family, key in KEYS.items()}
-    paths = (
-        "samples",
-        "cache_dir",
-        "models_dir",
-        "training_data",
-        "labels",
-        "evaluate_split",
-        "check_published",
-        *names,
-    )
+    paths = {*path_keys(), *names}
     return {
-        key: str(Path(value).expanduser().absolute())
+        key: str(Path(value).absolute())
         if key in paths and value is not None and not (key in names and is_name(names[key], value))
         else value
-        for key, value in configuration.items()
+        for key, value in settings.as_dict().items()
     }
 
 
