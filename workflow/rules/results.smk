@@ -69,6 +69,7 @@ rule predict:
         threshold=SETTINGS.threshold,
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,
+        rna_as_dna=SWITCHES.rna_as_dna,
         # Of earlier tables, should these alone be asked for now.
         derived=[f"{OUT}/{{sample}}/viral.fasta.gz", f"{OUT}/{{sample}}/report.html"],
         run=RUN,

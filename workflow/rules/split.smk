@@ -20,6 +20,7 @@ checkpoint split:
         chunk_length=SETTINGS.chunk_length,
         shard_frames=SETTINGS.shard_frames,
         empty_records=SETTINGS.empty_records,
+        rna_as_dna=SWITCHES.rna_as_dna,
         run=RUN,
     script:
         "../scripts/split.py"

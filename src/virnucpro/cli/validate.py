@@ -41,8 +41,10 @@ def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> Non
     for name, counts in found.items():
         click.echo(f"{name}: {', '.join(map(str, samples[name]))}")
         for key, value in asdict(counts).items():
-            if key not in ("remarks", "share_read"):
+            if key not in ("remarks", "notes", "share_read"):
                 click.echo(f"  {key.replace('_', ' '):28}{value:>16,}")
         click.echo(f"  {f'embeddings ({chunk_length}-base windows)':28}{2 * counts.open_frames:>16,}")
         for remark, example in counts.remarks.items():
             click.echo(f"  note: records {remark}, e.g. '{example[:60]}'")
+        for note in counts.notes:
+            click.echo(f"  note: {note}")
