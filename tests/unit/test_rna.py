@@ -12,8 +12,10 @@ from tests.unit.report_fixtures import FASTAS, write_sample
 from tests.unit.test_command import invoke
 from tests.unit.test_predict import run, small
 from tests.unit.test_split import contigs, joined, names, write
+from virnucpro import doctor
 from virnucpro.classifier.tables import CONTIGS
 from virnucpro.classifier.viral import write_viral
+from virnucpro.configuration import resolve
 from virnucpro.errors import StorageError
 from virnucpro.report.page import write_sample_page
 from virnucpro.sequences.split import read_manifest, split_fasta
@@ -74,6 +76,17 @@ def test_validate_says_so(tmp_path):
     assert "  note: left out the codons with U in 1 record with both U and T, as the original does: both\n" in said
     answer = json.loads(invoke("validate", "--json", str(path)).output)["x"]
     assert (answer["rna_records"], answer["u_ignored_records"], len(answer["notes"])) == (1200, 1, 2)
+
+
+def test_validate_and_doctor_follow_the_switch(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.fa", [("a", "AUGGCA" * 60)])
+    case = doctor.Case(resolve({}), {"x": [path]})
+    (finding,) = doctor.sequences(case)
+    assert finding.state == doctor.NOTE and "read 1 record as RNA" in finding.remedy
+    monkeypatch.setenv("VIRNUCPRO_V1_ATTENTION", "1")
+    assert "note: left out the codons with U in 1 record with U, as" in invoke("validate", str(path)).output
+    (finding,) = doctor.sequences(doctor.Case(resolve({}), {"x": [path]}))
+    assert "left out the codons with U in 1 record with U" in finding.remedy
 
 
 def test_an_earlier_versions_manifest_is_read(tmp_path):

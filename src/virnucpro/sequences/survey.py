@@ -42,8 +42,14 @@ class Survey:
     notes: list[str] = field(default_factory=list)
 
 
-def survey(fastas: Sequence[Path], chunk_length: int, enough: float = math.inf, empty_records: str = "error") -> Survey:
-    """Read all files of a sample as a run with this ``empty_records`` would, and count; stop after ``enough`` bases.
+def survey(
+    fastas: Sequence[Path],
+    chunk_length: int,
+    enough: float = math.inf,
+    empty_records: str = "error",
+    rna_as_dna: bool = True,
+) -> Survey:
+    """Read all files of a sample as a run with these options would, and count; stop after ``enough`` bases.
 
     Raises:
         InputError: what ``SampleRecords`` refuses.
@@ -59,7 +65,7 @@ def survey(fastas: Sequence[Path], chunk_length: int, enough: float = math.inf, 
     first, scored, last = "", 0, -1
     with (
         tempfile.TemporaryDirectory() as folder,
-        SampleRecords(fastas, Path(folder), empty_records, at=reached) as sample,
+        SampleRecords(fastas, Path(folder), empty_records, rna_as_dna, reached) as sample,
     ):
 
         def sequences() -> Iterator[bytes]:
