@@ -100,6 +100,24 @@ def test_an_input_replaced_by_an_older_one(tmp_path, tiny, reference):
     assert project.run().nothing_to_do
 
 
+def test_an_older_input_that_snakemake_cannot_notice(tmp_path, tiny):
+    """Without its records, or told to go by dates: a loud word instead of the old answer."""
+    (tmp_path / "in.fa").write_text(SEQUENCES)
+    (tmp_path / "samples.tsv").write_text("sample\tfasta\nin\tin.fa\n")
+    command = words(tiny, "in.fa", "--output=results")
+    assert run(tmp_path, command)[0] == 0
+    (tmp_path / "in.fa").write_text(fasta({"r2": coding(1, 700)}))
+    os.utime(tmp_path / "in.fa", (1e9, 1e9))
+    status, said = run(tmp_path, [*command, "--", "--rerun-triggers", "mtime"])
+    assert status == 1 and "in.fa isn't the file that results/in was made from" in said
+    config = tiny.config() | {"samples": "samples.tsv"}
+    plain = snakemake(tmp_path, config=config)
+    assert plain.status == 1 and "\ntouch in.fa\n" in plain.text and "Traceback" not in plain.text
+    os.utime(tmp_path / "in.fa")
+    snakemake(tmp_path, config=config).ok()
+    assert "\nr2\t" in (tmp_path / "results/in/contigs.tsv").read_text()
+
+
 def test_files_of_a_pattern_that_come_and_go(tmp_path, tiny):
     for number in range(2):
         (tmp_path / f"in{number}.fa").write_text(fasta({f"r{number}": coding(number, 700)}))

@@ -69,7 +69,7 @@ from virnucpro.paths import check_file
 from virnucpro.record import RunRecord
 from virnucpro.report.ending import ending
 from virnucpro.samples import check_folders, name_samples, read_samples
-from virnucpro.sequences.split import read_manifest
+from virnucpro.sequences.split import changed_input, read_manifest
 from virnucpro.switches import Switches
 
 installation.prepare_account(Path(".snakemake/cache").absolute())
@@ -139,6 +139,15 @@ with user_errors():
         [*(path for files in SAMPLES.values() for path in files), *GIVEN],
         [*PREPARED.values(), *(f"{OUT}/{target}/{name}" for target in TO_BE_MADE for name in TARGETS[target])],
     )
+# What Snakemake knows of former runs it keeps there. Without that, it goes by dates alone.
+if not os.path.isdir(".snakemake/metadata") or not os.listdir(".snakemake/metadata"):
+    for _sample, _files in SAMPLES.items():
+        _shards = f"{OUT}/{_sample}/shards"
+        if (_changed := changed_input(_shards, _files)) and os.stat(_changed).st_mtime <= os.stat(_shards).st_mtime:
+            raise UserError(
+                f"{_changed} isn't the file that {_shards} was made from, but dated before it, and here are no records "
+                f"(.snakemake) of that run. So that all is made anew from this one, give:\ntouch {shlex.quote(str(_changed))}"
+            )
 MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 LETTERS = {"dnabert_s": "fna", "esm2": "faa"}

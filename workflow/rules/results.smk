@@ -69,6 +69,7 @@ rule predict:
         threshold=SETTINGS.threshold,
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,
+        rna_as_dna=SWITCHES.rna_as_dna,
         run=RUN,
     script:
         "../scripts/predict.py"

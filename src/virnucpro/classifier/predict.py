@@ -44,6 +44,7 @@ def predict(
     outputs: Outputs,
     threshold: float = 0.5,
     chunk_length: int = 500,
+    rna_as_dna: bool = True,
     encoders: tuple[Path, Path] | None = None,
     device: str = "cpu",
     threads: int = 1,
@@ -58,6 +59,7 @@ def predict(
         outputs: the files to make; ``summary`` appears after all others.
         threshold: see ``tables.Tables``.
         chunk_length: bases per chunk of this run.
+        rna_as_dna: whether this run reads U as T in RNA.
         encoders: the canonical DNA and protein encoders that must have made the embeddings.
         device: where the classifier runs, in fp32.
         threads: that read and score at the same time, beside the one that writes. The numbers are the same with any.
@@ -73,6 +75,9 @@ def predict(
     for where, made in ((merged, embeddings.provenance.get("chunk_length")), (shards, manifest["chunk_length"])):
         if made != chunk_length:
             raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {_AGAIN}")
+    if manifest["rna_as_dna"] not in (None, rna_as_dna):
+        made = "as T" if manifest["rna_as_dna"] else "as the original does"
+        raise StorageError(f"{shards}: the U of RNA was read {made}, other than in this run. {_AGAIN}")
     check_fit(spec, _encoder(embeddings, "dna"), _encoder(embeddings, "protein"), chunk_length, classifier)
     for role, path in zip(("dna", "protein"), encoders or (), strict=False):
         if embeddings.provenance[f"{role}_encoder"]["weights_sha256"] != read_spec(path).weights_sha256:
@@ -91,7 +96,7 @@ def predict(
                 raise StorageError(f"{shards}: {said}. {_AGAIN}")
     summary = {
         **asdict(counts),
-        "skipped_records": manifest["skipped_records"],
+        **{key: manifest[key] for key in ("skipped_records", "rna_records", "u_ignored_records")},
         "threshold": threshold,
         "chunk_length": chunk_length,
         "classifier": {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256},
