@@ -15,13 +15,14 @@ ROOT = installation.root()
 PACKAGE = ROOT / "src" / "virnucpro"
 LAYERS = [
     "errors",
+    "locks",
     "files",
     "skeleton",
     "switches",
     "record",
     "sequences",
     "encoders",
-    "lease",
+    "gpu",
     "embeddings",
     "classifier",
     "provenance",
@@ -104,13 +105,13 @@ def test_parsing_the_workflow_needs_what_it_asks_for():
     """With `--sdm conda`, Snakemake runs where only its own requirements and these packages are."""
     common = (ROOT / "workflow/rules/common.smk").read_text()
     (asked,) = re.findall(r"for _package in \((.*)\):", common)
-    assert set(re.findall(r'"(\w+)"', asked)) == {"Bio", "h5py", "numpy", "tqdm", "zstandard"}
+    assert set(re.findall(r'"(\w+)"', asked)) == {"Bio", "filelock", "h5py", "numpy", "tqdm", "zstandard"}
     others = ["torch", "safetensors", "matplotlib", "sklearn", "tokenizers", "huggingface_hub", "pynvml", "click"]
     hidden = f"import sys; sys.modules.update(dict.fromkeys({others}))\n"
     imports = "\n".join(re.findall(r"^from virnucpro.*", common, flags=re.M))
     subprocess.run([sys.executable, "-c", hidden + imports], check=True)
     page = (ROOT / "docs/quickstart-workstation.md").read_text()
-    assert all(f"`{name}`" in page for name in ("biopython", "h5py", "numpy", "tqdm", "zstandard"))
+    assert all(f"`{name}`" in page for name in ("biopython", "filelock", "h5py", "numpy", "tqdm", "zstandard"))
 
 
 def test_a_shard_job_imports_neither_reference():

@@ -1,11 +1,14 @@
 """Files that appear whole or not at all."""
 
+import errno
 import fcntl
-import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -33,49 +36,44 @@ def test_a_folder_is_replaced_whole(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_only_what_a_killed_writer_left_is_removed(tmp_path, kind):
-    """Of two writers one is killed; the next one removes its temporary, not the living one's."""
+def test_a_writer_waits_for_another_and_removes_what_it_leaves_when_killed(tmp_path, kind, caplog):
     code = (
         f"import sys, time; from virnucpro.files import atomic_{kind}\n"
         "with atomic_" + kind + "(sys.argv[1]) as t: print(t, flush=True); time.sleep(60)"
     )
-    path = tmp_path / "target"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) for _ in "ab"
-    ]
-    temporaries = [writer.stdout.readline().strip() for writer in writers]
-    try:
-        writers[0].send_signal(signal.SIGKILL)
-        writers[0].wait()
-        with (atomic_file if kind == "file" else atomic_directory)(path) as temporary:
-            assert not os.path.exists(temporaries[0])
-            assert os.path.exists(temporaries[1])
-            assert str(temporary) not in temporaries
-        assert path.exists()
-    finally:
-        writers[1].kill()
-        writers[1].wait()
-    with (atomic_file if kind == "file" else atomic_directory)(path):
-        assert not os.path.exists(temporaries[1])
-
-
-@pytest.mark.parametrize("kind", ["file", "directory"])
-def test_a_temporary_that_is_removed_before_it_is_locked(tmp_path, kind, monkeypatch):
-    """The writer makes another one."""
-    lock, removed = fcntl.flock, []
-
-    def late(descriptor, operation):
-        if not removed:  # as a writer beside it would, in this very moment
-            removed.extend(tmp_path.iterdir())
-            removed[0].unlink()
-        lock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    path = tmp_path / "target"
-    with (atomic_file if kind == "file" else atomic_directory)(path) as temporary:
-        lock = temporary.with_suffix(".lock")
-        assert temporary.exists() and lock.exists() and lock != removed[0]
+    path, atomic = tmp_path / "target", atomic_file if kind == "file" else atomic_directory
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        left = Path(writer.stdout.readline().strip())
+        killer = threading.Timer(0.5, writer.kill)
+        killer.start()
+        with caplog.at_level("INFO"), atomic(path) as temporary:
+            assert writer.wait() == -signal.SIGKILL, "it waited"
+            assert not left.exists() and temporary not in (left, path)
+    assert f"waiting for process {writer.pid} on {socket.gethostname()} for writing {path}" in caplog.text
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_removes_nothing_of_another_files(tmp_path):
+    others = {tmp_path / name for name in (".target.tsv.01234567.tmp", ".target.01234567.01234567.tmp", ".target.mine")}
+    for other in others:
+        other.touch()
+    with atomic_file(tmp_path / "target"):
+        pass
+    assert set(tmp_path.iterdir()) == others | {tmp_path / "target"}
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """There nobody can tell what a living writer's is, so nothing is removed."""
+    left = tmp_path / ".target.01234567.tmp"
+    left.touch()
+
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with atomic_file(tmp_path / "target") as temporary:
+        temporary.write_text("written")
+    assert (tmp_path / "target").read_text() == "written" and left.exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
@@ -91,8 +89,6 @@ def test_many_writers_of_one_path(tmp_path, kind):
     assert [writer.wait() for writer in writers] == [0] * 6
     texts = {(path / name).read_text() for name in "abcdefgh"} if path.is_dir() else {path.read_text()}
     assert len(texts) == 1 and texts <= set("012345")
-    with (atomic_file if kind == "file" else atomic_directory)(path):
-        pass  # takes away what two of them left to each other
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -82,6 +82,8 @@ class Disturbed(Project):
         assert not again, f"computed though finished: {again}\n{text}"
         if not killed:
             assert status == 0, text
+        else:
+            self.unlock()
         return killed
 
     def check(self) -> None:
@@ -128,6 +130,7 @@ def test_what_an_orphan_finished_is_kept(tmp_path, tiny):
     process.kill()
     run.wait()
     psutil.wait_procs(jobs, timeout=120)
+    project.unlock()
     finished = len(list(tmp_path.glob("results/s/embeddings/*/*/*.h5")))
     assert finished == len(jobs) > 0
     assert sum(project.run().computed.values()) == 2 * project.shards() - finished

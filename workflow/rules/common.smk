@@ -5,6 +5,7 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from snakemake import __version__ as SNAKEMAKE
 from snakemake.exceptions import WorkflowError
@@ -15,11 +16,11 @@ if _library.is_dir():
     sys.path.insert(0, str(_library))
 
 # What the library needs to read the workflow; Snakemake brings the rest, and jobs may have environments of their own.
-for _package in ("Bio", "h5py", "numpy", "tqdm", "zstandard"):
+for _package in ("Bio", "filelock", "h5py", "numpy", "tqdm", "zstandard"):
     if find_spec(_package) is None:
         raise WorkflowError(
             f"The environment that Snakemake runs in has no package {_package}. Install the workflow there (in the clone: "
-            "pip install .), or with --sdm conda what reading it needs: biopython, h5py, numpy, tqdm, zstandard."
+            "pip install .), or with --sdm conda what reading it needs: biopython, filelock, h5py, numpy, tqdm, zstandard."
         )
 
 from virnucpro import __version__ as VERSION
@@ -31,7 +32,7 @@ from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import VirNucProError
 from virnucpro.files import sha256_file
-from virnucpro.lease import visible_gpus
+from virnucpro.gpu import visible_gpus
 from virnucpro.record import RunRecord
 from virnucpro.report.ending import ending
 from virnucpro.sequences.split import read_manifest
@@ -252,3 +253,22 @@ def table_or_error(key):
         return getattr(SETTINGS, key)
 
     return file
+
+
+def require_writable(folder, name, remedy):
+    """Make a folder, or say that it can't be written to."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise WorkflowError(
+            f"{name}: {Path(folder).absolute()} can't be written to ({error.strerror}). {remedy}"
+        ) from None
+
+
+if workflow.is_main_process:
+    require_writable(
+        ".snakemake",
+        "Working directory",
+        "Mend that, or name another with --directory: a run keeps its own records there.",
+    )

@@ -28,7 +28,7 @@ from virnucpro.encoders.canonical import read_spec
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
 from virnucpro.encoders.tokenizing import TokenWindows, tokens_ahead
 from virnucpro.errors import ConfigError
-from virnucpro.lease import leased_gpu
+from virnucpro.gpu import gpu_lock
 from virnucpro.record import RunRecord
 from virnucpro.sequences.split import check_protein, read_shard
 
@@ -167,7 +167,7 @@ def held_gpu(options: EmbedOptions, purpose: str) -> AbstractContextManager[str 
     """A GPU of the job's own, if it is to have one; to be entered before PyTorch is loaded."""
     if options.device == "cpu" or not options.gpu_lease:
         return nullcontext()
-    return leased_gpu(purpose, Path(options.gpu_lease_dir), 60 * options.gpu_lease_timeout)
+    return gpu_lock(purpose, Path(options.gpu_lease_dir), 60 * options.gpu_lease_timeout)
 
 
 def compute(
