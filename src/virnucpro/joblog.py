@@ -23,20 +23,7 @@ _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 
 @contextmanager
 def job(log: str | Path) -> Iterator[None]:
-    """Run a script's one library call as ``logged`` does; when that is done the process ends at once, with status 0.
-
-    What Python and CUDA would take down before holds nothing that is wanted, but a GPU for another half a second.
-    """
-    with logged(log):
-        yield
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
-        stream.flush()
-    os._exit(0)
-
-
-@contextmanager
-def logged(log: str | Path) -> Iterator[None]:
-    """Run a job's one library call with ``log`` as its log file.
+    """Run a script's one library call with ``log`` as its log file.
 
     An earlier attempt's log is kept as ``<name>.log.1``, ``<name>.log.2``, … A VirNucProError, a full disk
     or a folder that can't be written or is gone ends the process with status 1 and a message; anything else keeps its

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from virnucpro.files import atomic_directory, atomic_file, sha256_file
-from virnucpro.joblog import logged
+from virnucpro.joblog import job
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -112,14 +112,14 @@ def test_digest(tmp_path):
     ("raise ValueError('a fault')", 1, "ValueError: a fault"),
     ("raise KeyboardInterrupt", 130, "ERROR interrupted"),
 ])  # fmt: skip
-def test_a_job_ends_its_process_once_all_is_written(tmp_path, call, status, says):
+def test_a_job_ends_with_the_status_and_the_log_of_what_happened(tmp_path, call, status, says):
     script = (
-        "import atexit, sys\nfrom virnucpro.errors import VirNucProError\nfrom virnucpro.joblog import job\n"
-        f"atexit.register(print, 'taken down')\nwith job(sys.argv[1]):\n    {call}\nprint('not reached')\n"
+        "import sys\nfrom virnucpro.errors import VirNucProError\nfrom virnucpro.joblog import job\n"
+        f"with job(sys.argv[1]):\n    {call}\n"
     )
     run = subprocess.run([sys.executable, "-c", script, tmp_path / "job.log"], capture_output=True, text=True)
     assert run.returncode == status and says in (tmp_path / "job.log").read_text() and says in run.stderr
-    assert run.stdout == ("printed" if status == 0 else "taken down\n"), "and nothing of Python's own ending"
+    assert run.stdout == ("printed" if status == 0 else "")
     closed = 'exec "$0" -c "$1" "$2" >&- 2>&-'
     run = subprocess.run(["sh", "-c", closed, sys.executable, script, tmp_path / "closed.log"])
     assert run.returncode == status and says in (tmp_path / "closed.log").read_text()
@@ -128,11 +128,11 @@ def test_a_job_ends_its_process_once_all_is_written(tmp_path, call, status, says
 def test_a_folder_that_vanishes_meanwhile_is_one_message(tmp_path):
     gone, log = tmp_path / "scratch", tmp_path / "job.log"
     for make in (atomic_file, atomic_directory):
-        with pytest.raises(SystemExit) as stopped, logged(log), make(gone / "x"):
+        with pytest.raises(SystemExit) as stopped, job(log), make(gone / "x"):
             shutil.rmtree(gone)
         assert stopped.value.code == 1 and not gone.exists()
         text = log.read_text()
         assert f"ERROR No such file or directory: {gone}/" in text and "Traceback" not in text
-    with pytest.raises(FileNotFoundError), logged(log):
+    with pytest.raises(FileNotFoundError), job(log):
         (tmp_path / "absent").read_text()  # the folder is there: a fault of the program, perhaps
     assert "Traceback" in log.read_text()

@@ -27,7 +27,7 @@ _STATISTICS = (
     "tokens_per_second",
     "fill",
     "gpu_name",
-    "gpu_utilisation",
+    "gpu_seconds",
     "job_seconds",
     "cpu_seconds",
     "max_rss",

@@ -19,11 +19,9 @@ from typing import Any
 import numpy as np
 
 from virnucpro.embeddings.cache import CacheEntry
-from virnucpro.embeddings.driver import create_context_ahead
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
 from virnucpro.embeddings.store import create_shard
-from virnucpro.embeddings.utilisation import gpu_utilisation
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
 from virnucpro.encoders.tokenizing import TokenWindows, tokens_ahead
@@ -95,8 +93,6 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         tokens_ahead(spec, ids, letters, options.batching != "original") as tokens,
     ):
         began = time.perf_counter()
-        if options.device != "cpu":
-            create_context_ahead()
         # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
         import torch
 
@@ -106,7 +102,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
         unit = "residues" if spec.family == "esm2" else "bases"
         with create_shard(output, ids, spec.width) as file:
-            with gpu_utilisation(device) as used, progress(sequences.name, int(lengths.sum()), unit) as advance:
+            with progress(sequences.name, int(lengths.sum()), unit) as advance:
 
                 def done(rows: np.ndarray | list[int]) -> None:
                     advance(int(lengths[rows].sum()))
@@ -136,7 +132,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
                 "source": spec.source,
                 "embedding_version": EMBEDDING_VERSION,
                 **statistics,
-                **used,
+                **({"gpu_name": torch.cuda.get_device_name()} if device == "cuda" else {}),
                 **options.run.as_dict(),
                 # With waiting for a GPU, without Python's start and what is left to write.
                 "job_seconds": time.perf_counter() - job_began,
