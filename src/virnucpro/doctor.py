@@ -18,7 +18,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from virnucpro import downloads, installation
+from virnucpro import downloads, installation, planning
 from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES, Shape, random_encoder
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.spec import read_classifier_spec
@@ -259,9 +259,8 @@ def fit(case: Case) -> Iterator[Finding]:
 def space(case: Case) -> Iterator[Finding]:
     """Disk."""
     widths = {"dnabert_s": 768, "esm2": 2560} | {family: shape.width for family, (_, shape) in case.shapes.items()}
-    # Vectors twice (per shard and merged), frames as text, and four rows of tables per frame; prepared models.
-    needed = case.work.open_frames * (8 * sum(widths.values()) + 600) + case.work.residues * 4
-    needed += 2**20 * sum(case.source(family).megabytes for family in KEYS)
+    models = (case.source(family).megabytes for family in KEYS)
+    needed = planning.disk_space(case.work.open_frames, case.work.residues, widths.values(), models)
     output, scratch = Path(case.settings.output_dir).absolute(), Path(tempfile.gettempdir())
     for about, folder, wanted, short in ("disk", output, needed, PROBLEM), ("scratch", scratch, 2**30, NOTE):
         free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir())).free
@@ -274,8 +273,7 @@ def memory(case: Case) -> Iterator[Finding]:
     """Memory."""
     if case.device != "cpu" or not case.shapes:
         return
-    # In fp32, 12 · width² weights a layer; beside them PyTorch, a pack and a shard's vectors.
-    needed = max(4 * 12 * shape.layers * shape.width**2 for _, shape in case.shapes.values()) + 2e9
+    needed = max(planning.encoder_memory(shape.layers, shape.width) for _, shape in case.shapes.values())
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = f"{total / 1e9:,.1f} GB, {needed / 1e9:,.1f} GB will do"
     remedy = "Take a smaller ESM-2, a GPU, or a machine with more." if needed > total else ""

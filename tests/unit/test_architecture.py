@@ -19,6 +19,7 @@ LAYERS = [
     "files",
     "skeleton",
     "switches",
+    "planning",
     "record",
     "sequences",
     "encoders",

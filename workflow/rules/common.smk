@@ -24,7 +24,7 @@ for _package in ("Bio", "filelock", "h5py", "numpy", "tqdm", "zstandard"):
         )
 
 from virnucpro import __version__ as VERSION
-from virnucpro import installation, models
+from virnucpro import installation, models, planning
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
 from virnucpro.configuration import missing_fasta, name_samples, read_samples, resolve
 from virnucpro.embeddings.key import embedding_key
@@ -197,19 +197,12 @@ def cores_here():
 
 def threads_beside_embedding(wildcards=None):
     """Cores that embedding jobs on GPUs leave to others; a fixed number on a cluster."""
-    return min(4, max(1, cores_here() // 8)) if cores_here() else 4
+    return planning.threads_beside_embedding(cores_here())
 
 
 def threads_per_embedding(wildcards):
-    """The other cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster.
-
-    On a CPU at most 8: more gain nothing with small models, and other jobs take the rest.
-    """
-    if not cores_here():
-        return 8
-    if not gpus_here():
-        return min(8, cores_here())
-    return max(1, (cores_here() - threads_beside_embedding()) // gpus_here())
+    """The other cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster."""
+    return planning.threads_per_embedding(cores_here(), gpus_here() if cores_here() else 0)
 
 
 def path_of(family):
@@ -218,26 +211,26 @@ def path_of(family):
 
 
 def preparing_memory(family):
-    """Memory request: imports, the mapped checkpoint, and what is changed of it."""
-    return lambda wildcards, attempt: attempt * (2000 + 2 * SOURCES[family].megabytes)
+    """Memory request; more at each attempt."""
+    return lambda wildcards, attempt: attempt * planning.preparing_memory(SOURCES[family].megabytes)
 
 
 def embedding_memory(family, bytes_per_frame):
-    """Memory request: imports, weights twice, one shard's texts and vectors; more at each attempt."""
+    """Memory request; more at each attempt."""
 
     def mem_mb(wildcards, attempt):
-        shard = SETTINGS.shard_frames * bytes_per_frame // 2**20
-        return attempt * (3000 + 2 * SOURCES[family].megabytes + shard)
+        size = SOURCES[family].megabytes
+        return attempt * planning.embedding_memory(size, SETTINGS.shard_frames, bytes_per_frame)
 
     return mem_mb
 
 
 def embedding_minutes(family):
-    """Time request in minutes, enough for a GPU a twentieth as fast as an H200 or for 8 CPU cores."""
-    per_minute = 10_000_000 if gpus_per_job() else 200_000  # frames · megabytes of weights
+    """Time request in minutes; more at each attempt."""
 
     def runtime(wildcards, attempt):
-        return attempt * (30 + SETTINGS.shard_frames * SOURCES[family].megabytes // per_minute)
+        size = SOURCES[family].megabytes
+        return attempt * planning.embedding_minutes(size, SETTINGS.shard_frames, gpu=gpus_per_job() > 0)
 
     return runtime
 
