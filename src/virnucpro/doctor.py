@@ -29,6 +29,7 @@ from virnucpro.encoders.canonical import EncoderSpec, read_spec, write_canonical
 from virnucpro.encoders.embed import compute_dtype, resolve_precision
 from virnucpro.errors import ModelError, VirNucProError
 from virnucpro.models import KEYS, ModelSource, find
+from virnucpro.provenance import package_version
 from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.frames import open_frames_of
 from virnucpro.sequences.survey import Survey, survey
@@ -137,10 +138,10 @@ def programs(case: Case) -> Iterator[Finding]:
     """Programs."""
     yield Finding("Python", OK, f"{sys.version.split()[0]}, {sys.executable}")
     optional = ("flash-attn", "snakemake-executor-plugin-slurm")
-    fine = [f"{name} {_version(name) or 'not installed (optional)'}" for name in optional]
-    installed = metadata.requires("virnucpro") if _version("virnucpro") else []  # else a clone, used as it is
+    fine = [f"{name} {package_version(name) or 'not installed (optional)'}" for name in optional]
+    installed = metadata.requires("virnucpro") if package_version("virnucpro") else []  # else a clone, used as it is
     for requirement in map(Requirement, installed or []):
-        name, version = requirement.name, _version(requirement.name)
+        name, version = requirement.name, package_version(requirement.name)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         if version and requirement.specifier.contains(version, prereleases=True):
@@ -212,7 +213,7 @@ def compiler(case: Case) -> Iterator[Finding]:
     """torch.compile."""
     names = [os.environ.get("CXX", "c++"), "g++", "clang++"] if case.device == "cpu" else ["gcc", "cc", "clang"]
     found = [path for path in map(shutil.which, names) if path][:1] or ["no " + " or ".join(names)]
-    if case.device == "cuda" and not _version("triton"):
+    if case.device == "cuda" and not package_version("triton"):
         found.append("no triton")
     missing = any(part.startswith("no ") for part in found)
     state = PROBLEM if missing and case.options.compile else OK
@@ -291,7 +292,7 @@ def cluster(case: Case) -> Iterator[Finding]:
         lines = [*lines[:LISTED], f"and {len(lines) - LISTED} more"]
     if status:
         lines, remedy = lines[:1], "Run where the controller is reached."
-    elif not _version("snakemake-executor-plugin-slurm"):
+    elif not package_version("snakemake-executor-plugin-slurm"):
         remedy = "Snakemake's plugin is missing: pip install snakemake-executor-plugin-slurm"
     yield Finding("SLURM", NOTE if remedy else OK, f"sinfo: {', '.join(lines)}", remedy)
 
@@ -361,13 +362,6 @@ def _inputs(source: ModelSource) -> int | None:
     if source.published:
         return DNABERT_S.width + ESM2_SHAPES["3B"][1]
     return read_classifier_spec(source.path).width if source.path.suffix == ".safetensors" else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _output(*command: Sequence[str] | str) -> tuple[int, str]:

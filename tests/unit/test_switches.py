@@ -27,7 +27,7 @@ from virnucpro.encoders.canonical import load_encoder, read_spec, write_canonica
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import ConfigError
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 from virnucpro.switches import OTHERS, PREFIX, Switches
 
 NAMES = {PREFIX + field.name.upper() for field in dataclasses.fields(Switches)}

@@ -33,7 +33,7 @@ from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import VirNucProError
 from virnucpro.files import sha256_file
 from virnucpro.gpu import visible_gpus
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 from virnucpro.report.ending import ending
 from virnucpro.sequences.split import read_manifest
 from virnucpro.switches import Switches

@@ -18,7 +18,7 @@ from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
 from virnucpro.classifier.tables import NO_OPEN_FRAME, UNSCORED, VIRAL
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_file
-from virnucpro.record import RunRecord, origins
+from virnucpro.provenance import RunRecord, origins
 
 LEVELS = {
     "frame": "frames",

@@ -22,7 +22,7 @@ from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.errors import ConfigError, ModelError
 from virnucpro.files import atomic_file
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 
 logger = logging.getLogger(__name__)
 

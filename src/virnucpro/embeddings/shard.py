@@ -27,7 +27,7 @@ from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
 from virnucpro.encoders.tokenizing import TokenWindows, tokens_ahead
 from virnucpro.errors import ConfigError
 from virnucpro.gpu import gpu_lock
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 from virnucpro.sequences.split import check_protein, read_shard
 
 logger = logging.getLogger(__name__)

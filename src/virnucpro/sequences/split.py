@@ -19,7 +19,7 @@ import numpy as np
 
 from virnucpro.errors import InputError, StorageError
 from virnucpro.files import atomic_directory
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 from virnucpro.sequences.chunks import chunk_id
 from virnucpro.sequences.duplicates import DuplicateCheck
 from virnucpro.sequences.fasta import read_fasta
