@@ -62,14 +62,7 @@ class Case:
 
     @cached_property
     def options(self) -> EmbedOptions:
-        switches, settings = Switches.read(os.environ), self.settings
-        return EmbedOptions(
-            precision=switches.precision(settings.precision),
-            attention=settings.attention,
-            tokens_per_batch=settings.tokens_per_batch,
-            compile=switches.compile(settings.compile),
-            batching=switches.batching,
-        )
+        return EmbedOptions.of(self.settings.as_dict(), Switches.read(os.environ))
 
     @cached_property
     def device(self) -> str:

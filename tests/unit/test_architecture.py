@@ -17,6 +17,7 @@ LAYERS = [
     "errors",
     "locks",
     "files",
+    "rendering",
     "skeleton",
     "switches",
     "planning",

@@ -104,19 +104,7 @@ DEVICE = "cpu" if GPU_LIMIT == 0 else SETTINGS.device
 RUN = RunRecord(SETTINGS.as_dict(), SWITCHES.as_dict(), SNAKEMAKE)
 # Neither is one of Snakemake's plain types, so that batch size, device, compile and cache, which don't change
 # what is computed, don't make anything run again; what does change it is in the file's path.
-EMBED_OPTIONS = EmbedOptions(
-    precision=SWITCHES.precision(SETTINGS.precision),
-    attention=SETTINGS.attention,
-    tokens_per_batch=SETTINGS.tokens_per_batch,
-    compile=SWITCHES.compile(SETTINGS.compile),
-    device=DEVICE,
-    gpu_lease=SETTINGS.gpu_lease,
-    gpu_lease_timeout=SETTINGS.gpu_lease_timeout,
-    gpu_lease_dir=SETTINGS.gpu_lease_dir,
-    cache_dir=SETTINGS.cache_dir,
-    batching=SWITCHES.batching,
-    run=RUN,
-)
+EMBED_OPTIONS = EmbedOptions.of(SETTINGS.as_dict(), SWITCHES, device=DEVICE, run=RUN)
 
 
 wildcard_constraints:

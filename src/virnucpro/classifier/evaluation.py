@@ -15,10 +15,20 @@ import numpy as np
 
 from virnucpro.classifier.labels import Label, has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
-from virnucpro.classifier.tables import NO_OPEN_FRAME, UNSCORED, VIRAL
+from virnucpro.classifier.tables import (
+    CHUNKS,
+    CONTIGS,
+    NO_OPEN_FRAME,
+    PREDICTIONS,
+    UNSCORED,
+    VIRAL,
+    read_rows,
+    write_table,
+)  # fmt: skip
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_file
 from virnucpro.provenance import RunRecord, origins
+from virnucpro.rendering import saved_figure
 
 LEVELS = {
     "frame": "frames",
@@ -100,22 +110,20 @@ def evaluate(
     excluded = {True: 0, False: 0}
     for sample in samples:
         lengths: dict[str, tuple[Label, int, int]] = {}
-        for row in _rows(sample.folder / "contigs.tsv"):
-            if only is not None and (sample.name, row["record"]) not in only:
+        for record, length, *_, mean_score, _, call in read_rows(sample.folder / "contigs.tsv", CONTIGS):
+            if only is not None and (sample.name, record) not in only:
                 continue
-            label = sample.label_of(row["record"])
+            label = sample.label_of(record)
             category = categories.setdefault(label.category, len(categories))
-            length = bisect_right(LENGTHS, int(row["length"])) - 1
-            lengths[row["record"]] = (label, category, length)
-            _add(items, "contig", lengths[row["record"]], row["call"], row["mean_score"], UNSCORED)
-        for row in _rows(sample.folder / "chunks.tsv"):
-            if about := lengths.get(row["record"]):
-                excluded[about[0].viral] += row["call"] == NO_OPEN_FRAME
-                _add(items, "chunk", about, row["call"], row["score"], NO_OPEN_FRAME)
-        for row in _rows(sample.folder / "predictions.tsv"):
-            if about := lengths.get(row["record"]):
-                call = row["label"] == "virus"
-                items["frame"] += _PACK(about[0].viral, float(row["score_virus"]), call, *about[1:])
+            lengths[record] = (label, category, bisect_right(LENGTHS, int(length)) - 1)
+            _add(items, "contig", lengths[record], call, mean_score, UNSCORED)
+        for record, *_, score, _, call in read_rows(sample.folder / "chunks.tsv", CHUNKS):
+            if about := lengths.get(record):
+                excluded[about[0].viral] += call == NO_OPEN_FRAME
+                _add(items, "chunk", about, call, score, NO_OPEN_FRAME)
+        for _, record, *_, score, frame_label in read_rows(sample.folder / "predictions.tsv", PREDICTIONS):
+            if about := lengths.get(record):
+                items["frame"] += _PACK(about[0].viral, float(score), frame_label == "virus", *about[1:])
     columns = {level: np.frombuffer(packed, _ITEM) for level, packed in items.items()}
     if not len(columns["contig_all"]):
         raise InputError("There is nothing to evaluate: no record of these samples is in the list.")
@@ -137,9 +145,9 @@ def evaluate(
         "reliability": curves,
     }
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "metrics.tsv", ("level", "group", "name", *METRICS), measured)
+    write_table(output / "metrics.tsv", ("level", "group", "name", *METRICS), measured)
     flat = [{"level": level, **row} for level, rows in curves.items() for row in rows]
-    _write(output / "reliability.tsv", tuple(flat[0]), flat)
+    write_table(output / "reliability.tsv", tuple(flat[0]), flat)
     _plot(output, columns, curves)
     with atomic_file(output / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")
@@ -186,23 +194,11 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         raise InputError(f"{path}: no such file. Run the prediction first.") from None
 
 
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
-
-
 def _plot(output: Path, columns: Mapping[str, np.ndarray], curves: Mapping[str, Any]) -> None:
     """ROC, precision-recall and reliability of each level in one figure, as PNG and SVG."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    # Without the salt and the date, equal data would give different files.
-    with rc_context({"svg.hashsalt": "virnucpro"}):
-        figure = Figure(figsize=(13, 4), layout="constrained")
+    with saved_figure(output / "evaluation", 13, 4) as figure:
         roc, recall_precision, reliable = figure.subplots(1, 3)
         for level, table in columns.items():
             if 0 < table["truth"].sum() < len(table):
@@ -220,6 +216,3 @@ def _plot(output: Path, columns: Mapping[str, np.ndarray], curves: Mapping[str, 
         for axes in (roc, reliable):
             axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
         reliable.legend(frameon=False)
-        for kind in ("png", "svg"):
-            with atomic_file(output / f"evaluation.{kind}") as temporary:
-                figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)

@@ -14,6 +14,7 @@ import click
 
 from virnucpro.errors import ConfigError
 from virnucpro.files import atomic_file
+from virnucpro.rendering import text_table
 
 if TYPE_CHECKING:
     from virnucpro.benchmark import Benchmark
@@ -115,10 +116,7 @@ def show(result: dict[str, Any], output: str | None) -> None:
     lines += [
         [format(row[key], kind) if key in row else "–" for key, kind in columns.items()] for row in result["rows"]
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for way, precision, *numbers in lines:
-        aligned = [way.ljust(widths[0]), precision.ljust(widths[1]), *map(str.rjust, numbers, widths[2:])]
-        click.echo("  ".join(aligned))
+    click.echo(text_table(lines, left=2))
     click.echo(LEGEND)
     click.echo("".join(f"\n{key}: {value}" for key, value in result["setting"].items()))
     if output:

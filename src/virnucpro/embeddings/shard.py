@@ -9,10 +9,10 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from virnucpro.errors import ConfigError
 from virnucpro.gpu import gpu_lock
 from virnucpro.provenance import RunRecord
 from virnucpro.sequences.split import check_protein, read_shard
+from virnucpro.switches import Switches
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,14 @@ class EmbedOptions:
     cache_dir: str | None = None
     batching: str = "packed"  # or "single", "original"; see Switches
     run: RunRecord = field(default_factory=RunRecord)  # kept with the vectors
+
+    @classmethod
+    def of(cls, configuration: Mapping[str, Any], switches: Switches, **others: Any) -> EmbedOptions:
+        """What a resolved configuration and environment switches ask for, and ``others`` instead."""
+        given = {each.name: configuration[each.name] for each in fields(cls) if each.name in configuration}
+        given["precision"] = switches.precision(given["precision"])
+        given["compile"] = switches.compile(given["compile"])
+        return cls(**given | {"batching": switches.batching} | others)
 
 
 def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> bool:
