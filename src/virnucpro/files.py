@@ -139,6 +139,7 @@ def _writing(path: Path) -> Iterator[bool]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
+            lock.unlink(missing_ok=True)
             yield False
             return
         stack.callback(lock.unlink, missing_ok=True)  # still held: who waits for it makes another

@@ -73,7 +73,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with atomic_file(tmp_path / "target") as temporary:
         temporary.write_text("written")
-    assert (tmp_path / "target").read_text() == "written" and left.exists()
+    assert (tmp_path / "target").read_text() == "written" and set(tmp_path.iterdir()) == {tmp_path / "target", left}
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
