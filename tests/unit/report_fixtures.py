@@ -44,7 +44,7 @@ def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4
         for number in range(2)
         for encoder in ("dna", "protein")
     ]
-    shards[3] |= {"device": "cuda", "gpu_name": "H9", "gpu_utilisation": 0.875, "job_seconds": 83.0, "cpu_seconds": 71.0, "max_rss": 1234.0}  # fmt: skip
+    shards[3] |= {"device": "cuda", "gpu_name": "H9", "gpu_seconds": 2.625, "job_seconds": 83.0, "cpu_seconds": 71.0, "max_rss": 1234.0}  # fmt: skip
     encoders = {f"{role}_encoder": {"name": f"mini-{role}", "weights_sha256": role[0] * 64, **ENCODER} for role in ("dna", "protein")}  # fmt: skip
     provenance = {"chunk_length": CHUNK, **encoders, "shards": shards}
     with create_merged(folder / "embeddings.h5", 1, 2, 2, provenance) as file:

@@ -16,7 +16,7 @@ rule check:
     threads: threads_per_embedding
     resources:
         gpu=gpus_per_job(),
-        mem_mb=lambda wildcards, attempt: attempt * (4000 + 4 * sum(SOURCES[f].megabytes for f in PREPARED)),
+        mem_mb=lambda wildcards, attempt: attempt * planning.check_memory(SOURCES[f].megabytes for f in PREPARED),
         runtime=lambda wildcards, attempt: attempt * 120,
     params:
         output=f"{OUT}/check",

@@ -20,7 +20,7 @@ import numpy as np
 from virnucpro.errors import InputError, StorageError
 from virnucpro.files import atomic_directory
 from virnucpro.outputs import identity
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 from virnucpro.sequences.chunks import chunk_id
 from virnucpro.sequences.frames import FRAME_NAMES, FrameBatch, open_frames_of
 from virnucpro.sequences.sample import AGAIN, SampleRecords, read_table
