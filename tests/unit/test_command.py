@@ -123,7 +123,7 @@ def test_an_empty_path_is_refused_by_its_name(files, monkeypatch, words):
 
 def test_any_name_of_a_folder_and_of_a_file_reaches_the_workflow(files, monkeypatch):
     """What YAML would take for a number, and what a sheet would take for a pattern, a quote or a blank."""
-    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: 0)
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments, work: 0)
     given = ["a=[1].fa", 'a="q".fa', "a= b .fa ", "a=~c.fa"]
     for word in given:
         (files / word.removeprefix("a=")).write_text(">r\nACGT\n")
