@@ -151,6 +151,7 @@ if not os.path.isdir(".snakemake/metadata") or not os.listdir(".snakemake/metada
             )
 MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
+LETTERS = {"dnabert_s": "fna", "esm2": "faa"}
 # Targets in place of rules whose jobs aren't all planned before the input is split, which `--until` would leave out.
 INSTEAD_OF_UNTIL = {
     **{f"embed_{family}": f"all_{family}" for family in PREPARED},
@@ -231,7 +232,7 @@ def purged(said):
         except VirNucProError:
             return True
         names = {entry.name for entry in os.scandir(folder)}
-        return not names.issuperset(f"{shard['sha']}.{role.suffix}" for shard in shards for role in ROLES.values())
+        return not names.issuperset(f"{shard['sha']}.{letters}" for shard in shards for letters in LETTERS.values())
 
     folders = [folder for sample in SAMPLES if os.path.isdir(folder := f"{OUT}/{sample}/shards")]
     remedy = shlex.join(["rm", "-r", *filter(lacks_something, folders)])
