@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,35 +23,23 @@ import torch
 from virnucpro import installation
 from virnucpro.check.reference import fair_esm
 from virnucpro.encoders.accuracy import relative_l2, relative_l2_rest
-from virnucpro.encoders.canonical import build_encoder, load_encoder, read_spec
-from virnucpro.encoders.checkpoints import HF_ESM, export_state
-from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
-from virnucpro.encoders.embed import compute_dtype, resolve_precision, start
-from virnucpro.encoders.esm2 import ESM2, ESM2Config, tokenize
-from virnucpro.encoders.fp8 import FREQUENCIES
-from virnucpro.encoders.job import matmul_precision
+from virnucpro.encoders.checkpoints import export_state
+from virnucpro.encoders.embed import start
+from virnucpro.encoders.embedder import matmul_precision
+from virnucpro.encoders.encoder import Encoder
+from virnucpro.encoders.esm2 import ESM2, HF_ESM, tokenize
+from virnucpro.encoders.loading import build_encoder, encoder_class, load_encoder
 from virnucpro.encoders.original import embed_original
+from virnucpro.encoders.precision import choose_precision
+from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import ConfigError
+from virnucpro.models.registry import ARCHITECTURES, PROTEIN, Architecture, Shape
 
 logger = logging.getLogger(__name__)
 
 
-class Shape(NamedTuple):
-    """What makes an encoder large."""
-
-    layers: int
-    width: int
-    heads: int
-
-
-ESM2_SHAPES = {
-    "8M": Shape(6, 320, 20), "35M": Shape(12, 480, 20), "150M": Shape(30, 640, 20),
-    "650M": Shape(33, 1280, 20), "3B": Shape(36, 2560, 40), "15B": Shape(48, 5120, 40),
-}  # fmt: skip
-DNABERT_S = Shape(12, 768, 12)
 COMPARED = 64  # sequences whose vectors are compared
 AVERAGED = 4096  # sequences of which the mean length is taken
-COMPOSITION = {"esm2": FREQUENCIES, "dnabert_s": dict.fromkeys("ACGT", 1)}
 WAYS = ("original", "autocast", "transformers")
 
 
@@ -59,10 +47,10 @@ WAYS = ("original", "autocast", "transformers")
 class Plan:
     """What to measure: an encoder, sequences, and the ways of computing."""
 
-    family: str
-    size: str = "650M"  # of ESM-2, where there is no checkpoint
-    model: Path | None = None  # canonical file
-    tokenizer: Path | None = None  # tokenizer.json of DNABERT-S, where there is no checkpoint
+    architecture: Architecture
+    size: str = ""  # one of the architecture's shapes, where there is no checkpoint
+    model: Path | None = None  # prepared file
+    tokenizer: Path | None = None  # a byte-pair tokenizer.json, where there is no checkpoint
     lengths: tuple[int, int] = (166, 166)  # shortest and longest sequence, uniform between them
     precisions: tuple[str, ...] = ("auto",)
     attentions: tuple[str, ...] = ("auto",)
@@ -84,8 +72,7 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
     if plan.model is not None:
         encoder = load_encoder(plan.model, device, torch.float32)
     else:
-        shape = ESM2_SHAPES[plan.size] if plan.family == "esm2" else DNABERT_S
-        encoder = random_encoder(plan.family, shape, plan.tokenizer, device)
+        encoder = random_encoder(plan.architecture.name, plan.architecture.shapes[plan.size], plan.tokenizer, device)
     draw = _sequences(plan)
     sample = draw(COMPARED)
     names = [str(i) for i in range(COMPARED)]
@@ -107,10 +94,10 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
         add(way, precision, speed, vectors)
     state = exact.cpu()
     for precision in plan.precisions:
-        resolved = resolve_precision(precision, device, state.family)
+        resolved = choose_precision(precision, device, plan.architecture)
         with matmul_precision(resolved):
-            bound = _bound(state, compute_dtype(resolved), device, plan)
-        add("matrix products alone", resolved.replace("fp8", "fp16"), bound / tokens_each, None)
+            bound = _bound(state, resolved.dtype, device, plan)
+        add("matrix products alone", resolved.name.replace("fp8", "fp16"), bound / tokens_each, None)
         for attention, compile, limit in product(
             plan.attentions, (False, True)[: 1 + plan.compile], (None, *plan.memory_limits)
         ):
@@ -119,7 +106,9 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
             way, speed, vectors, statistics = own
             if limit is not None:
                 way += f", {limit:g} GB"
-            add(way, resolved, speed, vectors, **statistics, share_of_bound=statistics["tokens_per_second"] / bound)
+            add(
+                way, resolved.name, speed, vectors, **statistics, share_of_bound=statistics["tokens_per_second"] / bound
+            )
     for row in rows:
         if rows[0]["way"].startswith("the original"):
             row["times_the_original"] = row["sequences_per_second"] / rows[0]["sequences_per_second"]
@@ -127,9 +116,9 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
         spec = read_spec(plan.model)
         weights = f"{spec.name}, SHA-256 {spec.weights_sha256}"
     else:
-        weights = f"random, of {plan.size if plan.family == 'esm2' else 'DNABERT-S'}"
+        weights = f"random, of {plan.architecture.title} {plan.size}"
     setting = {
-        "encoder": encoder.family,
+        "encoder": encoder.architecture,
         "weights": weights,
         "shape": vars(encoder.config),
         "sequences": "given"
@@ -142,29 +131,32 @@ def run_benchmark(plan: Plan, device: str) -> dict[str, Any]:
     return {"setting": setting, "rows": rows}
 
 
-def random_encoder(family: str, shape: Shape, tokenizer: Path | None = None, device: str = "cpu") -> ESM2 | DNABERT:
-    """An encoder of that family and shape in fp32, with random weights: the same ones for each call.
+def random_encoder(architecture: str, shape: Shape, tokenizer: Path | None = None, device: str = "cpu") -> Encoder:
+    """An encoder of that architecture and shape in fp32, with random weights: the same ones for each call.
 
     Args:
-        family, shape: what to make: ``esm2`` or ``dnabert_s``, and how large.
-        tokenizer: tokenizer.json of DNABERT-S; if None, the bundled small model's.
+        architecture, shape: what to make, and how large.
+        tokenizer: tokenizer.json, where tokens are byte pairs; if None, the bundled small model's.
         device: where it is made.
     """
     layers, width, heads = shape
     torch.manual_seed(0)
+    bundled = [
+        installation.root() / "resources" / "models" / f"{name}.safetensors"
+        for name in ARCHITECTURES[architecture].bundled
+    ]
+    text = tokenizer.read_text() if tokenizer else read_spec(bundled[0]).tokenizer if bundled else None
+    kind = encoder_class(architecture)
     with torch.device(device):
-        if family == "esm2":
-            return ESM2(ESM2Config(layers, width, heads, 4 * width))
-        bundled = installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors"
-        text = tokenizer.read_text() if tokenizer else read_spec(bundled).tokenizer
-        return DNABERT(DNABERTConfig(layers, width, heads, 4 * width), text)
+        return kind(kind.Config(layers, width, heads, 4 * width), text)
 
 
 def _sequences(plan: Plan) -> Callable[[int], list[bytes]]:
     """A function that gives so many sequences."""
     rng = np.random.default_rng(0)
-    letters = np.frombuffer("".join(COMPOSITION[plan.family]).encode(), np.uint8)
-    weights = np.array(list(COMPOSITION[plan.family].values()), float)
+    composition = plan.architecture.role.composition
+    letters = np.frombuffer("".join(composition).encode(), np.uint8)
+    weights = np.array(list(composition.values()), float)
     weights /= weights.sum()
     given = [
         plan.sequences[i] for i in rng.permutation(len(plan.sequences))
@@ -211,14 +203,15 @@ def _measure_others(
 def _others(plan: Plan, exact: Any, device: str) -> Iterator[tuple[str, str, Callable]]:
     """Other ways of computing the same vectors, as far as their packages are installed."""
     if "original" in plan.others:
-        module = fair_esm(exact) if plan.family == "esm2" else None
-        what = "fair-esm, 2,048 tokens a batch" if module else "padded" if plan.family == "esm2" else "one a call"
+        module = fair_esm(exact) if isinstance(exact, ESM2) else None
+        padded = "padded" if plan.architecture.role is PROTEIN else "one a call"
+        what = "fair-esm, 2,048 tokens a batch" if module else padded
         yield (
             f"the original's ({what})",
             "fp32",
             lambda n, s: embed_original(exact, n, s, device, hidden=module).vectors,
         )
-    if plan.family != "esm2":
+    if not isinstance(exact, ESM2):
         return
     if "autocast" in plan.others and device == "cuda" and (module := fair_esm(exact)):
         yield "fair-esm, autocast, 97 a batch", "bf16", lambda n, s: _padded(module, s, device, 97)
@@ -321,14 +314,14 @@ def _own(
     """This project's way on a copy of the encoder: (way, sequences a second, vectors, what ran)."""
     settings: dict[str, Any] = {"tokens_per_batch": plan.tokens_per_batch, "attention": attention}
     settings |= {"precision": precision, "device": device, "compile": compile}
-    resolved = resolve_precision(precision, device, state.family)
-    encoder = _copy(state, compute_dtype(resolved), device)
+    resolved = choose_precision(precision, device, plan.architecture)
+    encoder = _copy(state, resolved.dtype, device)
     began = time.perf_counter()
-    for _ in start(encoder, names, sample, **settings).windows():
+    for _ in start(encoder, names, sample, **settings).vectors():
         pass
     ready, count = time.perf_counter() - began, COMPARED
-    if resolved == "fp8":  # is in fp8 already
-        encoder = _copy(state, compute_dtype(resolved), device)
+    if resolved.name == "fp8":  # is in fp8 already
+        encoder = _copy(state, resolved.dtype, device)
     while True:
         sequences, places = draw(count), np.linspace(0, count - 1, COMPARED).astype(int)
         for place, sequence in zip(places, sample, strict=True):  # what is compared is part of what is timed
@@ -336,19 +329,19 @@ def _own(
         vectors = np.full((COMPARED, encoder.config.width), np.nan, np.float32)
         job = start(encoder, [str(i) for i in range(count)], sequences, **settings)
         began = time.perf_counter()
-        for first, rows in job.windows():
+        for first, rows in job.vectors():
             here = (places >= first) & (places < first + len(rows))
             vectors[here] = rows[places[here] - first]
         seconds = time.perf_counter() - began
         if seconds > 0.7 * plan.seconds or count > 10**7:
             break
         count = max(2 * count, int(count * min(20.0, plan.seconds / seconds)))
-        if resolved == "fp8":
-            encoder = _copy(state, compute_dtype(resolved), device)
+        if resolved.name == "fp8":
+            encoder = _copy(state, resolved.dtype, device)
     facts = job.statistics()
     kept = (
         "backend",
-        "stages",
+        "kernels",
         "tokens_per_batch",
         "fill",
         "gpu_seconds",
@@ -363,9 +356,11 @@ def _own(
     if "gpu_seconds" in statistics:
         statistics["gpu_share"] = statistics["gpu_seconds"] / seconds
     statistics["ready_seconds"] = ready
-    return f"this ({facts['backend']}, {facts['stages']})", count / seconds, vectors, statistics
+    return f"this ({facts['backend']}, {facts['kernels']})", count / seconds, vectors, statistics
 
 
 def _copy(encoder: Any, dtype: torch.dtype, device: str) -> Any:
     weights = {key: value.to(device, dtype, copy=True) for key, value in encoder.state_dict().items()}
-    return build_encoder(encoder.family, vars(encoder.config), weights, encoder.tokenizer_json, "benchmark").eval()
+    return build_encoder(
+        encoder.architecture, vars(encoder.config), weights, encoder.tokenizer_json, "benchmark"
+    ).eval()

@@ -20,15 +20,9 @@ from typing import NamedTuple
 from virnucpro.encoders.prepare import WEIGHTS
 from virnucpro.errors import ModelError
 from virnucpro.files import atomic_file, sha256_file, sync
-from virnucpro.models import ModelSource
+from virnucpro.models.sources import ModelSource
 
 logger = logging.getLogger(__name__)
-
-PUBLISHERS = {
-    "esm2": ("VIRNUCPRO_ESM_URL", "https://dl.fbaipublicfiles.com/fair-esm/models"),
-    "classifier": ("VIRNUCPRO_CLASSIFIER_URL", "https://github.com/Li-Jing-1997/VirNucPro/raw/HEAD"),
-}
-"""Family → the variable that names a mirror, and the publisher's address of single files."""
 
 
 class _File(NamedTuple):
@@ -127,7 +121,8 @@ def _plan(source: ModelSource) -> tuple[str, list[_File]]:
         return _repository(source.published.repository)
     from huggingface_hub.utils import get_session, hf_raise_for_status
 
-    variable, default = PUBLISHERS[source.family]
+    assert source.published is not None and source.published.publisher is not None
+    variable, default = source.published.publisher
     url = f"{os.environ.get(variable, default).rstrip('/')}/{source.path.name}"
     response = get_session().head(url, headers={"Accept-Encoding": "identity"}, timeout=_TIMEOUT)
     hf_raise_for_status(response)

@@ -9,8 +9,8 @@ from typing import Any
 import h5py
 
 from virnucpro.embeddings.store import read_attributes
-from virnucpro.encoders.canonical import read_header
 from virnucpro.errors import StorageError
+from virnucpro.models.model_file import read_entry
 from virnucpro.record import origins, read_json
 
 RECORDS = ("summary.json", "evaluation.json", "training.json", "check.json", "manifest.json")
@@ -44,7 +44,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     if path.suffix == ".h5":
         found = _of_hdf5(path)
     elif path.suffix == ".safetensors":
-        found = json.loads(read_header(path)[0].get("virnucpro", "{}"))
+        found = read_entry(path) or {}
     else:
         found = _of_folder(path)
     if not found:

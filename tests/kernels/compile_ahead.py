@@ -77,7 +77,7 @@ def main(capability: int) -> None:
         cases.append((pointwise.gelu_kernel, same, exact | {"WIDTH": 10240} | pointwise.GELU))
         cases.append((pointwise.glu_kernel, same, exact | {"WIDTH": 3072, "BLOCK": 1024} | pointwise.GLU))
         pooled = {"x": pointer, "out": "*fp32", "cu_seqlens": "*i32"}
-        cases.append((pointwise.pool_kernel, pooled, {"SKIP": 1, "MOST": 1024, "WIDTH": 2560, "BLOCK": 256}))
+        cases.append((pointwise.pool_kernel, pooled, {"SKIP": 1, "LIMIT": 1024, "WIDTH": 2560, "BLOCK": 256}))
         if capability >= 89 and dtype != torch.float32:
             constants = {"GELU": True, "WIDTH": 10240, "HEAD": 8192, "TAIL": 2048, "num_warps": 8}
             cases.append((pointwise.quantise_kernel, same | {"out": "*fp8e4nv"}, constants))

@@ -13,7 +13,7 @@ from transformers import EsmConfig, EsmModel
 
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
-from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.packing import PackedBatch
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
@@ -164,7 +164,7 @@ def split(flat: torch.Tensor, lengths) -> list[torch.Tensor]:
 def forward(model, sequences, backend=None) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     """Hidden states, pooled vectors and token counts of one pack."""
     tokens, lengths = model.tokenize(sequences)
-    pack = Pack.build(lengths, tokens=tokens)
+    pack = PackedBatch.build(lengths, tokens=tokens)
     with torch.inference_mode():
         hidden = model(pack.tokens, pack, backend)
         return hidden, model.pool(hidden, pack), lengths

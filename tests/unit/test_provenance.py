@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tests.unit.encoder_fixtures import random_esm2
 from virnucpro.cli import cli
 from virnucpro.embeddings.store import create_merged, write_shard
-from virnucpro.encoders.canonical import write_canonical
+from virnucpro.encoders.loading import write_encoder
 from virnucpro.errors import StorageError
 from virnucpro.provenance import read_provenance
 from virnucpro.record import RunRecord
@@ -35,7 +35,7 @@ def outputs(tmp_path):
     about = {"run": RUN.as_dict(), "shards": [{"shard": "x"}] * 3}
     with create_merged(tmp_path / "embeddings.h5", 0, 2, 2, about):
         pass
-    write_canonical(random_esm2(), tmp_path / "m.safetensors", name="m")
+    write_encoder(random_esm2(), tmp_path / "m.safetensors", name="m")
     (tmp_path / "summary.json").write_text(json.dumps({"run": RUN.as_dict()}))
     for name in ("contigs.tsv", "viral.fasta.gz", "report.html"):
         (tmp_path / name).touch()
@@ -56,7 +56,7 @@ def test_shards_and_models_tell(outputs):
 
 
 def test_prepared_models_and_shards_tell_by_their_folder(tmp_path):
-    spec = write_canonical(random_esm2(), tmp_path / "esm2-ab12" / "model.safetensors", name="m")
+    spec = write_encoder(random_esm2(), tmp_path / "esm2-ab12" / "model.safetensors", name="m")
     assert read_provenance(tmp_path / "esm2-ab12")["weights_sha256"] == spec.weights_sha256
     (tmp_path / "in.fa").write_text(">r\n" + "GCA" * 40 + "\n")
     split_fasta([tmp_path / "in.fa"], tmp_path / "shards", 90, 100, run=RUN)

@@ -12,7 +12,7 @@ import torch
 
 from tests.unit.encoder_fixtures import random_esm2
 from virnucpro.embeddings import shard, utilisation
-from virnucpro.encoders.canonical import write_canonical
+from virnucpro.encoders.loading import write_encoder
 from virnucpro.sequences.split import split_fasta
 
 
@@ -68,7 +68,7 @@ def test_a_shard_keeps_what_was_measured(monkeypatch, tmp_path):
         record |= {"gpu_name": "H9", "gpu_utilisation": 0.5}
 
     monkeypatch.setattr(shard, "gpu_utilisation", measured)
-    write_canonical(random_esm2(), tmp_path / "model", name="tiny")
+    write_encoder(random_esm2(), tmp_path / "model", name="tiny")
     (tmp_path / "a.fa").write_text(">a\n" + "ATGAAAGTTCTG" * 20 + "\n")
     split_fasta([tmp_path / "a.fa"], tmp_path / "shards", 300, 100)
     (proteins,) = (tmp_path / "shards").glob("*.faa")

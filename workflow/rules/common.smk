@@ -15,23 +15,25 @@ if _library.is_dir():
     sys.path.insert(0, str(_library))
 
 # What the library needs to read the workflow; Snakemake brings the rest, and jobs may have environments of their own.
-for _package in ("Bio", "h5py", "numpy", "tqdm", "zstandard"):
+for _package in ("Bio", "h5py", "numpy", "safetensors", "tqdm", "zstandard"):
     if find_spec(_package) is None:
         raise WorkflowError(
             f"The environment that Snakemake runs in has no package {_package}. Install the workflow there (in the clone: "
-            "pip install .), or with --sdm conda what reading it needs: biopython, h5py, numpy, tqdm, zstandard."
+            "pip install .), or with --sdm conda what reading it needs: biopython, h5py, numpy, safetensors, tqdm, zstandard."
         )
 
 from virnucpro import __version__ as VERSION
-from virnucpro import installation, models
+from virnucpro import installation
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
 from virnucpro.configuration import missing_fasta, name_samples, read_samples, resolve
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
-from virnucpro.encoders.canonical import read_spec
+from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import VirNucProError
 from virnucpro.files import sha256_file
 from virnucpro.lease import visible_gpus
+from virnucpro.models.registry import ROLES
+from virnucpro.models.sources import KEYS, find
 from virnucpro.record import RunRecord
 from virnucpro.report.ending import ending
 from virnucpro.sequences.split import read_manifest
@@ -49,14 +51,8 @@ try:
         SAMPLES = name_samples(row.fasta for row in read_labelled_fasta(LABELLED))
     else:
         SAMPLES = read_samples(SETTINGS.samples)
-    SOURCES = {
-        family: models.find(family, name, SETTINGS.models_dir)
-        for family, name in (
-            ("dnabert_s", SETTINGS.dnabert_model),
-            ("esm2", SETTINGS.esm_model),
-            ("classifier", SETTINGS.classifier),
-        )
-    }
+    # By role: dna, protein, classifier. Rules and files are named by what the encoder in a role is.
+    SOURCES = {role: find(role, getattr(SETTINGS, key), SETTINGS.models_dir) for role, key in KEYS.items()}
 except VirNucProError as error:
     raise WorkflowError(str(error)) from None
 
@@ -69,14 +65,14 @@ for _folder in (Path(OUT), *Path(OUT).parents):
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
-PREPARED = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}" for family in ("dnabert_s", "esm2")}
+PREPARED = {role: f"{OUT}/models/{SOURCES[role].kind}/{SOURCES[role].identifier}" for role in ROLES}
 # What is prepared from: the user's own files, or for a published model the record of its digests, which says that it
 # is fetched and unchanged; the model itself lies in a folder that runs share, so it is no rule's output.
 CHECKPOINTS = {
-    family: [f"{OUT}/models/{family}/{source.identifier}.sha256"] if source.published else source.files
-    for family, source in SOURCES.items()
+    role: [f"{OUT}/models/{source.kind}/{source.identifier}.sha256"] if source.published else source.files
+    for role, source in SOURCES.items()
 }
-MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
+MODELS = {role: f"{folder}/model.safetensors" for role, folder in PREPARED.items()}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 RESULTS = {
     "predictions": "predictions.tsv",
@@ -88,7 +84,7 @@ RESULTS = {
 }
 # Targets in place of rules whose jobs aren't all planned before the input is split, which `--until` would leave out.
 INSTEAD_OF_UNTIL = {
-    **{f"embed_{family}": f"all_{family}" for family in PREPARED},
+    **{f"embed_{SOURCES[role].kind}": f"all_{SOURCES[role].kind}" for role in ROLES},
     "merge": "all_embeddings",
     "predict": " ".join(f"{OUT}/{sample}/contigs.tsv" for sample in [*SAMPLES][:3]) + " …" * (len(SAMPLES) > 3),
 }
@@ -140,7 +136,7 @@ def fasta_of(wildcards):
     return [str(path) for path in SAMPLES[wildcards.sample]]
 
 
-def embeddings_of(family):
+def embeddings_of(role):
     """Input function: shard embeddings of one encoder, of a sample or, without one, of all; once models fit together.
 
     With training data there need not be a classifier that fits.
@@ -152,13 +148,13 @@ def embeddings_of(family):
                 f"--until {name} would do nothing, or too little: which shards there are is known once the input is split. "
                 f"Name a target instead: snakemake {INSTEAD_OF_UNTIL[name]}"
             )
-        checkpoints.prepare_dnabert_s.get()
-        checkpoints.prepare_esm2.get()
+        for each in ROLES:
+            getattr(checkpoints, f"prepare_{SOURCES[each].kind}").get()
         if not SETTINGS.training_data:
             checkpoints.prepare_classifier.get()
-        key = embedding_key(read_spec(MODELS[family]), EMBED_OPTIONS.precision, EMBED_OPTIONS.batching)
+        key = embedding_key(read_spec(MODELS[role]), EMBED_OPTIONS.precision, EMBED_OPTIONS.batching)
         return [
-            f"{OUT}/{sample}/embeddings/{family}/{key}/{shard['sha']}.h5"
+            f"{OUT}/{sample}/embeddings/{SOURCES[role].kind}/{key}/{shard['sha']}.h5"
             for sample in ([wildcards.sample] if hasattr(wildcards, "sample") else SAMPLES)
             for shard in read_manifest(checkpoints.split.get(sample=sample).output[0])["shards"]
         ]
@@ -211,32 +207,32 @@ def threads_per_embedding(wildcards):
     return max(1, (cores_here() - threads_beside_embedding()) // gpus_here())
 
 
-def path_of(family):
+def path_of(role):
     """Param function: where a checkpoint lies, whether it is an input or not."""
-    return lambda wildcards: str(SOURCES[family].path)
+    return lambda wildcards: str(SOURCES[role].path)
 
 
-def preparing_memory(family):
+def preparing_memory(role):
     """Memory request: imports, the mapped checkpoint, and what is changed of it."""
-    return lambda wildcards, attempt: attempt * (2000 + 2 * SOURCES[family].megabytes)
+    return lambda wildcards, attempt: attempt * (2000 + 2 * SOURCES[role].megabytes)
 
 
-def embedding_memory(family, bytes_per_frame):
+def embedding_memory(role):
     """Memory request: imports, weights twice, one shard's texts and vectors; more at each attempt."""
 
     def mem_mb(wildcards, attempt):
-        shard = SETTINGS.shard_frames * bytes_per_frame // 2**20
-        return attempt * (3000 + 2 * SOURCES[family].megabytes + shard)
+        shard = SETTINGS.shard_frames * ROLES[role].bytes_per_frame // 2**20
+        return attempt * (3000 + 2 * SOURCES[role].megabytes + shard)
 
     return mem_mb
 
 
-def embedding_minutes(family):
+def embedding_minutes(role):
     """Time request in minutes, enough for a GPU a twentieth as fast as an H200 or for 8 CPU cores."""
     per_minute = 10_000_000 if gpus_per_job() else 200_000  # frames · megabytes of weights
 
     def runtime(wildcards, attempt):
-        return attempt * (30 + SETTINGS.shard_frames * SOURCES[family].megabytes // per_minute)
+        return attempt * (30 + SETTINGS.shard_frames * SOURCES[role].megabytes // per_minute)
 
     return runtime
 

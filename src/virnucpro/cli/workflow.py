@@ -25,7 +25,7 @@ from virnucpro.configuration import read_config, resolve
 from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.files import atomic_file
 from virnucpro.lease import visible_gpus
-from virnucpro.models import KEYS, find, is_name
+from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.switches import Switches
 
 FAILED = 3
@@ -114,8 +114,8 @@ def start(
     configuration |= {key: value for key, value in given.items() if value is not None}
     asked = resolve(configuration)
     Switches.read(os.environ)
-    for family, key in KEYS.items():
-        find(family, getattr(asked, key), asked.models_dir)
+    for role, key in KEYS.items():
+        find(role, getattr(asked, key), asked.models_dir)
     if gpus and gpus[1]:
         os.environ |= {"CUDA_VISIBLE_DEVICES": gpus[1], "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # the jobs inherit it
     if gpus and gpus[0] and not profile:  # which may be a cluster's, whose nodes have other GPUs
@@ -202,7 +202,7 @@ def _holder(*locks: Path) -> str:
 
 def _absolute(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The same with absolute paths: the workflow runs in another folder than the user does."""
-    names = {key: family for family, key in KEYS.items()}
+    names = {key: role for role, key in KEYS.items()}
     paths = (
         "samples",
         "cache_dir",

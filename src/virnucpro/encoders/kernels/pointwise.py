@@ -125,13 +125,13 @@ def quantise_kernel(x, out, scales, GELU: tl.constexpr, WIDTH: tl.constexpr, HEA
 
 
 @triton.jit(do_not_specialize=["cu_seqlens"])
-def pool_kernel(x, out, cu_seqlens, SKIP: tl.constexpr, MOST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Mean over a sequence's tokens without SKIP at either end, the first MOST of them (all if 0)."""
+def pool_kernel(x, out, cu_seqlens, SKIP: tl.constexpr, LIMIT: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Mean over a sequence's tokens without SKIP at either end, the first LIMIT of them (all if 0)."""
     sequence, column = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     start = tl.load(cu_seqlens + sequence) + SKIP
     count = tl.load(cu_seqlens + sequence + 1) - start - SKIP
-    if MOST > 0:
-        count = tl.minimum(count, MOST)
+    if LIMIT > 0:
+        count = tl.minimum(count, LIMIT)
     inside = column < WIDTH
     x += start.to(tl.int64) * WIDTH + column
     total = tl.zeros([BLOCK], tl.float32)
@@ -230,10 +230,10 @@ def quantise(x: torch.Tensor, gelu: bool = False) -> tuple[torch.Tensor, torch.T
     return out, scales
 
 
-def pool(hidden: torch.Tensor, cu_seqlens: torch.Tensor, skip: int = 0, most: int = 0) -> torch.Tensor:
-    """(T, d) → (n, d) fp32: mean of each sequence's tokens but ``skip`` at either end, the first ``most`` of them."""
+def pool(hidden: torch.Tensor, cu_seqlens: torch.Tensor, skip: int = 0, limit: int = 0) -> torch.Tensor:
+    """(T, d) → (n, d) fp32: mean of each sequence's tokens but ``skip`` at either end, the first ``limit`` of them."""
     width, block = hidden.shape[1], 256
     out = torch.empty((len(cu_seqlens) - 1, width), dtype=torch.float32, device=hidden.device)
     grid = (len(out), triton.cdiv(width, block))
-    pool_kernel[grid](hidden, out, cu_seqlens, SKIP=skip, MOST=most, WIDTH=width, BLOCK=block, num_warps=4)
+    pool_kernel[grid](hidden, out, cu_seqlens, SKIP=skip, LIMIT=limit, WIDTH=width, BLOCK=block, num_warps=4)
     return out
