@@ -139,7 +139,6 @@ def random_encoder(architecture: str, shape: Shape, tokenizer: Path | None = Non
         tokenizer: tokenizer.json, where tokens are byte pairs; if None, the bundled small model's.
         device: where it is made.
     """
-    layers, width, heads = shape
     torch.manual_seed(0)
     bundled = [
         installation.root() / "resources" / "models" / f"{name}.safetensors"
@@ -148,7 +147,7 @@ def random_encoder(architecture: str, shape: Shape, tokenizer: Path | None = Non
     text = tokenizer.read_text() if tokenizer else read_spec(bundled[0]).tokenizer if bundled else None
     kind = encoder_class(architecture)
     with torch.device(device):
-        return kind(kind.Config(layers, width, heads, 4 * width), text)
+        return kind(kind.Config(*shape), text)
 
 
 def _sequences(plan: Plan) -> Callable[[int], list[bytes]]:

@@ -101,7 +101,10 @@ class Case:
             source = self.source(role)
             if role in self.encoders:
                 spec = self.encoders[role][1]
-                found[role] = spec.name, Shape(spec.config["layers"], spec.width, spec.config["heads"])
+                found[role] = (
+                    spec.name,
+                    Shape(spec.config["layers"], spec.width, spec.config["heads"], spec.config["ffn"]),
+                )
             elif source.published and (shape := source.architecture.shape_of(source.path.name)):
                 found[role] = source.name, shape
         return found

@@ -14,6 +14,7 @@ from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.embedder import Embedder
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.esmc import ESMC, ESMCConfig
 from virnucpro.encoders.graphs import Graphs
 from virnucpro.encoders.loading import load_encoder
 from virnucpro.encoders.original import embed_original
@@ -30,9 +31,9 @@ LENGTHS = [166, 166, 1, 40, 165, 164, 10, 300, 1022, 700, 64, 62]
 
 
 def sequences(architecture: str, lengths=LENGTHS, seed=0) -> list[bytes]:
-    letters = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC" if architecture == "esm2" else b"ACGT", np.uint8)
+    letters = np.frombuffer(b"ACGT" if architecture == "dnabert_s" else b"LAGVSERTIDPKQNFYMHWC", np.uint8)
     rng = np.random.default_rng(seed)
-    return [rng.choice(letters, length * (1 if architecture == "esm2" else 3)).tobytes() for length in lengths]
+    return [rng.choice(letters, length * (3 if architecture == "dnabert_s" else 1)).tobytes() for length in lengths]
 
 
 def random_encoder(architecture: str, head_dim: int):
@@ -41,6 +42,8 @@ def random_encoder(architecture: str, head_dim: int):
     torch.manual_seed(head_dim)
     if architecture == "esm2":
         encoder = ESM2(ESM2Config(layers, width, heads, 4 * width))
+    elif architecture == "esmc":
+        encoder = ESMC(ESMCConfig(layers, width, heads, 2 * width))
     else:
         bundled = load_encoder(installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors")
         encoder = DNABERT(DNABERTConfig(layers, width, heads, 2 * width), bundled.tokenizer_json)
@@ -50,8 +53,11 @@ def random_encoder(architecture: str, head_dim: int):
                 module.weight.uniform_(0.5, 1.5)
             if isinstance(module, torch.nn.LayerNorm | torch.nn.Linear) and module.bias is not None:
                 module.bias.normal_(std=0.1)
-        last = encoder.final_norm if architecture == "esm2" else encoder.layers[-1].ffn_norm
-        last.bias[7] += 60
+        if architecture == "esmc":  # whose last norm has no bias
+            encoder.final_norm.weight[7] += 60
+        else:
+            last = encoder.final_norm if architecture == "esm2" else encoder.layers[-1].ffn_norm
+            last.bias[7] += 60
     return encoder.requires_grad_(False).eval()
 
 
@@ -64,7 +70,7 @@ def compared(encoder, texts, **settings):
     return found.vectors, expected, found.statistics
 
 
-@pytest.mark.parametrize("architecture", ["esm2", "dnabert_s"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES])
 @pytest.mark.parametrize("attention", ["triton", "sdpa", FLASH])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 @pytest.mark.parametrize("head_dim", SHAPES)
@@ -87,7 +93,7 @@ def test_every_combination(architecture, attention, precision, head_dim):
     assert relative_l2(found, expected).max() < gate
 
 
-@pytest.mark.parametrize("architecture", ["esm2", "dnabert_s"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES])
 def test_what_auto_means(architecture):
     found, expected, ran = compared(random_encoder(architecture, 64), sequences(architecture))
     assert (ran["backend"], ran["kernels"], ran["precision"]) == ("triton", "triton", "fp16")
@@ -95,7 +101,7 @@ def test_what_auto_means(architecture):
     assert relative_l2_rest(found, expected).max() < PRECISIONS["fp16"].gate.relative_l2
 
 
-@pytest.mark.parametrize("architecture", ["esm2", "dnabert_s"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES])
 def test_compiled_blocks(architecture):
     encoder = random_encoder(architecture, 64)
     torch._dynamo.reset()

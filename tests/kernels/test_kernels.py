@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.unit.encoder_fixtures import bpe_json, dna, proteins, random_dnabert, random_esm2
+from tests.unit.encoder_fixtures import bpe_json, dna, proteins, random_dnabert, random_esm2, random_esmc
 from virnucpro.encoders import fp8
 from virnucpro.encoders.attention import Sdpa, Triton, alibi_slopes
 from virnucpro.encoders.kernels import attention as attention_kernels
@@ -122,11 +122,27 @@ def test_norm_with_everything(dtype, width):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+def test_norm_of_rows_that_are_apart(dtype):
+    """As queries and keys within their fused projection, and without a bias."""
+    qkv = torch.randn(5, 3 * 48, device=DEVICE).to(dtype)
+    module = torch.nn.LayerNorm(48, bias=False, device=DEVICE)
+    torch.nn.init.normal_(module.weight)
+    before, (q, k, v) = qkv.clone(), qkv.chunk(3, dim=1)
+    wanted = F.layer_norm(k.float(), (48,), module.weight).detach()
+    assert error(pointwise.norm(k, module), wanted) < TOLERANCE[dtype]
+    assert torch.equal(qkv, before)
+    assert pointwise.norm(k, module, out=k) is k
+    assert error(k, wanted) < TOLERANCE[dtype]
+    assert torch.equal(q, before[:, :48]) and torch.equal(v, before[:, 96:]), "and nothing else"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 @pytest.mark.parametrize("width", [20, 1280, 5120])
 def test_activations(dtype, width):
     x = torch.linspace(-12, 12, 4 * width, device=DEVICE).view(2, 2 * width).to(dtype)
     gate, value = x.float().chunk(2, dim=1)
     assert error(pointwise.glu(x), F.gelu(gate) * value) < TOLERANCE[dtype]
+    assert error(pointwise.glu(x, silu=True), F.silu(gate) * value) < TOLERANCE[dtype]
     wanted = F.gelu(x.float())
     got = pointwise.gelu_(x)
     assert got is x and error(got, wanted) < TOLERANCE[dtype]
@@ -168,21 +184,22 @@ def batch_of(encoder, sequences) -> PackedBatch:
 
 
 def models():
-    return [random_esm2(layers=3), random_dnabert(layers=3, tokenizer=bpe_json())]
+    return [random_esm2(layers=3), random_dnabert(layers=3, tokenizer=bpe_json()), random_esmc(layers=3)]
 
 
 @pytest.mark.parametrize("encoder", models(), ids=lambda encoder: encoder.architecture)
 def test_a_forward_pass_in_kernels_is_the_one_in_pytorch(encoder):
     """The same text over both sets of operations, in the same numbers; and again, with what kernels remember."""
     encoder = encoder.to(DEVICE)
-    sequences = proteins([30, 7, 30, 1]) if encoder.architecture == "esm2" else dna([90, 31, 90, 5])
+    sequences = dna([90, 31, 90, 5]) if encoder.architecture == "dnabert_s" else proteins([30, 7, 30, 1])
     batch = batch_of(encoder, sequences)
     with torch.inference_mode():
         wanted = encoder.vectors(batch, Sdpa())
         encoder.ops = Kernels()
         for _ in range(2):
             assert error(encoder.vectors(batch, Triton()), wanted) < 2e-6
-    assert len(encoder.ops._biases) == 2 * len(encoder.layers)
+    biases = [layer.out.bias for layer in encoder.layers if layer.out.bias is not None]
+    assert len(encoder.ops._biases) == 2 * len(biases)
 
 
 def test_a_forward_pass_in_fp8_carries_what_its_products_could_not_accumulate(monkeypatch):

@@ -13,6 +13,7 @@ from transformers import EsmConfig, EsmModel
 
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.esmc import ESMC, ESMCConfig
 from virnucpro.encoders.packing import PackedBatch
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
@@ -107,6 +108,11 @@ def dnabert_tokenizer() -> str:
 def random_esm2(layers=2, width=32, heads=2) -> ESM2:
     torch.manual_seed(1)
     return spread(ESM2(ESM2Config(layers, width, heads, 4 * width)).eval())
+
+
+def random_esmc(layers=2, width=48, heads=3) -> ESMC:
+    torch.manual_seed(3)
+    return spread(ESMC(ESMCConfig(layers, width, heads, 96)).eval())
 
 
 def random_dnabert(layers=2, width=48, heads=3, ffn=64, tokenizer=None) -> DNABERT:

@@ -12,7 +12,7 @@ from virnucpro.models import registry, sources
 from virnucpro.models.registry import ARCHITECTURES, ESM2, ROLES, Architecture, Shape
 from virnucpro.models.sources import find
 
-OTHER = Architecture("other", registry.PROTEIN, "Other", "nowhere", "None", ("other_type",), {"1M": Shape(1, 1, 1)})
+OTHER = Architecture("other", registry.PROTEIN, "Other", "nowhere", "None", ("other_type",), {"1M": Shape(1, 1, 1, 1)})
 
 
 @pytest.fixture(autouse=True)

@@ -85,6 +85,8 @@ class Triton:
         from virnucpro.encoders.kernels.attention import attention
 
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            if not q.stride() == k.stride() == v.stride():  # else they are views of one product
+                q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
             return attention(q, k, v, batch.cu_seqlens, batch.min_length, batch.max_length, rotary, slopes)
 
         return attend

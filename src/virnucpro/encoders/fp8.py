@@ -70,9 +70,11 @@ class Fp8Kernels(Kernels):
         added, x.product = x.product, None
         return linear.product(self.kernels.norm_fp8(x.values, module, shift=x.bias, added=added), bias=True)
 
-    def add_linear(self, x: Any, hidden: torch.Tensor, linear: Any, activation: Activation | None = None) -> Stream:
+    def add_linear(
+        self, x: Any, hidden: torch.Tensor, linear: Any, activation: Activation | None = None, scale: float = 1.0
+    ) -> Stream:
         if not isinstance(linear, Fp8Linear):
-            return super().add_linear(x, hidden, linear, activation)
+            return super().add_linear(x, hidden, linear, activation, scale)
         x = as_stream(x)
         x.product = linear.product(self.kernels.quantise(hidden, gelu=activation is not None), bias=False)
         x.bias = self.running_bias(x.bias, linear)

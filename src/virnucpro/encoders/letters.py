@@ -20,7 +20,8 @@ class LetterTokenizer:
     def __init__(self, model: str, alphabet: Sequence[str]) -> None:
         """For the model of that name and its tokens in order; those of one letter may be in a protein."""
         self.model, self.eos = model, alphabet.index("<eos>")
-        self.letters = "".join(token for token in alphabet if len(token) == 1).encode()
+        # Between chains stands |, and a frame is one chain.
+        self.letters = "".join(token for token in alphabet if len(token) == 1 and token != "|").encode()
         table = bytearray([UNKNOWN]) * 256
         table[0] = alphabet.index("<cls>")  # byte 0 stands between the sequences while they are joined
         for letter in self.letters:

@@ -36,6 +36,12 @@ def gated_gelu(x: torch.Tensor) -> torch.Tensor:
     return F.gelu(gate) * value
 
 
+def gated_silu(x: torch.Tensor) -> torch.Tensor:
+    """(T, 2·f) -> (T, f): SiLU of the first half times the second, as in SwiGLU."""
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
 @dataclass
 class Stream:
     """The residual stream between kernels, which change it in place."""
@@ -57,20 +63,23 @@ class Ops:
     def norm(
         self, x: Any, module: nn.LayerNorm, *, overwrite: bool = False, dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        """LayerNorm of the stream, in ``dtype`` if given; with ``overwrite`` nobody reads the stream again."""
+        """LayerNorm of the stream, in ``dtype`` if given; with ``overwrite`` nobody reads x again, which may be a view."""
         return module(x) if dtype is None else module(x).to(dtype)
 
     def norm_linear(self, x: Any, module: nn.LayerNorm, linear: nn.Module) -> torch.Tensor:
         """linear(LayerNorm(x)), (T, out)."""
-        return linear(module(x))
+        return linear(self.norm(x, module))
 
     def add_bias(self, x: Any, bias: torch.Tensor) -> Any:
         """The stream, and a vector (d,) for every token."""
         return x + bias
 
-    def add_linear(self, x: Any, hidden: torch.Tensor, linear: Any, activation: Activation | None = None) -> Any:
-        """x + linear(activation(hidden)); hidden (T, f) isn't read again."""
-        return x + linear(activation(hidden) if activation else hidden)
+    def add_linear(
+        self, x: Any, hidden: torch.Tensor, linear: Any, activation: Activation | None = None, scale: float = 1.0
+    ) -> Any:
+        """x + scale · linear(activation(hidden)); hidden (T, f) isn't read again. Only layers without bias are scaled."""
+        product = linear(activation(hidden) if activation else hidden)
+        return x + (product if scale == 1.0 else product * scale)
 
     def mean(self, hidden: torch.Tensor, batch: PackedBatch, skip: int = 0, limit: int = 0) -> torch.Tensor:
         """(T, d) -> (n, d) fp32: mean of each sequence's tokens without ``skip`` at either end, of the first ``limit``."""
@@ -100,7 +109,8 @@ class Kernels(Ops):
         from virnucpro.encoders.kernels import pointwise
 
         self.kernels = pointwise
-        self._activations: dict[Activation, Activation] = {gelu: pointwise.gelu_, gated_gelu: pointwise.glu}
+        gated = functools.partial(pointwise.glu, silu=True)
+        self._activations: dict[Any, Activation] = {gelu: pointwise.gelu_, gated_gelu: pointwise.glu, gated_silu: gated}
         self._biases: dict[nn.Module, torch.Tensor | None] = {}
 
     def norm(
@@ -111,16 +121,15 @@ class Kernels(Ops):
         out = x.values if overwrite else None
         return self.kernels.norm(x.values, module, shift=x.bias, added=added, out=out, dtype=dtype)
 
-    def norm_linear(self, x: Any, module: nn.LayerNorm, linear: nn.Module) -> torch.Tensor:
-        return linear(self.norm(x, module))
-
     def add_bias(self, x: Any, bias: torch.Tensor) -> Stream:
         return Stream(x, bias.float())
 
-    def add_linear(self, x: Any, hidden: torch.Tensor, linear: Any, activation: Activation | None = None) -> Stream:
+    def add_linear(
+        self, x: Any, hidden: torch.Tensor, linear: Any, activation: Activation | None = None, scale: float = 1.0
+    ) -> Stream:
         x = as_stream(x)
         hidden = self._activations[activation](hidden) if activation else hidden
-        x.values.addmm_(hidden, linear.weight.t())
+        x.values.addmm_(hidden, linear.weight.t(), alpha=scale)
         x.bias = self.running_bias(x.bias, linear)
         return x
 

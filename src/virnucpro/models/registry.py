@@ -56,6 +56,7 @@ class Shape(NamedTuple):
     layers: int
     width: int
     heads: int
+    ffn: int
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,18 @@ class Architecture:
 
     def shape_of(self, name: str) -> Shape | None:
         """The shape that a published model's name tells, if it does."""
-        words = re.split(r"_|\.pt$", name)
+        words = re.split(r"_|--|\.pt$", name)
         return next((shape for size, shape in self.shapes.items() if size in words), None)
 
 
 _FAIR_ESM = Publisher("VIRNUCPRO_ESM_URL", "https://dl.fbaipublicfiles.com/fair-esm/models")
 _ESM2 = {
-    "8M": ("esm2_t6_8M_UR50D", 30, Shape(6, 320, 20)),
-    "35M": ("esm2_t12_35M_UR50D", 130, Shape(12, 480, 20)),
-    "150M": ("esm2_t30_150M_UR50D", 590, Shape(30, 640, 20)),
-    "650M": ("esm2_t33_650M_UR50D", 2600, Shape(33, 1280, 20)),
-    "3B": ("esm2_t36_3B_UR50D", 5700, Shape(36, 2560, 40)),
-    "15B": ("esm2_t48_15B_UR50D", 30300, Shape(48, 5120, 40)),
+    "8M": ("esm2_t6_8M_UR50D", 30, Shape(6, 320, 20, 1280)),
+    "35M": ("esm2_t12_35M_UR50D", 130, Shape(12, 480, 20, 1920)),
+    "150M": ("esm2_t30_150M_UR50D", 590, Shape(30, 640, 20, 2560)),
+    "650M": ("esm2_t33_650M_UR50D", 2600, Shape(33, 1280, 20, 5120)),
+    "3B": ("esm2_t36_3B_UR50D", 5700, Shape(36, 2560, 40, 10240)),
+    "15B": ("esm2_t48_15B_UR50D", 30300, Shape(48, 5120, 40, 20480)),
 }
 """Size → name, megabytes of fair-esm's file (the largest two are in fp16), shape."""
 _DNABERT_S = "zhihan1996/DNABERT-S"
@@ -123,7 +124,7 @@ DNABERT_S = Architecture(
     module="virnucpro.encoders.dnabert",
     encoder="DNABERT",
     model_types=("bert",),
-    shapes={"DNABERT-S": Shape(12, 768, 12)},
+    shapes={"DNABERT-S": Shape(12, 768, 12, 3072)},
     published={alias: Published(("DNABERT-S",), _DNABERT_S, 470) for alias in ("DNABERT-S", _DNABERT_S)},
     bundled=("mini-dnabert-s",),
     citation="dnabert_s",
@@ -131,7 +132,25 @@ DNABERT_S = Architecture(
     alibi=True,
     cuda_graphs=True,
 )
-ARCHITECTURES = {each.name: each for each in (DNABERT_S, ESM2)}
+ESMC = Architecture(
+    name="esmc",
+    role=PROTEIN,
+    title="ESM C",
+    module="virnucpro.encoders.esmc",
+    encoder="ESMC",
+    model_types=("esmc",),
+    shapes={
+        "ESMC-300M": Shape(30, 960, 15, 2560),
+        "ESMC-600M": Shape(36, 1152, 18, 3072),
+        "ESMC-6B": Shape(80, 2560, 40, 6912),
+    },
+    published={  # as transformers' documentation names them; megabytes as in fp32
+        alias: Published((f"biohub--{name}",), f"biohub/{name}", megabytes)
+        for name, megabytes in (("ESMC-300M", 1330), ("ESMC-6B", 25400))
+        for alias in (name, f"biohub/{name}")
+    },
+)
+ARCHITECTURES = {each.name: each for each in (DNABERT_S, ESM2, ESMC)}
 """By name; a role's first one is taken where nothing tells which it is."""
 
 CLASSIFIER = "classifier"

@@ -53,6 +53,8 @@ class ModelSource:
         for each in known:
             if self.name in each.published or self.name in each.bundled:
                 return each
+        if not self.path.exists():
+            return next((each for each in known if each.shape_of(self.path.name)), known[0])
         said = _said(self.path)
         return next((each for each in known if said == each.name or said in each.model_types), known[0])
 
