@@ -24,8 +24,7 @@ from virnucpro import installation
 from virnucpro.check.reference import fair_esm
 from virnucpro.encoders.accuracy import relative_l2, relative_l2_rest
 from virnucpro.encoders.checkpoints import export_state
-from virnucpro.encoders.embed import start
-from virnucpro.encoders.embedder import matmul_precision
+from virnucpro.encoders.embedder import Embedder, matmul_precision
 from virnucpro.encoders.encoder import Encoder
 from virnucpro.encoders.esm2 import ESM2, HF_ESM, tokenize
 from virnucpro.encoders.loading import build_encoder, encoder_class, load_encoder
@@ -316,7 +315,7 @@ def _own(
     resolved = choose_precision(precision, device, plan.architecture)
     encoder = _copy(state, resolved.dtype, device)
     began = time.perf_counter()
-    for _ in start(encoder, names, sample, **settings).vectors():
+    for _ in Embedder(encoder, names, sample, **settings).vectors():
         pass
     ready, count = time.perf_counter() - began, COMPARED
     if resolved.name == "fp8":  # is in fp8 already
@@ -326,7 +325,7 @@ def _own(
         for place, sequence in zip(places, sample, strict=True):  # what is compared is part of what is timed
             sequences[place] = sequence
         vectors = np.full((COMPARED, encoder.config.width), np.nan, np.float32)
-        job = start(encoder, [str(i) for i in range(count)], sequences, **settings)
+        job = Embedder(encoder, [str(i) for i in range(count)], sequences, **settings)
         began = time.perf_counter()
         for first, rows in job.vectors():
             here = (places >= first) & (places < first + len(rows))

@@ -9,10 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.unit.encoder_fixtures import bpe_json, dna, forward, proteins, random_dnabert, random_esm2, relative
-from virnucpro.encoders import embed as embedding
+from virnucpro.encoders import embedder as embedding
 from virnucpro.encoders import tokenizing
 from virnucpro.encoders.attention import BACKENDS
-from virnucpro.encoders.embed import embed, resolve_max_tokens
+from virnucpro.encoders.embed import embed
+from virnucpro.encoders.embedder import resolve_max_tokens
 from virnucpro.encoders.loading import load_encoder, write_encoder
 from virnucpro.encoders.ops import Kernels
 from virnucpro.encoders.precision import PRECISIONS, choose_precision

@@ -19,7 +19,7 @@ from virnucpro.check.run import check
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.embeddings.shard import EmbedOptions
-from virnucpro.encoders import embed as embedding
+from virnucpro.encoders import embedder as embedding
 from virnucpro.encoders import precision
 from virnucpro.encoders.loading import write_encoder
 from virnucpro.encoders.precision import PRECISIONS, Gate

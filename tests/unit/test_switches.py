@@ -21,8 +21,7 @@ from virnucpro import installation
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions, embed_shard
 from virnucpro.embeddings.store import open_shard
-from virnucpro.encoders import embed as embedding
-from virnucpro.encoders import embedder, original
+from virnucpro.encoders import embed, embedder, original
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.encoders.loading import load_encoder, write_encoder
 from virnucpro.encoders.precision import PRECISIONS
@@ -90,9 +89,7 @@ def test_the_manual_lists_them_all_and_no_other_module_reads_one():
 def test_what_changes_numbers_changes_the_key(tmp_path):
     spec = write_encoder(random_esm2(), tmp_path / "m.safetensors", name="m")
     plain = embedding_key(spec, "fp16")
-    assert (
-        plain == f"2x32-{spec.weights_sha256[:12]}-mean-of-the-first-1024-residues-fp16-v{embedding.EMBEDDING_VERSION}"
-    )
+    assert plain == f"2x32-{spec.weights_sha256[:12]}-mean-of-the-first-1024-residues-fp16-v{embed.EMBEDDING_VERSION}"
     keys = {plain, *(embedding_key(spec, "fp16", batching) for batching in ("single", "original"))}
     assert keys == {plain, f"{plain}-single", f"{plain}-original"}
 
@@ -155,9 +152,9 @@ def test_each_path_is_taken_and_gives_the_same_vectors(shard, monkeypatch):
 
 def test_half_precision_and_compilation_change_what_runs(shard, monkeypatch):
     """On a CPU that is said to have half precision, as a GPU has."""
-    choose, compiled = embedding.choose_precision, []
+    choose, compiled = embedder.choose_precision, []
     monkeypatch.setattr(
-        embedding, "choose_precision", lambda name, *on: PRECISIONS["fp16"] if name == "auto" else choose(name, *on)
+        embedder, "choose_precision", lambda name, *on: PRECISIONS["fp16"] if name == "auto" else choose(name, *on)
     )
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
     half, attributes, _ = run(shard, monkeypatch)
@@ -194,4 +191,4 @@ def test_the_originals_path_scales_tokens_only_where_the_model_does():
         model = ESM2(ESM2Config(2, 32, 2, 128, token_dropout=dropout))
         sequences = proteins([30, 12])
         found = original.embed_original(model, ["a", "b"], sequences).vectors
-        assert np.allclose(found, embedding.embed(model, ["a", "b"], sequences).vectors, atol=1e-6)
+        assert np.allclose(found, embed.embed(model, ["a", "b"], sequences).vectors, atol=1e-6)

@@ -197,11 +197,11 @@ def compute_into(
 
     ``write`` is given the first row and the vectors (m, d) float32 of runs of sequences, in any order, ``progress`` the
     rows that are done; ``tokens`` may be in the making already. Returns what ran. Raises ConfigError where the encoder
-    doesn't fit in the device's memory, as well as what ``encoders.embed.start`` raises.
+    doesn't fit in the device's memory, as well as what ``encoders.embedder.Embedder`` raises.
     """
     import torch
 
-    from virnucpro.encoders.embed import start
+    from virnucpro.encoders.embedder import Embedder
     from virnucpro.encoders.loading import load_encoder
     from virnucpro.encoders.original import embed_original
     from virnucpro.encoders.precision import choose_precision
@@ -212,7 +212,7 @@ def compute_into(
             result = embed_original(encoder, ids, sequences, device, progress)
             write(0, result.vectors)
             return result.statistics
-        embedder = start(
+        embedder = Embedder(
             encoder,
             ids,
             sequences,

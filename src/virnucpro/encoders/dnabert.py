@@ -15,30 +15,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from virnucpro.encoders.attention import Attend, Backend, alibi_slopes
+from virnucpro.encoders import checkpoints
+from virnucpro.encoders.attention import Backend, alibi_slopes
 from virnucpro.encoders.bpe import Tokenizer, TokenizerProcess
-from virnucpro.encoders.checkpoints import Checkpoint, Layout, read_config, read_sizes, read_weights, require, translate
-from virnucpro.encoders.encoder import Encoder
+from virnucpro.encoders.checkpoints import Checkpoint, Layout
+from virnucpro.encoders.encoder import Block, Encoder, EncoderConfig
 from virnucpro.encoders.ops import Ops, compilable, gated_gelu, split_heads
 from virnucpro.encoders.packing import PackedBatch
 from virnucpro.errors import ModelError
 
 
 @dataclass(frozen=True)
-class DNABERTConfig:
-    layers: int
-    width: int
-    heads: int
-    ffn: int
+class DNABERTConfig(EncoderConfig):
     vocabulary: int = 4096
 
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
 
-
-class DNABERTBlock(nn.Module):
-    """One post-norm block in two parts, around the attention that a backend computes."""
+class DNABERTBlock(Block):
+    """A post-norm block."""
 
     def __init__(self, config: DNABERTConfig) -> None:
         super().__init__()
@@ -50,9 +43,6 @@ class DNABERTBlock(nn.Module):
         self.down = nn.Linear(config.ffn, config.width)
         self.ffn_norm = nn.LayerNorm(config.width, eps=1e-12)
 
-    def forward(self, ops: Ops, x: torch.Tensor, attend: Attend) -> torch.Tensor:
-        return self.finish(ops, x, attend(*self.project(ops, x)))
-
     @compilable
     def project(self, ops: Ops, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (T, d) -> q, k, v (T, H, D), views of one tensor."""
@@ -60,7 +50,6 @@ class DNABERTBlock(nn.Module):
 
     @compilable
     def finish(self, ops: Ops, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """x (T, d), attended (T, H, D) -> (T, d): all that follows the attention."""
         x = ops.norm(ops.add_linear(x, attended.flatten(1), self.out), self.attention_norm, overwrite=True)
         return ops.norm(ops.add_linear(x, self.gated(x), self.down, gated_gelu), self.ffn_norm, overwrite=True)
 
@@ -123,17 +112,17 @@ class DNABERT(Encoder):
             raise ModelError(f"{source} is a file; DNABERT-S is a folder with config.json, tokenizer.json and weights")
         where, tokenizer = source / "config.json", source / "tokenizer.json"
         expected = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
-        settings = expected | read_config(where, "bert")
-        require(where, settings, expected)
-        config = read_sizes(where, settings, vocabulary="vocab_size")
+        settings = expected | checkpoints.read_config(where, "bert")
+        checkpoints.require(where, settings, expected)
+        config = checkpoints.read_sizes(where, settings, vocabulary="vocab_size")
         if not tokenizer.is_file():
             raise ModelError(
                 f"{tokenizer} is missing; copy it from the model's repository, DNABERT-S needs its own tokens"
             )
-        tensors, files = read_weights(source, "bert.")
+        tensors, files = checkpoints.read_weights(source, "bert.")
         if not any(key.endswith("attention.self.Wqkv.weight") for key in tensors):
             raise ModelError(f"{files[0]} has no fused Wqkv tensors: it is not DNABERT-S but another BERT")
-        state = translate(files[0], tensors, MOSAIC_BERT, config)
+        state = checkpoints.translate(files[0], tensors, MOSAIC_BERT, config)
         if (segment := tensors.get("embeddings.token_type_embeddings.weight")) is not None:
             state["token_type"] = segment[0].clone()
         return Checkpoint(config, state, [*files, where, tokenizer], tokenizer.read_text(encoding="utf-8"))

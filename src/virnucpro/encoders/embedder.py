@@ -23,13 +23,14 @@ from virnucpro.encoders.encoder import Encoder
 from virnucpro.encoders.graphs import Graphs
 from virnucpro.encoders.ops import PYTORCH, CompiledOps, Kernels, Ops, compiled_graphs
 from virnucpro.encoders.packing import PackedBatch, gather_sequences, plan_batches
-from virnucpro.encoders.precision import PRECISIONS, Precision
+from virnucpro.encoders.precision import PRECISIONS, Precision, choose_precision
 from virnucpro.encoders.tokenizing import FIRST_SLICE_SIZE, SLICE_SIZE, SUBPROCESS_SEQUENCES, TokenSlices
 from virnucpro.errors import ConfigError, ModelError
 from virnucpro.models.registry import ARCHITECTURES
 
 logger = logging.getLogger(__name__)
 
+CPU_MAX_TOKENS = 2048  # in a packed batch, as auto
 MAX_QUEUED = 3  # batches on the device before the oldest one's vectors are waited for
 MIN_TOKENS = 1024  # of a batch, where memory is measured
 MEMORY_SHARE = 0.85  # of what is free that a batch may take
@@ -59,10 +60,14 @@ class _Queued:
 
 
 class Embedder:
-    """All sequences of a shard through one encoder.
+    """All sequences of a shard through one encoder: ``vectors()``, whatever the order and size of the packed batches.
 
-    Takes ``max_tokens`` of a batch (None: measured), and the tokens if they are in the making already. The encoder is
-    moved to the device and to the precision's dtype in place.
+    The encoder is moved to the device and to the precision's dtype in place, as ``nn.Module.to`` does. A batch that runs
+    out of memory is planned again at half its tokens; sequences whose vectors aren't finite are computed again in fp32.
+    Without ``packing`` each sequence has a forward pass of its own. ``progress`` is told the rows of each batch when it is
+    done. ``tokens`` of these sequences may be in the making already.
+    Raises InputError for sequences that the encoder can't read, ConfigError for settings that don't fit, ModelError for
+    vectors that aren't finite in fp32 either.
     """
 
     def __init__(
@@ -71,15 +76,20 @@ class Embedder:
         ids: Sequence[str],
         sequences: Sequence[bytes],
         *,
-        max_tokens: int | None,
-        packing: bool,
-        attention: str,
-        precision: Precision,
-        device: str | torch.device,
-        compile: bool,
-        progress: Callable[[np.ndarray], object] | None,
-        tokens: TokenSlices | None,
+        tokens_per_batch: int | str = "auto",
+        attention: str = "auto",
+        precision: str = "auto",
+        device: str | torch.device = "cpu",
+        compile: bool = False,
+        packing: bool = True,
+        progress: Callable[[np.ndarray], object] | None = None,
+        tokens: TokenSlices | None = None,
     ) -> None:
+        if len(ids) != len(sequences):
+            raise ValueError(f"{len(ids)} ids for {len(sequences)} sequences")
+        self.architecture = ARCHITECTURES[encoder.architecture]
+        self.precision = choose_precision(precision, device, self.architecture)
+        max_tokens = resolve_max_tokens(tokens_per_batch, device)
         self.began = time.perf_counter()
         if tokens is None:
             process = encoder.tokenizer_process() if len(sequences) > SUBPROCESS_SEQUENCES else None
@@ -88,7 +98,7 @@ class Embedder:
             )
         self.token_slices = tokens
         self.ids, self.sequences, self.progress = ids, sequences, progress
-        self.attention, self.precision, self.device = attention, precision, torch.device(device)
+        self.attention, self.device = attention, torch.device(device)
         self.batching = "packed" if packing else "single"
         self.cuda = self.device.type == "cuda"
         self.fp8_error: float | None = None
@@ -103,7 +113,6 @@ class Embedder:
 
     def _prepare(self, encoder: Encoder, compile: bool, max_tokens: int | None) -> None:
         self.encoder = encoder.to(device=self.device, dtype=self.precision.dtype).eval()
-        self.architecture = ARCHITECTURES[encoder.architecture]
         if self.cuda:
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.backend = self.encoder.backend(self.attention)
@@ -325,6 +334,15 @@ class Embedder:
                 "peak_memory": torch.cuda.max_memory_allocated(self.device),
             }
         return facts
+
+
+def resolve_max_tokens(value: int | str, device: str | torch.device) -> int | None:
+    """Tokens in a packed batch; ``auto`` is a constant on a CPU, and None, to be measured, on a GPU."""
+    if value == "auto":
+        return None if Device.of(device).is_gpu else CPU_MAX_TOKENS
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"tokens_per_batch: {value!r} is neither a positive integer nor 'auto'")
+    return value
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from virnucpro.encoders.attention import Backend, Tables, choose_backend
+from virnucpro.encoders.attention import Attend, Backend, Tables, choose_backend
 from virnucpro.encoders.bpe import TokenizerProcess
 from virnucpro.encoders.checkpoints import Checkpoint
 from virnucpro.encoders.ops import PYTORCH, Ops, rotary_tables
@@ -19,11 +20,40 @@ from virnucpro.encoders.packing import PackedBatch
 from virnucpro.models.registry import ARCHITECTURES
 
 
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What makes an encoder large."""
+
+    layers: int
+    width: int
+    heads: int
+    ffn: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class Block(nn.Module):
+    """One block in two parts, around the attention that a backend computes."""
+
+    def forward(self, ops: Ops, x: torch.Tensor, attend: Attend) -> torch.Tensor:
+        return self.finish(ops, x, attend(*self.project(ops, x)))
+
+    @abstractmethod
+    def project(self, ops: Ops, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (T, d) -> q, k, v (T, H, D)."""
+
+    @abstractmethod
+    def finish(self, ops: Ops, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """x (T, d), attended (T, H, D) -> (T, d): all that follows the attention."""
+
+
 class Encoder(nn.Module):
     """Packed tokens in, hidden states out. Shapes: T tokens, n sequences, d width, H heads, D head size."""
 
     architecture: ClassVar[str]  # its name in the registry
-    Config: ClassVar[Any]  # a frozen dataclass with layers, width, heads, ffn and head_dim
+    Config: ClassVar[type[EncoderConfig]]
     pooling: ClassVar[str]  # in words
     alphabet: ClassVar[list[str] | None] = None  # tokens in order, where each is a letter
     embed_tokens: nn.Embedding

@@ -9,27 +9,17 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from virnucpro.encoders.attention import Attend, Backend
-from virnucpro.encoders.checkpoints import (
-    Checkpoint,
-    Layout,
-    read_config,
-    read_sizes,
-    read_weights,
-    require,
-    tensors_of,
-    translate,
-)
-from virnucpro.encoders.encoder import Encoder
+from virnucpro.encoders import checkpoints
+from virnucpro.encoders.attention import Backend
+from virnucpro.encoders.checkpoints import Checkpoint, Layout
+from virnucpro.encoders.encoder import Block, Encoder, EncoderConfig
 from virnucpro.encoders.letters import LetterTokenizer
 from virnucpro.encoders.ops import Ops, compilable, gelu, split_heads
 from virnucpro.encoders.packing import PackedBatch
@@ -44,20 +34,12 @@ tokenize = LetterTokenizer("ESM-2", ALPHABET)
 
 
 @dataclass(frozen=True)
-class ESM2Config:
-    layers: int
-    width: int
-    heads: int
-    ffn: int
+class ESM2Config(EncoderConfig):
     token_dropout: bool = True
 
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
 
-
-class ESM2Block(nn.Module):
-    """One pre-norm block in two parts, around the attention that a backend computes."""
+class ESM2Block(Block):
+    """A pre-norm block."""
 
     def __init__(self, config: ESM2Config) -> None:
         super().__init__()
@@ -69,9 +51,6 @@ class ESM2Block(nn.Module):
         self.fc1 = nn.Linear(config.width, config.ffn)
         self.fc2 = nn.Linear(config.ffn, config.width)
 
-    def forward(self, ops: Ops, x: torch.Tensor, attend: Attend) -> torch.Tensor:
-        return self.finish(ops, x, attend(*self.project(ops, x)))
-
     @compilable
     def project(self, ops: Ops, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (T, d) -> q, k, v (T, H, D), not rotated yet."""
@@ -79,7 +58,6 @@ class ESM2Block(nn.Module):
 
     @compilable
     def finish(self, ops: Ops, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """x (T, d), attended (T, H, D) -> (T, d): all that follows the attention."""
         x = ops.add_linear(x, attended.flatten(1), self.out)
         return ops.add_linear(x, ops.norm_linear(x, self.ffn_norm, self.fc1), self.fc2, gelu)
 
@@ -114,9 +92,7 @@ class ESM2(Encoder):
         """(T, d) -> (n, d) fp32: mean over the first 1,024 residues, <cls> and <eos> left out."""
         return self.ops.mean(hidden, batch, skip=1, limit=POOLED_RESIDUES)
 
-    def tokenize(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """<cls> residues <eos> for each protein."""
-        return tokenize(sequences, ids)
+    tokenize = staticmethod(tokenize)  # type: ignore[assignment]
 
     @staticmethod
     def read_checkpoint(source: Path) -> Checkpoint:
@@ -163,24 +139,24 @@ def _fair_esm(path: Path) -> Checkpoint:
         raise ModelError(
             f"{path} is not a fair-esm ESM-2 checkpoint ({error}); give esm2_*.pt or a Hugging Face folder"
         ) from error
-    tensors = tensors_of(tensors, path)
+    tensors = checkpoints.tensors_of(tensors, path)
     for prefix in ("encoder.sentence_encoder.", "encoder."):
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     if any("embed_positions" in key or "emb_layer_norm_before" in key for key in tensors):
         raise ModelError(f"{path} has learned positions: it is an older ESM model; only ESM-2 (rotary) is supported")
     config = {"layers": layers, "width": width, "heads": heads, "ffn": 4 * width}
     config["token_dropout"] = bool(settings.get("token_dropout", True))
-    return Checkpoint(config, translate(path, tensors, FAIR_ESM, config), [path])
+    return Checkpoint(config, checkpoints.translate(path, tensors, FAIR_ESM, config), [path])
 
 
 def _hugging_face(folder: Path) -> Checkpoint:
     where = folder / "config.json"
-    settings = {"rope_theta": 10000.0, "hidden_act": "gelu", **read_config(where, "esm")}
+    settings = {"rope_theta": 10000.0, "hidden_act": "gelu", **checkpoints.read_config(where, "esm")}
     required = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "layer_norm_eps": 1e-5}
-    require(where, settings, {**required, "rope_theta": 10000.0, "hidden_act": "gelu"})
-    config = read_sizes(where, settings)
-    tensors, files = read_weights(folder, "esm.")
+    checkpoints.require(where, settings, {**required, "rope_theta": 10000.0, "hidden_act": "gelu"})
+    config = checkpoints.read_sizes(where, settings)
+    tensors, files = checkpoints.read_weights(folder, "esm.")
     # the oldest and the newest transformers name the LayerNorm tensors gamma and beta
     tensors = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", k)): v for k, v in tensors.items()}
-    state = translate(files[0], tensors, HF_ESM, config)
+    state = checkpoints.translate(files[0], tensors, HF_ESM, config)
     return Checkpoint({**config, "token_dropout": bool(settings.get("token_dropout", False))}, state, [*files, where])

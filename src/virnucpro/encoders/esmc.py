@@ -8,17 +8,16 @@ Shapes: T tokens, n sequences, d width, H heads, D head size.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-from virnucpro.encoders.attention import Attend, Backend
-from virnucpro.encoders.checkpoints import Checkpoint, Layout, read_config, read_sizes, read_weights, require, translate
-from virnucpro.encoders.encoder import Encoder
+from virnucpro.encoders import checkpoints
+from virnucpro.encoders.attention import Backend
+from virnucpro.encoders.checkpoints import Checkpoint, Layout
+from virnucpro.encoders.encoder import Block, Encoder, EncoderConfig
 from virnucpro.encoders.letters import LetterTokenizer
 from virnucpro.encoders.ops import Ops, compilable, gated_silu
 from virnucpro.encoders.packing import PackedBatch
@@ -30,20 +29,12 @@ tokenize = LetterTokenizer("ESM C", ALPHABET)
 
 
 @dataclass(frozen=True)
-class ESMCConfig:
-    layers: int
-    width: int
-    heads: int
-    ffn: int
+class ESMCConfig(EncoderConfig):
     vocabulary: int = 64  # rows of the embedding, more than there are tokens
 
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
 
-
-class ESMCBlock(nn.Module):
-    """One pre-norm block in two parts, around the attention that a backend computes."""
+class ESMCBlock(Block):
+    """A pre-norm block."""
 
     def __init__(self, config: ESMCConfig) -> None:
         super().__init__()
@@ -57,9 +48,6 @@ class ESMCBlock(nn.Module):
         self.gated = nn.Linear(config.width, 2 * config.ffn, bias=False)
         self.down = nn.Linear(config.ffn, config.width, bias=False)
 
-    def forward(self, ops: Ops, x: torch.Tensor, attend: Attend) -> torch.Tensor:
-        return self.finish(ops, x, attend(*self.project(ops, x)))
-
     @compilable
     def project(self, ops: Ops, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (T, d) -> q, k, v (T, H, D), normed and not rotated yet."""
@@ -70,7 +58,6 @@ class ESMCBlock(nn.Module):
 
     @compilable
     def finish(self, ops: Ops, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """x (T, d), attended (T, H, D) -> (T, d): all that follows the attention."""
         x = ops.add_linear(x, attended.flatten(1), self.out, scale=self.scale)
         hidden = ops.norm_linear(x, self.ffn_norm, self.gated)  # (T, 2·ffn)
         return ops.add_linear(x, hidden, self.down, gated_silu, self.scale)
@@ -101,9 +88,7 @@ class ESMC(Encoder):
         """(T, d) -> (n, d) fp32: mean over the residues, <cls> and <eos> left out."""
         return self.ops.mean(hidden, batch, skip=1)
 
-    def tokenize(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """<cls> residues <eos> for each protein."""
-        return tokenize(sequences, ids)
+    tokenize = staticmethod(tokenize)  # type: ignore[assignment]
 
     @staticmethod
     def read_checkpoint(source: Path) -> Checkpoint:
@@ -113,15 +98,22 @@ class ESMC(Encoder):
                 f"{source} is a file; ESM C is read from a Hugging Face folder with config.json and weights"
             )
         where = source / "config.json"
-        settings = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, **read_config(where, "esmc")}
-        config = read_sizes(where, settings, vocabulary="vocab_size")
+        settings = {
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            **checkpoints.read_config(where, "esmc"),
+        }
+        config = checkpoints.read_sizes(where, settings, vocabulary="vocab_size")
         rope = {"rope_type": "default", "rope_theta": 10000.0, **(settings.get("rope_parameters") or {})}
         derived = {"head_dim": config["width"] // config["heads"], "num_key_value_heads": config["heads"]}
         given = {key: settings.get(key) or value for key, value in derived.items()}
         fixed = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
-        require(where, settings | rope | given, {**fixed, **derived, "rope_type": "default", "rope_theta": 10000.0})
-        tensors, files = read_weights(source, "esmc.")
-        return Checkpoint(config, translate(files[0], tensors, HF_ESMC, config), [*files, where])
+        checkpoints.require(
+            where, settings | rope | given, {**fixed, **derived, "rope_type": "default", "rope_theta": 10000.0}
+        )
+        tensors, files = checkpoints.read_weights(source, "esmc.")
+        return Checkpoint(config, checkpoints.translate(files[0], tensors, HF_ESMC, config), [*files, where])
 
 
 HF_ESMC = Layout(

@@ -6,7 +6,7 @@ NumPy only; PyTorch is imported when the first batch is built.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -107,16 +107,9 @@ class PackedBatch:
 
         buffer = self.buffer.pin_memory() if torch.device(device).type == "cuda" else self.buffer
         buffer = buffer.to(device, non_blocking=True)
-        sizes = [len(part) for part in (self.lengths, self.cu_seqlens, self.positions)]
-        lengths, cu_seqlens, positions, *tokens = buffer.split(sizes + [sizes[2]] * (self.tokens is not None))
-        return replace(
-            self,
-            buffer=buffer,
-            lengths=lengths,
-            cu_seqlens=cu_seqlens,
-            positions=positions,
-            tokens=tokens[0] if tokens else None,
-        )
+        parts = (self.lengths, self.cu_seqlens, self.positions, self.tokens)
+        sizes = [len(part) for part in parts if part is not None]
+        return PackedBatch(self.runs, self.total, self.min_length, self.max_length, buffer, *buffer.split(sizes))
 
     def per_token(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) one value a sequence -> (T,) the same value at each of its tokens."""
