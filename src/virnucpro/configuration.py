@@ -1,15 +1,14 @@
-"""The configuration: one schema with defaults, strict validation, presets, the sample sheet."""
+"""The configuration: one schema with defaults, strict validation, presets."""
 
 from __future__ import annotations
 
-import csv
 import difflib
 import os
-import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +17,8 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 from virnucpro import installation
-from virnucpro.errors import ConfigError, InputError
-from virnucpro.files import matching
+from virnucpro.errors import ConfigError, InputError, nearest
+from virnucpro.paths import expand_home, user_path
 
 PRESETS: dict[str, dict[str, Any]] = {
     f"{name}-{length}": {
@@ -32,10 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     for length in (500, 300)
 }
 """What a preset puts in place of null."""
-
-_COMPRESSED = re.compile(r"\.(gz|bgz|zst|zstd)$", re.IGNORECASE)
-RESERVED = ("benchmarks", "check", "evaluation", "inputs", "logs", "models", "report.html", "training")
-"""Names in ``output_dir`` that no sample may have."""
+DEFAULT_MODELS_DIR = "~/.cache/virnucpro/models"
 
 
 @dataclass(frozen=True)
@@ -98,6 +94,8 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         if key not in properties:
             raise ConfigError(f"Unknown configuration key '{key}'{nearest(key, properties)}")
     values = defaults() | {key: _coerce(value, properties[key]) for key, value in given.items()}
+    for key, value in values.items():
+        _refuse_lost_spelling(key, value, properties[key])
     if values["threshold"] != values["threshold"]:
         raise ConfigError("Configuration key 'threshold' can't be NaN: it must be a number.")
     for error in Draft202012Validator(schema()).iter_errors(values):
@@ -106,24 +104,58 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         if values[key] is None:
             values[key] = value
     if values["models_dir"] is None:
-        values["models_dir"] = str(Path.home() / ".cache" / "virnucpro" / "models")
-    for key in ("output_dir", "cache_dir", "models_dir", "gpu_lease_dir"):  # one spelling for one folder
-        if values[key] is not None:
-            values[key] = os.path.normpath(Path(values[key]).expanduser())
+        values["models_dir"] = expand_home(DEFAULT_MODELS_DIR)
+    for key, entry in properties.items():
+        if values[key] is not None and "format" in entry:
+            values[key] = _user_path(key, values[key], entry["format"])
     return Settings(**values)
+
+
+def path_keys() -> list[str]:
+    """The keys that take a path; those that take a model's name or its path are in ``models.KEYS``."""
+    return [key for key, entry in schema()["properties"].items() if entry.get("format") == "path"]
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The keys of a configuration file, as they are; ConfigError if it isn't a YAML mapping."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = _yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: can't read the configuration ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: isn't YAML: {' '.join(str(error).split())}. Correct that line.") from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter for what isn't UTF-8, or a date such as 2024-13-01
+        raise ConfigError(f"{path}{_problem(error)}. Correct that line.") from None
     if not isinstance(values, dict | None):
         raise ConfigError(f"{path}: holds no 'key: value' lines. `virnucpro config init` writes an example.")
     return values or {}
+
+
+def check_config_file(path: str | Path) -> bool:
+    """Whether a configuration file is there and sets keys.
+
+    Raises:
+        ConfigError: it can't be read, or has a key of another workflow.
+    """
+    if not os.path.lexists(path):
+        return False
+    known = schema()["properties"]
+    given = read_config(path)
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.7)
+            other = "If it is another workflow's, start in another folder (snakemake --directory FOLDER, or --output FOLDER)."
+            raise ConfigError(
+                f"{path} in {os.getcwd()}: unknown configuration key '{key}'"
+                + (f"; did you mean '{close[0]}'?" if close else f". {other}")
+            )
+    return bool(given)
+
+
+def read_value(text: str) -> Any:
+    """What ``key=TEXT`` gives the key, as in a configuration file; ConfigError if that isn't YAML."""
+    try:
+        return _yaml(text or "null")
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{text}{_problem(error)}. Quote it.") from None
 
 
 def commented_defaults() -> str:
@@ -134,14 +166,6 @@ def commented_defaults() -> str:
         lines += ["", *textwrap.wrap(entry["description"] + choices, 118, initial_indent="# ", subsequent_indent="# ")]
         lines.append(yaml.safe_dump({key: entry["default"]}).rstrip())
     return "\n".join(lines) + "\n"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' for an unknown word, or what there is to choose from; the end of a sentence."""
-    known = list(known)
-    small = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(str(word).lower(), small, n=1, cutoff=0.5)
-    return f"; did you mean '{small[close[0]]}'?" if close else f"; known are {', '.join(known)}." if known else "."
 
 
 def _coerce(value: Any, entry: Mapping[str, Any]) -> Any:
@@ -161,13 +185,55 @@ def _coerce(value: Any, entry: Mapping[str, Any]) -> Any:
             return value.lower() == "true"
         if "null" in kinds and value.lower() in ("", "null", "none"):
             return None
-    if "string" in kinds and "integer" not in kinds and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
     if value is None and "null" not in kinds:
         return entry.get("default")
     if "integer" in kinds and isinstance(value, float):  # 500.0, which the schema would take for a whole number
         return int(value) if value.is_integer() else value
     return value
+
+
+def _refuse_lost_spelling(key: str, value: Any, entry: Mapping[str, Any]) -> None:
+    """Raise ConfigError for text that YAML or Snakemake read as something else: 2024_01_15 is 20240115 then."""
+    kinds = entry.get("type", [])
+    if "string" not in kinds or "integer" in kinds or not isinstance(value, bool | int | float | date):
+        return
+    read_as = "true or false" if isinstance(value, bool) else "a date" if isinstance(value, date) else "a number"
+    raise ConfigError(
+        f"Configuration key '{key}' was read as {read_as} ({value}), so its spelling is lost. Begin it with ./ "
+        f'(snakemake --config {key}=./...), or quote it in the file ({key}: "...").'
+    )
+
+
+def _user_path(key: str, value: str, kind: str) -> str:
+    """A path in one spelling; of a model, which may be a name, only the home folder is put in."""
+    try:
+        path = str(user_path(value))
+    except InputError as error:
+        raise ConfigError(f"Configuration key '{key}': {error}") from None
+    return path if kind == "path" else expand_home(value)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key is twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is there twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def _problem(error: Exception) -> str:
+    """Where and why something isn't YAML; what follows the file's name."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f", line {error.problem_mark.line + 1}: isn't YAML: {error.problem}"
+    return f": isn't YAML: {' '.join(str(error).split())}"
 
 
 def _explain(error: ValidationError, values: Mapping[str, Any], properties: Mapping[str, Any]) -> ConfigError:
@@ -196,93 +262,3 @@ _WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or
     "array": "a list",
 }
 _LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "pattern": "matching"}
-
-
-def read_samples(path: str | Path | None) -> dict[str, list[Path]]:
-    """Read the sample sheet; None is the bundled example's.
-
-    Returns:
-        Sample name → its FASTA or FASTQ files, both in the sheet's order; relative paths start at its folder, and a
-        pattern (``reads/*.fq.gz``) stands for its files, sorted.
-
-    Raises:
-        InputError: no such file, missing columns, a bad sample name, a file given twice, a pattern without a file.
-    """
-    path = Path(path or installation.root() / "config" / "samples.tsv")
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such sample sheet. Give a tab-separated file with the columns sample and fasta as 'samples'."
-        )
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as handle:
-            lines = [line for line in handle if line.strip() and not line.startswith("#")]
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: isn't UTF-8 text. Save the sample sheet as UTF-8.") from None
-    except OSError as error:
-        raise InputError(f"{path}: can't read the sample sheet ({error.strerror}).") from None
-    table = csv.DictReader(lines, delimiter="\t")
-    columns = [name.strip() for name in table.fieldnames or []]
-    table.fieldnames = columns
-    for name in ("sample", "fasta"):
-        if name not in columns:
-            raise InputError(
-                f"{path}: has no column '{name}'; its columns are {', '.join(columns) or 'none'}. The file must be tab-separated."
-            )
-    samples: dict[str, list[Path]] = {}
-    for number, row in enumerate(table, start=1):
-        sample, fasta = ((row[name] or "").strip() for name in ("sample", "fasta"))
-        where = f"{path}, row {number}"
-        check_sample_name(sample, where)
-        if not fasta:
-            raise InputError(f"{where}: sample '{sample}' has no FASTA path.")
-        for file in matching(Path(os.path.normpath(path.parent / Path(fasta).expanduser()))):
-            if file in samples.setdefault(sample, []):
-                raise InputError(f"{where}: {file} is listed twice for sample '{sample}'.")
-            samples[sample].append(file)
-    if not samples:
-        raise InputError(f"{path}: lists no samples.")
-    return samples
-
-
-def check_sample_name(sample: str, where: str) -> None:
-    """Raise InputError for a name that can't be a folder of the results; ``where`` begins the message."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", sample):
-        raise InputError(
-            f"{where}: sample name {sample!r} must consist of letters, digits, '.', '_' and '-' and start with a letter or digit."
-        )
-    if sample in RESERVED:
-        raise InputError(f"{where}: sample name '{sample}' is reserved for other results. Choose another.")
-
-
-def name_samples(fastas: Iterable[Path]) -> dict[str, list[Path]]:
-    """Samples named after their files, one each.
-
-    Raises:
-        InputError: two files would give the same name.
-    """
-    samples: dict[str, list[Path]] = {}
-    for path in fastas:
-        name = sample_name(path)
-        if name in samples:
-            raise InputError(
-                f"{path} and {samples[name][0]} would both be sample '{name}'. Rename one, or run them apart."
-            )
-        samples[name] = [path]
-    return samples
-
-
-def sample_name(path: Path) -> str:
-    """A file's name without what tells its format, as the name of a sample."""
-    stem = re.sub(r"\.(fa|fna|fasta|fas|ffn|fq|fastq)$", "", _COMPRESSED.sub("", path.name), flags=re.IGNORECASE)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip("._-") or "sample"
-    return f"{name}_sample" if name in RESERVED else name
-
-
-def missing_fasta(path: Path, sheet: str | Path | None) -> InputError:
-    """The error for a FASTA file, listed in ``sheet`` if not None, that neither exists nor is made by a rule."""
-    listed = f" It is listed in {sheet}." if sheet else ""
-    if path.is_dir():
-        return InputError(f"{path}: is a folder. Give its files, with a pattern such as '{path}/*.fa'.{listed}")
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = nearest(path.name, siblings) if difflib.get_close_matches(path.name, siblings, cutoff=0.5) else "."
-    return InputError(f"{path}: no such file{hint}{listed}")

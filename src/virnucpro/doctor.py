@@ -113,12 +113,14 @@ class Case:
     def work(self) -> Survey:
         """Counts over all samples, extrapolated where a sample wasn't read to its end."""
         total = Survey()
+        rna_as_dna = Switches.read(os.environ).rna_as_dna
         for paths in self.samples.values():
-            part = survey(paths, self.settings.chunk_length, ENOUGH, self.settings.empty_records)
+            part = survey(paths, self.settings.chunk_length, ENOUGH, self.settings.empty_records, rna_as_dna)
             for key in ("records", "bases", "windows", "open_frames", "residues"):
                 setattr(total, key, getattr(total, key) + round(getattr(part, key) / part.share_read))
             total.longest = max(total.longest, part.longest)
             total.share_read = min(total.share_read, part.share_read)
+            total.notes += part.notes
         return total
 
 
@@ -160,8 +162,9 @@ def sequences(case: Case) -> Iterator[Finding]:
     if case.work.share_read < 1:
         found += f" in what was read of it ({case.work.share_read:.1%})"
     short = case.work.longest < case.settings.chunk_length
-    remedy = "All is shorter than a window: docs/inputs.md says how far to trust scores of reads." if short else ""
-    yield Finding("input", NOTE if short else OK, found, remedy)
+    notes = ["All is shorter than a window: docs/inputs.md says how far to trust scores of reads."] if short else []
+    notes += case.work.notes
+    yield Finding("input", NOTE if notes else OK, found, " ".join(notes))
 
 
 def devices(case: Case) -> Iterator[Finding]:

@@ -20,8 +20,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from virnucpro.errors import InputError
-
 BLOCK = 1 << 20
 
 
@@ -32,19 +30,6 @@ def sha256_file(path: str | Path) -> str:
         while block := handle.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def matching(path: Path) -> list[Path]:
-    """The files, sorted, that a path with ``*``, ``?``, ``[...]`` or ``**`` stands for.
-
-    A path that exists, or has none of these, stands for itself. Raises InputError if no file matches.
-    """
-    if not glob.has_magic(str(path)) or path.exists():
-        return [path]
-    found = sorted(Path(name) for name in glob.iglob(str(path), recursive=True) if os.path.isfile(name))
-    if not found:
-        raise InputError(f"{path}: no file matches this pattern. Check the folder and the name's ending.")
-    return found
 
 
 def sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,37 @@ def snakefile() -> Path:
     return root() / "workflow" / "Snakefile"
 
 
+def prepare_account(folder: Path) -> None:
+    """Let this process and its children run without a home that they can write to, or a name for their user.
+
+    Snakemake and matplotlib keep files in the home's cache, and Snakemake logs the user's name; in containers there may be
+    neither. ``folder``, which must be the user's own, then takes the caches.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        os.environ["LOGNAME"] = str(os.getuid())
+    if not os.path.isabs(os.path.expanduser("~")):
+        os.environ["HOME"] = str(folder)
+    cache = user_cache()
+    if cache is None or not _writable(cache / "snakemake"):
+        os.environ["XDG_CACHE_HOME"] = os.environ["MPLCONFIGDIR"] = str(folder)
+
+
+def user_cache() -> Path | None:
+    """The folder of this user's caches; None where there is no home."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return cache if cache.is_absolute() else None
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a folder is there, or can be made, and takes files."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.access(folder, os.W_OK | os.X_OK)
+    return False
+
+
 def prepare_environment() -> None:
     """Set what the jobs inherit from this process.
 
@@ -29,12 +61,10 @@ def prepare_environment() -> None:
     ``TRITON_CACHE_DIR`` and ``TORCHINDUCTOR_CACHE_DIR``, so that only the first job compiles, on whichever node.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    kernels = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "virnucpro" / "kernels"
-    with suppress(OSError):  # a home that can't be written: each node then compiles for itself
-        kernels.mkdir(parents=True, exist_ok=True)
-        if os.access(kernels, os.W_OK):
-            os.environ.setdefault("TRITON_CACHE_DIR", str(kernels / "triton"))
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels / "inductor"))
+    cache = user_cache()
+    if cache and _writable(kernels := cache / "virnucpro" / "kernels"):  # else each node compiles for itself
+        os.environ.setdefault("TRITON_CACHE_DIR", str(kernels / "triton"))
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels / "inductor"))
     source = str(_PACKAGE.parent)
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != source]
     if not (_PACKAGE / "_bundle").is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -13,12 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from virnucpro import __version__
-from virnucpro.errors import VirNucProError
+from virnucpro.errors import VirNucProError, storage_message
 
 logger = logging.getLogger("virnucpro")
-
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
-"""Errors of a disk, a quota or a mount: for the user to mend, and no fault of the program."""
 
 
 @contextmanager
@@ -63,14 +59,10 @@ def logged(log: str | Path) -> Iterator[None]:
         logger.error("%s", error)
         sys.exit(1)
     except OSError as error:
-        where: str = error.filename2 or error.filename or ""  # of a copy, what it is copied to
-        vanished = error.errno == errno.ENOENT and where and not Path(where).parent.is_dir()
-        if error.errno not in _STORAGE and not vanished:
+        if (message := storage_message(error)) is None:
             logger.exception("stopped")
             raise
-        where = where or " ".join(str(error).split())
-        logger.error("%s: %s. Mend that and give the same command again: nothing half-written is left, and what is "
-                     "finished is kept.", os.strerror(error.errno or 0), where)  # fmt: skip
+        logger.error("%s", message)
         sys.exit(1)
     except KeyboardInterrupt:
         logger.error("interrupted")

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -83,10 +84,10 @@ def _named(entry: str, listed: list[list[str]]) -> list[str]:
 
 def _list_gpus() -> list[list[str]] | None:
     """UUID of each GPU in the order of the PCI bus, with those of its MIG instances; None without nvidia-smi."""
+    if shutil.which("nvidia-smi") is None:  # what subprocess says of it depends on folders of PATH that can't be read
+        return None
     try:
         run = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=120)
-    except FileNotFoundError:
-        return None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceError(f"nvidia-smi doesn't answer ({error}). Try `nvidia-smi -L`, or set device to cpu.") from None
     if run.returncode:  # as on a machine that has the driver's programs, but no GPU

@@ -61,6 +61,11 @@ class Switches:
         """How sequences share a forward pass: ``packed``, ``single`` (one each), or as in the ``original``."""
         return "original" if self.v1_attention else "single" if self.disable_packing else "packed"
 
+    @property
+    def rna_as_dna(self) -> bool:
+        """Whether U is read as T in RNA; the original leaves out codons with U."""
+        return not self.v1_attention
+
     def precision(self, configured: str) -> str:
         """The precision to compute in, given the configuration's."""
         return "fp32" if self.v1_attention or self.disable_fp16 else configured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import getpass
 import os
 import re
 import subprocess
@@ -16,7 +17,10 @@ ROOT = installation.root()
 PACKAGE = ROOT / "src" / "virnucpro"
 LAYERS = [
     "errors",
+    "paths",
+    "input_tables",
     "files",
+    "outputs",
     "switches",
     "record",
     "configuration",
@@ -30,6 +34,7 @@ LAYERS = [
     "check",
     "benchmark",
     "report",
+    "samples",
     "downloads",
     "doctor",
     "cli",
@@ -157,6 +162,22 @@ def test_jobs_share_what_the_first_one_compiled(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/no")
     installation.prepare_environment()
     assert "TRITON_CACHE_DIR" not in os.environ and os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+
+
+def test_a_run_needs_neither_a_home_nor_a_name_of_its_user(tmp_path, monkeypatch):
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "XDG_CACHE_HOME", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    installation.prepare_account(tmp_path)
+    assert (getpass.getuser(), Path.home()) == (str(os.getuid()), tmp_path)
+    monkeypatch.setenv("HOME", "/dev/null")
+    installation.prepare_account(tmp_path / "mine")
+    assert os.environ["XDG_CACHE_HOME"] == os.environ["MPLCONFIGDIR"] == str(tmp_path / "mine")
+    assert os.environ["HOME"] == "/dev/null"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    installation.prepare_account(tmp_path / "other")
+    assert os.environ["XDG_CACHE_HOME"] == str(tmp_path / "cache")
 
 
 def test_building_a_model_loads_no_compiler():

@@ -19,8 +19,9 @@ from virnucpro import installation
 from virnucpro.cli import cli
 from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.workflow import _explain_failure, working_folder
-from virnucpro.configuration import commented_defaults, defaults, read_config, schema
+from virnucpro.configuration import commented_defaults, defaults, read_config, resolve, schema
 from virnucpro.errors import ConfigError, InputError, VirNucProError
+from virnucpro.samples import read_samples
 from virnucpro.sequences.split import split_fasta
 from virnucpro.sequences.survey import survey
 
@@ -43,6 +44,9 @@ def test_files_patterns_and_named_samples(files):
     assert names(["gut=b.fa.gz", "gut=a.*", "c.fastq.zst"]) == {"gut": ["b.fa.gz", "a.fna"], "c": ["c.fastq.zst"]}
     (files / "sheet.tsv").write_text("sample\tfasta\ngut\t[ab].f*\n")
     assert names(["sheet.tsv"]) == {"gut": ["a.fna", "b.fa.gz"]}
+    for name in ("sheet.csv", "sheet.txt", "sheet"):
+        (files / name).write_text("Sample;fasta\ngut;[ab].f*\n")
+        assert names([name]) == {"gut": ["a.fna", "b.fa.gz"]}
     assert all(path.is_absolute() for path in samples_of(["a.fna"], files)["a"])
 
 
@@ -54,9 +58,20 @@ def test_files_patterns_and_named_samples(files):
         (["logs=a.fna"], "reserved"),
         (["."], r"is a folder\. Give its files, with a pattern such as"),
         (["a.fna", "a=b.fa.gz"], "would both be sample 'a'"),
+        (["x=a.fna", "X=b.fa.gz"], "'x' and 'X' differ only by case"),
+        (["samples.tsv=a.fna"], "'samples.tsv' is reserved"),
+        ([""], "an empty path"),
+        (["gut="], "an empty path"),
+        (["g=sheet.txt"], r"sheet\.txt: is a sample sheet: give it alone, without 'g='"),
+        (["a.fna", "sheet.txt"], r"sheet\.txt: is a sample sheet: give it alone\.$"),
+        (["broken.csv"], r"broken\.csv, line 1: has no column 'sample'"),
+        (["pipe"], "is a pipe, and a run reads its input more than once"),
     ],
 )
 def test_inputs_that_are_refused(files, inputs, message):
+    (files / "sheet.txt").write_text("sample\tfasta\ns\ta.fna\n")
+    (files / "broken.csv").write_text("x,y\n")
+    os.mkfifo(files / "pipe")
     with pytest.raises(InputError, match=message):
         samples_of(inputs, files)
 
@@ -76,6 +91,66 @@ def test_a_wrong_model_or_switch_is_refused_before_the_workflow_starts(files, mo
     assert isinstance(done.exception, VirNucProError)
     with pytest.raises(VirNucProError, match=message):
         raise done.exception
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "a.fna", "-o", ""],
+        ["predict", "a.fna", "--cache-dir", ""],
+        ["predict", "a.fna", "--models-dir="],
+        ["predict", "a.fna", "--classifier="],
+        ["predict", "a.fna", "--configfile="],
+        ["evaluate", "t.tsv", "--split="],
+        ["train", ""],
+        ["check", "a.fna", "--published="],
+        ["doctor", "-o", ""],
+        ["cache", "list", ""],
+        ["provenance", ""],
+        ["config", "init", ""],
+        ["classifier", "import", "a.pth", ""],
+    ],
+)
+def test_an_empty_path_is_refused_by_its_name(files, monkeypatch, words):
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: pytest.fail("it was started"))
+    before = sorted(files.iterdir())
+    done = invoke(*words)
+    assert isinstance(done.exception, ConfigError) and str(done.exception).startswith("empty '")
+    assert sorted(files.iterdir()) == before
+
+
+def test_any_name_of_a_folder_and_of_a_file_reaches_the_workflow(files, monkeypatch):
+    """What YAML would take for a number, and what a sheet would take for a pattern, a quote or a blank."""
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: 0)
+    given = ["a=[1].fa", 'a="q".fa', "a= b .fa ", "a=~c.fa"]
+    for word in given:
+        (files / word.removeprefix("a=")).write_text(">r\nACGT\n")
+    for folder in ("2024_01_15", "007", "1e3", "1:30", "yes", "~"):
+        done = invoke("predict", *given, "-o", f"./{folder}" if folder == "~" else folder, "--cache-dir", "none")
+        assert not done.exception, done.exception
+        settings = resolve(read_config(files / folder / "config.yaml"))
+        assert (settings.output_dir, settings.cache_dir) == (str(files / folder), None)
+        assert read_samples(settings.samples) == {"a": [files / word.removeprefix("a=") for word in given]}
+
+
+def test_a_label_table_is_checked_before_anything_runs(files, monkeypatch):
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: pytest.fail("it was started"))
+    for content, says in {
+        "fasta\tlabel\na.fna\tyes\n": "line 2: label 'yes' must be",
+        "fasta\tlabel\ngone.fa\t1\n": "gone.fa: no such file",
+    }.items():
+        (files / "t.tsv").write_text(content)
+        for command in ("train", "evaluate"):
+            done = invoke(command, "t.tsv", "-o", "out")
+            assert isinstance(done.exception, InputError) and says in str(done.exception)
+    assert not (files / "out").exists()
+
+
+def test_a_file_where_the_samples_folder_has_to_be(files, monkeypatch):
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda arguments: pytest.fail("it was started"))
+    (files / "contigs").write_text(">r\nACGT\n")
+    done = invoke("predict", "contigs", "-o", ".")
+    assert isinstance(done.exception, ConfigError) and "contigs: is a file, where the folder" in str(done.exception)
 
 
 def test_the_page_over_all_samples_is_named_last(files, monkeypatch):
@@ -116,7 +191,7 @@ def test_standard_input_is_kept_and_kept_as_it_is(files, monkeypatch):
     assert kept.read_bytes() == b">x\nACGTT\n"
     pipe(b">x\nACGT\n")
     assert names(["soil=-"]) == {"soil": ["soil"]}
-    assert sorted(path.name for path in (files / "spool").iterdir()) == ["soil", "stdin"]
+    assert sorted(path.name for path in (files / "spool").glob("[!.]*")) == ["soil", "stdin"]
 
 
 def test_a_folder_where_a_run_is_going_on_is_refused(tmp_path):
@@ -170,7 +245,8 @@ def test_validate_counts_what_a_run_would_make(tmp_path):
     ids = [line.split("_chunk_")[0] for shard in manifest["shards"] for line in shard_ids(tmp_path, shard)]
     assert counts.records_without_open_frame == counts.records - len(set(ids)) == 1
     assert (counts.shortest, counts.longest) == (2, 1200)
-    assert sorted(counts.remarks.values()) == ["a,1", "b", "n" * 101]
+    assert sorted(counts.remarks.values()) == ["a,1", "n" * 101]
+    assert counts.notes == ["left out 1 record without a sequence: b"]
     skip = ("--empty-records", "skip")
     answer = json.loads(invoke("validate", str(path), "--json", "--chunk-length", "300", *skip).output)
     assert answer["x"]["open_frames"] == counts.open_frames
@@ -205,7 +281,7 @@ def test_config_init_is_the_schema_with_its_defaults(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "isn't YAML: .*line 1"), ("just words", "no 'key: value' lines"), (None, "can't read")],
+    [("a: [", "c.yaml, line 1: isn't YAML: "), ("just words", "no 'key: value' lines"), (None, "can't read")],
 )
 def test_configuration_files_that_are_refused(tmp_path, text, message):
     path = tmp_path / "c.yaml"

@@ -1,6 +1,7 @@
 """The configuration: defaults, strictness, presets, the sample sheet."""
 
 import dataclasses
+import datetime
 import re
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import yaml
 from virnucpro import installation
 from virnucpro.classifier.labels import read_labelled_fasta
 from virnucpro.classifier.training import TrainOptions
-from virnucpro.configuration import PRESETS, Settings, defaults, read_samples, resolve, sample_name, schema
+from virnucpro.configuration import PRESETS, Settings, check_config_file, defaults, resolve, schema
 from virnucpro.errors import ConfigError, InputError, ModelError
 from virnucpro.models.sources import find
+from virnucpro.samples import read_samples, sample_name
 
 ROOT = installation.root()
 
@@ -54,7 +56,15 @@ def test_preset_fills_only_what_is_null():
         ({"compile": "perhaps"}, "'compile' can't be 'perhaps': it must be true or false"),
         ({"tokens_per_batch": "lots"}, "'tokens_per_batch' can't be 'lots'.*auto"),
         ({"preset": "mini500"}, "did you mean 'mini-500'"),
-        ({"output_dir": "a{b}"}, "'output_dir'"),
+        ({"output_dir": "a{b}"}, r"'output_dir': a\{b\}: has \{ or \}"),
+        ({"output_dir": ""}, "'output_dir': an empty path"),
+        ({"output_dir": 20240115}, r"'output_dir' was read as a number \(20240115\).*Begin it with ./"),
+        ({"samples": 7}, "'samples' was read as a number"),
+        ({"cache_dir": 1000.0}, "'cache_dir' was read as a number"),
+        ({"labels": True}, "'labels' was read as true or false"),
+        ({"models_dir": datetime.date(2024, 1, 15)}, "'models_dir' was read as a date"),
+        ({"esm_model": 650}, "'esm_model' was read as a number"),
+        ({"training_data": ["a.tsv"]}, "'training_data' can't be .*must be text"),
         ({"threshold": "nan"}, "'threshold' can't be NaN"),
         ({"shard_frames": 10.5}, "'shard_frames' can't be 10.5: it must be a whole number"),
         ({"training": {"hidden": None}}, "'training: hidden' can't be None"),
@@ -69,13 +79,10 @@ def test_what_is_wrong_is_named(given, message):
 
 
 def test_command_line_text_is_understood():
-    settings = resolve(
-        {"compile": "true", "chunk_length": "null", "cache_dir": "", "samples": "none", "esm_model": 650}
-    )
+    settings = resolve({"compile": "true", "chunk_length": "null", "cache_dir": "", "samples": "none"})
     assert settings.compile is True
     assert settings.chunk_length == 500
     assert settings.cache_dir is None
-    assert settings.esm_model == "650"
     options = {
         "epochs": "5",
         "dropout": "0.1",
@@ -88,6 +95,48 @@ def test_one_folder_has_one_spelling_and_whole_floats_are_whole():
     settings = resolve({"output_dir": "results/./", "shard_frames": 1e3, "tokens_per_batch": "64"})
     assert (settings.output_dir, settings.shard_frames, settings.tokens_per_batch) == ("results", 1000, 64)
     assert isinstance(settings.shard_frames, int)
+
+
+PATHS = sorted(key for key, entry in schema()["properties"].items() if "format" in entry)
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_home_folders_are_put_in_for_every_key_that_takes_a_path(key, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert getattr(resolve({key: "~/x"}), key) == "/home/me/x"
+    assert getattr(resolve({key: "~nosuchuser/x"}), key) == "~nosuchuser/x"
+
+
+def test_only_a_published_model_needs_a_home(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    settings = resolve({})
+    assert find("protein", settings.esm_model, settings.models_dir).path.is_file()
+    with pytest.raises(ModelError, match=r"you have no home folder\. Give models_dir"):
+        find("protein", "650M", settings.models_dir)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("samples: s.tsv\ngenome: hg38\n", "unknown configuration key 'genome'. If it is another workflow's, start in"),
+        ("sampels: s.tsv\n", "unknown configuration key 'sampels'; did you mean 'samples'"),
+        ("device: cpu\ndevice: cuda\n", r"config.yaml, line 2: isn't YAML: 'device' is there twice"),
+        ("device: cpu\nsamples:\n\t- a\n", r"config.yaml, line 3: isn't YAML"),
+        ("- a\n", "holds no 'key: value' lines"),
+        ("samples: 2024-99-99\n", "isn't YAML: month must be"),
+        ("samples: \xe9\n".encode("latin-1"), "isn't YAML: 'utf-8' codec"),
+    ],
+)
+def test_a_configuration_file_that_is_not_this_workflows(tmp_path, text, says):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=says):
+        check_config_file(path)
+    path.write_text("# nothing yet\n")
+    assert not check_config_file(path) and not check_config_file(tmp_path / "absent.yaml")
+    path.write_text("device: cpu\n")
+    assert check_config_file(path)
 
 
 def sheet(folder: Path, text: str) -> Path:
@@ -127,11 +176,11 @@ def test_samples_are_called_after_their_files(name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sample,fasta\na,b\n", "no column 'sample'"),
+        ("sample fasta\na b\n", "no column 'sample'.*not spaces"),
         ("sample\tfile\na\tb\n", "no column 'fasta'"),
         ("sample\tfasta\n", "lists no samples"),
-        ("sample\tfasta\na b\tx.fa\n", "row 1: sample name 'a b'"),
-        ("sample\tfasta\nok\tx.fa\na/b\tx.fa\n", "row 2: sample name 'a/b'"),
+        ("sample\tfasta\na b\tx.fa\n", "line 2: sample name 'a b'"),
+        ("sample\tfasta\nok\tx.fa\na/b\tx.fa\n", "line 3: sample name 'a/b'"),
         ("sample\tfasta\nlogs\tx.fa\n", "reserved"),
         ("sample\tfasta\na\t\n", "no FASTA path"),
         ("sample\tfasta\na\tx.fa\na\tx.fa\n", "listed twice"),

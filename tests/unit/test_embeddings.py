@@ -90,7 +90,7 @@ def test_a_damaged_entry_is_not_given(tmp_path):
 def test_pruning_keeps_what_was_used_lately(tmp_path):
     made = tmp_path / "made.h5"
     write_shard(made, IDS, vectors(4), {})
-    entry = CacheEntry.of(tmp_path / "cache", "esm2", "key", "abc")
+    entry = CacheEntry.of(tmp_path / "cache", "esm2", "key", "0a" * 16)
     with entry.claimed():
         entry.keep(made)
     assert prune_cache(tmp_path / "cache", 1) == (0, 0)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.test_predict import run, small
 from virnucpro import installation
+from virnucpro.outputs import SAMPLE_FILES
 
 DOCUMENT = (installation.root() / "docs" / "outputs.md").read_text()
 
@@ -51,8 +52,6 @@ def test_datasets(results):
 
 
 def test_every_result_has_a_section():
-    rules = (installation.root() / "workflow" / "rules" / "common.smk").read_text()
-    files = re.findall(r'": "([\w.]+)"', rules.split("RESULTS = {")[1].split("}")[0])
-    assert len(files) == 6
-    for name in (*files, "embeddings.h5", "viral.fasta.gz", "report.html"):
+    assert len(SAMPLE_FILES) == 9
+    for name in SAMPLE_FILES:
         assert f"\n## {name}\n" in DOCUMENT

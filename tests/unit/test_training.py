@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from virnucpro.classifier import dataset
 from virnucpro.classifier.dataset import PARTS, Dataset, Sample, split_genomes
+from virnucpro.classifier.evaluation import _rows
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.model import load_classifier
 from virnucpro.classifier.training import TrainOptions, train
@@ -196,6 +197,14 @@ def test_split_table_names_every_record(tmp_path, pair):
     report = json.loads((tmp_path / "training.json").read_text())
     assert sum(sum(classes.values()) for classes in report["frames"].values()) == 300
     assert sum(int(row["frames"]) for row in rows if row["part"] == "test") == sum(report["frames"]["test"].values())
+
+
+def test_split_table_is_read_as_it_was_written(tmp_path):
+    """A quotation mark in a record's id is a letter, and an id can be longer than the csv module reads."""
+    pair = [embed(tmp_path / "v.h5", '"v', True), embed(tmp_path / "n.h5", "n" * 200_000, False, frames=3, genomes=5)]
+    train(pair, tmp_path / "c", FAST)
+    records = {row["record"] for row in _rows(tmp_path / "split.tsv")}
+    assert records == {f'"v{n}' for n in range(20)} | {f"{'n' * 200_000}{n}" for n in range(5)}
 
 
 def test_data_digest_follows_the_data(tmp_path, pair):

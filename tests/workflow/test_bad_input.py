@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,58 @@ def test_errors_before_any_job(tmp_path, tiny, config, says):
     assert all(word in run.text for word in says), run.text
     assert "jobid:" not in run.text
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"output_dir": "2024_01_15"}, "'output_dir' was read as a number (20240115)"),
+        pytest.param({"output_dir": "a{b}"}, "'output_dir': a{b}: has { or }", marks=pytest.mark.ci),
+        ({"output_dir": "taken"}, "taken/s: is a file, where the folder of sample 's' has to be"),
+        pytest.param({"samples": "twice.tsv"}, "twice.tsv, line 3: ", marks=pytest.mark.ci),
+        ({"samples": "pipe.tsv"}, "pipe: is a pipe"),
+        pytest.param({"samples": "link.tsv"}, "link: is a link to gone, which doesn't exist", marks=pytest.mark.ci),
+        ({"samples": "~nosuchuser/s.tsv"}, "~nosuchuser/s.tsv: no such sample sheet"),
+    ],
+    ids=["number", "braces", "taken", "twice", "pipe", "link", "nobody"],
+)
+def test_paths_and_tables_that_snakemake_alone_would_trip_over(tmp_path, config, says):
+    (tmp_path / "input.fa").write_text(GOOD)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "s").touch()
+    (tmp_path / "link").symlink_to("gone")
+    os.mkfifo(tmp_path / "pipe")
+    for name, rows in {
+        "samples": "s\tinput.fa",
+        "twice": "s\tinput.fa\n" * 2,
+        "pipe": "s\tpipe",
+        "link": "s\tlink",
+    }.items():
+        (tmp_path / f"{name}.tsv").write_text(f"sample\tfasta\n{rows}\n")
+    run = snakemake(tmp_path, "--dry-run", config={"samples": "samples.tsv"} | config)
+    assert run.status == 1 and says in run.text and "Traceback (most recent call last)" not in run.text, run.text
+
+
+def test_another_workflows_configuration_is_named(tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.yaml").write_text("genome: hg38\n")
+    run = snakemake(tmp_path, "--dry-run")
+    assert run.status == 1 and "config/config.yaml in" in run.text and "unknown configuration key 'genome'" in run.text
+    (tmp_path / "config" / "config.yaml").unlink()
+    (tmp_path / "c.yaml").write_text("output_dir: a\noutput_dir: b\n")
+    run = snakemake(tmp_path, "--dry-run", "--configfile", "c.yaml")
+    assert run.status == 1 and "c.yaml, line 2: isn't YAML: 'output_dir' is there twice" in run.text
+
+
+def test_odd_names_are_what_they_are_called(tmp_path):
+    """In the home, a pattern in a folder that looks like one, a number as a folder."""
+    here = tmp_path / "run[1]"
+    here.mkdir()
+    (here / "a b.fa").write_text(GOOD)
+    (tmp_path / "s.csv").write_text("\ufeffsample;fasta\r\n" + f"x;{'run[[]1]'}/*.fa\r\ny;run[1]/a b.fa\r\n")
+    run = snakemake(here, "--dry-run", config={"samples": "~/s.csv", "output_dir": "./007"}, HOME=str(tmp_path)).ok()
+    assert run.text.count(f"input: {here}/a b.fa\n") == 2, run.text
+    assert "output: 007/x/shards\n" in run.text and "output: 007/y/shards\n" in run.text
 
 
 def test_a_working_directory_that_cannot_be_written(tmp_path):

@@ -114,6 +114,15 @@ def test_exit_status_and_last_word(tmp_path, tiny):
     assert "What is finished is kept" in last
 
 
+def test_a_home_that_takes_no_files(tmp_path):
+    (tmp_path / "x.fa").write_text(fasta({"r1": coding(1, 700)}))
+    command = [sys.executable, "-m", "virnucpro", "predict", "x.fa", "--cores=1", "--dry-run", "--", "--quiet"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=environment() | {"HOME": "/dev/null"}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_folder_that_cannot_be_written(tmp_path, tiny):
     (tmp_path / "x.fa").write_text(fasta({"r1": coding(1, 700)}))
     locked = tmp_path / "locked"

@@ -32,6 +32,7 @@ def test_module_with_input_made_by_another_rule(tmp_path: Path, tiny):
     (tmp_path / "raw.txt").write_text(fasta({"r1": coding(1, 900)}))
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "samples.tsv").write_text("sample\tfasta\ns\t../made/input.fa\n")
+    (tmp_path / "config" / "config.yaml").write_text("genome: of the other workflow\n")
     config = {key: value if isinstance(value, int) else str(value) for key, value in tiny.config().items()}
     config["samples"] = "config/samples.tsv"
     (tmp_path / "Snakefile").write_text(OUTER.format(snakefile=ROOT / "workflow" / "Snakefile", config=config))

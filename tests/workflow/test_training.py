@@ -136,7 +136,7 @@ def test_a_classifier_for_something_else_is_refused(trained, tiny: Models, tmp_p
     [
         ("train", {}, "'training_data'"),
         ("evaluate", {}, "'labels'"),
-        ("train", {"training_data": "bad.tsv"}, "row 1: label 'maybe'"),
+        ("train", {"training_data": "bad.tsv"}, "line 2: label 'maybe'"),
         ("train", {"training_data": "absent.tsv"}, "absent.tsv"),
     ],
 )

@@ -1,13 +1,44 @@
 # Configuration, paths and the functions that the rules ask. Nothing here writes or computes.
 import os
 import re
+import shlex
 import sys
+import time
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake import __version__ as SNAKEMAKE
-from snakemake.exceptions import WorkflowError
+from snakemake.exceptions import InputOpenException, WorkflowError
+
+
+class UserError(WorkflowError, InputOpenException):
+    """What a user can mend. Snakemake prints the message alone, with none of the lines of code that it adds to others.
+
+    Those it takes from the traceback; and what an input function raises it wraps into an error that shows one, but for an
+    InputOpenException. That one means a file which storage may have, and so nothing here: asked for it, this raises itself.
+    """
+
+    __traceback__ = property(lambda self: None, lambda self, value: None)
+
+    @property
+    def iofile(self):
+        raise self
+
+    @iofile.setter
+    def iofile(self, value):
+        pass
+
+
+@contextmanager
+def user_errors():
+    """What the library says of a user's mistake, as Snakemake shows it."""
+    try:
+        yield
+    except VirNucProError as error:
+        raise UserError(str(error)) from None
+
 
 # In a clone the library lies beside the workflow.
 _library = Path(str(workflow.current_basedir)).parents[1] / "src"
@@ -17,7 +48,7 @@ if _library.is_dir():
 # What the library needs to read the workflow; Snakemake brings the rest, and jobs may have environments of their own.
 for _package in ("Bio", "h5py", "numpy", "safetensors", "tqdm", "zstandard"):
     if find_spec(_package) is None:
-        raise WorkflowError(
+        raise UserError(
             f"The environment that Snakemake runs in has no package {_package}. Install the workflow there (in the clone: "
             "pip install .), or with --sdm conda what reading it needs: biopython, h5py, numpy, safetensors, tqdm, zstandard."
         )
@@ -25,7 +56,7 @@ for _package in ("Bio", "h5py", "numpy", "safetensors", "tqdm", "zstandard"):
 from virnucpro import __version__ as VERSION
 from virnucpro import installation
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
-from virnucpro.configuration import missing_fasta, name_samples, read_samples, resolve
+from virnucpro.configuration import check_config_file, read_config, resolve
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.spec import read_spec
@@ -34,13 +65,31 @@ from virnucpro.files import sha256_file
 from virnucpro.lease import visible_gpus
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
+from virnucpro.outputs import REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
+from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
+from virnucpro.paths import check_file
 from virnucpro.record import RunRecord
 from virnucpro.report.ending import ending
-from virnucpro.sequences.split import read_manifest
+from virnucpro.samples import check_folders, name_samples, read_samples
+from virnucpro.sequences.split import changed_input, read_manifest
 from virnucpro.switches import Switches
 
+installation.prepare_account(Path(".snakemake/cache").absolute())
 installation.prepare_environment()
-try:
+with user_errors():
+    _strict = not workflow.modifier.skip_configfile  # else a module, whose configuration the other workflow gives
+    for _file in workflow.config_settings.configfiles if _strict else ():  # Snakemake takes a key that is twice there
+        if _file.suffix != ".json":
+            read_config(_file)
+    _found = _strict and check_config_file("config/config.yaml")
+
+# Without the file (another --directory, or a module) the schema's defaults hold.
+if _found:
+
+    configfile: "config/config.yaml"
+
+
+with user_errors():
     SETTINGS = resolve(config)
     SWITCHES = Switches.read(os.environ)
     # A table of labelled files takes the place of the sample sheet: each of its files is a sample.
@@ -51,17 +100,23 @@ try:
         SAMPLES = name_samples(row.fasta for row in read_labelled_fasta(LABELLED))
     else:
         SAMPLES = read_samples(SETTINGS.samples)
+    check_folders(SAMPLES, SETTINGS.output_dir)
     # By role: dna, protein, classifier. Rules and files are named by what the encoder in a role is.
     SOURCES = {role: find(role, getattr(SETTINGS, key), SETTINGS.models_dir) for role, key in KEYS.items()}
-except VirNucProError as error:
-    raise WorkflowError(str(error)) from None
+OUT = SETTINGS.output_dir
+# What the user gave, the sequences apart.
+GIVEN = [
+    path
+    for path in (SETTINGS.samples, LABELLED, SETTINGS.labels, SETTINGS.evaluate_split, SETTINGS.check_published)
+    if path
+]
+GIVEN += [path for source in SOURCES.values() if not source.published for path in source.files]
 
 # Jobs parse the workflow again, on another machine too.
 workflow.register_envvars(*SWITCHES.as_dict())
-OUT = SETTINGS.output_dir
 for _folder in (Path(OUT), *Path(OUT).parents):
-    if _folder.exists() and not _folder.is_dir():
-        raise WorkflowError(f"output_dir: {_folder} is a file. Name a folder.")
+    if os.path.exists(_folder) and not os.path.isdir(_folder):
+        raise UserError(f"output_dir: {_folder} is a file. Name a folder.")
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
@@ -72,16 +127,25 @@ CHECKPOINTS = {
     role: [f"{OUT}/models/{source.kind}/{source.identifier}.sha256"] if source.published else source.files
     for role, source in SOURCES.items()
 }
+TO_BE_MADE = [name for name, key in (("training", "training_data"), ("evaluation", "labels")) if getattr(SETTINGS, key)]
+with user_errors():
+    refuse_inputs(
+        OUT,
+        SAMPLES,
+        [*(path for files in SAMPLES.values() for path in files), *GIVEN],
+        [*PREPARED.values(), *(f"{OUT}/{target}/{name}" for target in TO_BE_MADE for name in TARGETS[target])],
+    )
+# What Snakemake knows of former runs it keeps there. Without that, it goes by dates alone.
+if not os.path.isdir(".snakemake/metadata") or not os.listdir(".snakemake/metadata"):
+    for _sample, _files in SAMPLES.items():
+        _shards = f"{OUT}/{_sample}/shards"
+        if (_changed := changed_input(_shards, _files)) and os.stat(_changed).st_mtime <= os.stat(_shards).st_mtime:
+            raise UserError(
+                f"{_changed} isn't the file that {_shards} was made from, but dated before it, and here are no records "
+                f"(.snakemake) of that run. So that all is made anew from this one, give:\ntouch {shlex.quote(str(_changed))}"
+            )
 MODELS = {role: f"{folder}/model.safetensors" for role, folder in PREPARED.items()}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
-RESULTS = {
-    "predictions": "predictions.tsv",
-    "chunks": "chunks.tsv",
-    "contigs": "contigs.tsv",
-    "results": "prediction_results.txt",
-    "highest": "prediction_results_highestscore.csv",
-    "summary": "summary.json",
-}
 # Targets in place of rules whose jobs aren't all planned before the input is split, which `--until` would leave out.
 INSTEAD_OF_UNTIL = {
     **{f"embed_{SOURCES[role].kind}": f"all_{SOURCES[role].kind}" for role in ROLES},
@@ -93,7 +157,7 @@ EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../.
 # A cluster's job is given its own GPUs in this form: they are no limit, and may be 0 where the site counts otherwise.
 GPU_LIMIT = None if workflow.remote_exec else getattr(workflow.global_resources.get("gpu"), "value", None)
 if GPU_LIMIT == 0 and SETTINGS.device == "cuda":
-    raise WorkflowError("The configuration says device: cuda, but --resources gpu=0 leaves no GPU. Drop one of them.")
+    raise UserError("The configuration says device: cuda, but --resources gpu=0 leaves no GPU. Drop one of them.")
 DEVICE = "cpu" if GPU_LIMIT == 0 else SETTINGS.device
 
 RUN = RunRecord(SETTINGS.as_dict(), SWITCHES.as_dict(), SNAKEMAKE)
@@ -122,18 +186,63 @@ wildcard_constraints:
 
 def final_output():
     """Everything that a run makes for its samples."""
-    files = (*RESULTS.values(), "embeddings.h5", "viral.fasta.gz", "report.html")
-    made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in files]
-    return [*made, f"{OUT}/report.html"] if len(SAMPLES) > 1 else made
+    made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in SAMPLE_FILES]
+    return [*made, f"{OUT}/{REPORT}"] if len(SAMPLES) > 1 else made
+
+
+def current(paths):
+    """Files as inputs of a rule, but those dated in the future: a param, their ``identity``, tells when they change."""
+    return without_future(paths, time.time())
+
+
+def made(path):
+    """Whether a rule makes this file, one of another workflow that uses this one as a module."""
+    return any(rule.is_producer(str(path)) for rule in workflow.rules)
 
 
 def fasta_of(wildcards):
     """The FASTA files of a sample; one that nobody makes is an error here, before any job."""
-    made = [known.is_producer for known in workflow.rules]
     for path in SAMPLES[wildcards.sample]:
-        if not path.exists() and not any(makes(str(path)) for makes in made):
-            raise WorkflowError(str(missing_fasta(path, LABELLED or SETTINGS.samples)))
-    return [str(path) for path in SAMPLES[wildcards.sample]]
+        if os.path.isfile(path) or not made(path):
+            with user_errors():
+                check_file(path, LABELLED or SETTINGS.samples)
+    return current(SAMPLES[wildcards.sample])
+
+
+def identity_of_fasta(wildcards):
+    """Param function: which files those of a sample are; of those that a rule makes Snakemake knows."""
+    return identity(path for path in SAMPLES[wildcards.sample] if path.exists() and not made(path))
+
+
+def identity_of(paths):
+    """Param function: the same for other files; those that aren't there yet are left out."""
+    paths = list(paths)
+    return lambda wildcards: identity(path for path in paths if os.path.exists(path))
+
+
+def shards_of(sample):
+    """The manifest's entries of the shards of a sample, once it is split."""
+    folder = checkpoints.split.get(sample=sample).output[0]
+    try:
+        return read_manifest(folder)["shards"]
+    except VirNucProError as error:
+        raise purged(error) from None
+
+
+def purged(said):
+    """The error where files of shard folders are gone, as some scratch file systems remove old ones one by one."""
+
+    def lacks_something(folder):
+        try:
+            shards = read_manifest(folder)["shards"]
+        except VirNucProError:
+            return True
+        names = {entry.name for entry in os.scandir(folder)}
+        return not names.issuperset(f"{shard['sha']}.{role.suffix}" for shard in shards for role in ROLES.values())
+
+    folders = [folder for sample in SAMPLES if os.path.isdir(folder := f"{OUT}/{sample}/shards")]
+    remedy = shlex.join(["rm", "-r", *filter(lacks_something, folders)])
+    return UserError(f"{said} Vectors that are left are used again. Give this, then the same command again:\n{remedy}")
 
 
 def embeddings_of(role):
@@ -144,7 +253,7 @@ def embeddings_of(role):
 
     def files(wildcards):
         for name in workflow.dag_settings.until & INSTEAD_OF_UNTIL.keys():
-            raise WorkflowError(
+            raise UserError(
                 f"--until {name} would do nothing, or too little: which shards there are is known once the input is split. "
                 f"Name a target instead: snakemake {INSTEAD_OF_UNTIL[name]}"
             )
@@ -152,12 +261,19 @@ def embeddings_of(role):
             getattr(checkpoints, f"prepare_{SOURCES[each].kind}").get()
         if not SETTINGS.training_data:
             checkpoints.prepare_classifier.get()
-        key = embedding_key(read_spec(MODELS[role]), EMBED_OPTIONS.precision, EMBED_OPTIONS.batching)
-        return [
-            f"{OUT}/{sample}/embeddings/{SOURCES[role].kind}/{key}/{shard['sha']}.h5"
-            for sample in ([wildcards.sample] if hasattr(wildcards, "sample") else SAMPLES)
-            for shard in read_manifest(checkpoints.split.get(sample=sample).output[0])["shards"]
-        ]
+        try:
+            spec = read_spec(MODELS[role])
+        except VirNucProError as error:
+            raise UserError(f"{error} Then give: rm -r {shlex.quote(PREPARED[role])}") from None
+        key = embedding_key(spec, EMBED_OPTIONS.precision, EMBED_OPTIONS.batching)
+        vectors = []
+        for sample in [wildcards.sample] if hasattr(wildcards, "sample") else SAMPLES:
+            for shard in shards_of(sample):
+                vectors.append(f"{OUT}/{sample}/embeddings/{SOURCES[role].kind}/{key}/{shard['sha']}.h5")
+                text = f"{OUT}/{sample}/shards/{shard['sha']}.{ROLES[role].suffix}"
+                if not os.path.exists(text) and not os.path.exists(vectors[-1]):
+                    raise purged(f"{text} is missing, and so are its vectors.")
+        return vectors
 
     return files
 
@@ -178,10 +294,8 @@ def gpus_here():
     """GPUs that embedding jobs can have on this machine at the same time."""
     if DEVICE == "cpu":
         return 0
-    try:
+    with user_errors():
         count = len(visible_gpus())
-    except VirNucProError as error:
-        raise WorkflowError(str(error)) from None
     return count if GPU_LIMIT is None else min(count, GPU_LIMIT)
 
 
@@ -242,9 +356,9 @@ def table_or_error(key):
 
     def file(wildcards):
         if getattr(SETTINGS, key) is None:
-            raise WorkflowError(
+            raise UserError(
                 f"This target needs the configuration key '{key}': --config {key}=TABLE. See docs/training.md."
             )
-        return getattr(SETTINGS, key)
+        return current([getattr(SETTINGS, key)])
 
     return file

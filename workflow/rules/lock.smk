@@ -13,7 +13,7 @@ def hold_working_directory():
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise WorkflowError(
+        raise UserError(
             f"{path.absolute()} can't be written ({error.strerror}): a run keeps its own records in the folder that it "
             "starts in. Mend that, or name another folder with --directory."
         ) from None
@@ -29,14 +29,21 @@ def hold_working_directory():
 
 
 def require_output_dir():
-    """Make the output folder, or say that it can't be written to: once there are jobs, for a finished run can be read-only."""
+    """Before the first job: the output folder can be written to, holds nobody else's files, and its clock is right.
+
+    Not while the workflow is parsed, for a finished run can be read-only.
+    """
     try:
         Path(OUT).mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=OUT).close()
+        with TemporaryFile(dir=OUT) as probe:
+            clock = os.fstat(probe.fileno()).st_mtime
     except OSError as error:
-        raise WorkflowError(
+        raise UserError(
             f"output_dir: {Path(OUT).absolute()} can't be written to ({error.strerror}). Name another folder."
         ) from None
+    with user_errors():
+        refuse_foreign(OUT, SAMPLES, TO_BE_MADE)
+        check_clock(OUT, clock, [*(path for files in SAMPLES.values() for path in files), *GIVEN], time.time())
 
 
 if workflow.is_main_process:

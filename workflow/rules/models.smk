@@ -35,7 +35,7 @@ for role in ROLES:
         name:
             f"prepare_{SOURCES[role].kind}"
         input:
-            CHECKPOINTS[role],
+            current(CHECKPOINTS[role]),
         output:
             directory(PREPARED[role]),
         log:
@@ -51,13 +51,14 @@ for role in ROLES:
         params:
             source=path_of(role),
             architecture=SOURCES[role].kind,
+            identity=identity_of([] if SOURCES[role].published else SOURCES[role].files),
         script:
             "../scripts/prepare_encoder.py"
 
 
 checkpoint prepare_classifier:
     input:
-        checkpoint=CHECKPOINTS["classifier"],
+        checkpoint=current(CHECKPOINTS["classifier"]),
         dna=PREPARED["dna"],
         protein=PREPARED["protein"],
     output:
@@ -74,6 +75,7 @@ checkpoint prepare_classifier:
         runtime=20,
     params:
         source=path_of("classifier"),
+        identity=identity_of([] if SOURCES["classifier"].published else SOURCES["classifier"].files),
         chunk_length=SETTINGS.chunk_length,
     script:
         "../scripts/prepare_classifier.py"

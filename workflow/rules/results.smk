@@ -47,7 +47,7 @@ rule predict:
         dna_model=PREPARED["dna"],
         protein_model=PREPARED["protein"],
     output:
-        **{name: f"{OUT}/{{sample}}/{file}" for name, file in RESULTS.items() if name != "contigs"},
+        **{name: f"{OUT}/{{sample}}/{file}" for name, file in TABLES.items() if name != "contigs"},
         contigs=report(
             f"{OUT}/{{sample}}/contigs.tsv",
             caption="../report/contigs.rst",
@@ -69,8 +69,7 @@ rule predict:
         threshold=SETTINGS.threshold,
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,
-        # Of earlier tables, should these alone be asked for now.
-        derived=[f"{OUT}/{{sample}}/viral.fasta.gz", f"{OUT}/{{sample}}/report.html"],
+        rna_as_dna=SWITCHES.rna_as_dna,
         run=RUN,
     script:
         "../scripts/predict.py"
@@ -93,6 +92,8 @@ rule extract_viral:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=lambda wildcards, attempt: attempt * 120,
     params:
+        fastas=lambda wildcards: [str(path) for path in SAMPLES[wildcards.sample]],
+        identity=identity_of_fasta,
         version=VERSION,
     script:
         "../scripts/extract_viral.py"
@@ -100,7 +101,7 @@ rule extract_viral:
 
 rule report:
     input:
-        **{name: f"{OUT}/{{sample}}/{file}" for name, file in RESULTS.items()},
+        **{name: f"{OUT}/{{sample}}/{file}" for name, file in TABLES.items()},
         embeddings=f"{OUT}/{{sample}}/embeddings.h5",
     output:
         report(

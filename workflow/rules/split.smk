@@ -20,6 +20,9 @@ checkpoint split:
         chunk_length=SETTINGS.chunk_length,
         shard_frames=SETTINGS.shard_frames,
         empty_records=SETTINGS.empty_records,
+        fastas=lambda wildcards: [str(path) for path in SAMPLES[wildcards.sample]],
+        identity=identity_of_fasta,
+        rna_as_dna=SWITCHES.rna_as_dna,
         run=RUN,
     script:
         "../scripts/split.py"

@@ -7,7 +7,7 @@ if SETTINGS.training_data:
     rule train:
         input:
             embeddings=expand(f"{OUT}/{{sample}}/embeddings.h5", sample=SAMPLES),
-            table=SETTINGS.training_data,
+            table=current([SETTINGS.training_data]),
         output:
             classifier=f"{OUT}/training/classifier.safetensors",
             report=f"{OUT}/training/training.json",
@@ -23,6 +23,8 @@ if SETTINGS.training_data:
             mem_mb=lambda wildcards, attempt: attempt * 6000,
             runtime=lambda wildcards, attempt: attempt * 480,
         params:
+            table=SETTINGS.training_data,
+            identity=identity_of([SETTINGS.training_data]),
             options=SETTINGS.training,
             samples=list(SAMPLES),
             run=RUN,
@@ -43,7 +45,7 @@ rule evaluate:
         chunks=expand(f"{OUT}/{{sample}}/chunks.tsv", sample=SAMPLES),
         contigs=expand(f"{OUT}/{{sample}}/contigs.tsv", sample=SAMPLES),
         table=table_or_error("labels"),
-        split=[SETTINGS.evaluate_split] if SETTINGS.evaluate_split else [],
+        split=current(filter(None, [SETTINGS.evaluate_split])),
     output:
         directory(f"{OUT}/evaluation"),
     log:
@@ -57,6 +59,9 @@ rule evaluate:
         mem_mb=lambda wildcards, attempt: attempt * 4000,
         runtime=lambda wildcards, attempt: attempt * 120,
     params:
+        table=SETTINGS.labels,
+        split=SETTINGS.evaluate_split,
+        identity=identity_of(filter(None, [SETTINGS.labels, SETTINGS.evaluate_split])),
         contrasts=SETTINGS.contrasts,
         samples=list(SAMPLES),
         run=RUN,

@@ -8,10 +8,10 @@ with job(snakemake.log[0]):
     from virnucpro.classifier.evaluation import evaluate_from_table
 
     evaluate_from_table(
-        Path(snakemake.input.table),
+        Path(snakemake.params.table),
         {name: Path(path).parent for name, path in zip(snakemake.params.samples, snakemake.input.contigs, strict=True)},
         Path(snakemake.output[0]),
-        split=Path(snakemake.input.split[0]) if snakemake.input.split else None,
+        split=Path(snakemake.params.split) if snakemake.params.split else None,
         contrasts=snakemake.params.contrasts,
         run=snakemake.params.run,
     )

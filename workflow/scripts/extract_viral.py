@@ -8,5 +8,5 @@ with job(snakemake.log[0]):
     from virnucpro.classifier.viral import write_viral
 
     write_viral(
-        Path(snakemake.input.contigs), [Path(path) for path in snakemake.input.fasta], Path(snakemake.output[0])
+        Path(snakemake.input.contigs), [Path(path) for path in snakemake.params.fastas], Path(snakemake.output[0])
     )

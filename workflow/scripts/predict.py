@@ -14,8 +14,8 @@ with job(snakemake.log[0]):
         Outputs(**{name: Path(path) for name, path in snakemake.output.items()}),
         threshold=snakemake.params.threshold,
         chunk_length=snakemake.params.chunk_length,
+        rna_as_dna=snakemake.params.rna_as_dna,
         encoders=tuple(Path(snakemake.input[f"{role}_model"]) / "model.safetensors" for role in ("dna", "protein")),
         threads=snakemake.threads,
-        derived=[Path(path) for path in snakemake.params.derived],
         run=snakemake.params.run,
     )

@@ -7,4 +7,6 @@ from virnucpro.joblog import job
 with job(snakemake.log[0]):
     from virnucpro.sequences.split import split_fasta
 
-    split_fasta([Path(path) for path in snakemake.input], Path(snakemake.output[0]), **snakemake.params)
+    params = dict(snakemake.params)
+    del params["identity"]  # is for Snakemake, which compares it
+    split_fasta([Path(path) for path in params.pop("fastas")], Path(snakemake.output[0]), **params)

@@ -8,7 +8,7 @@ with job(snakemake.log[0]):
     from virnucpro.classifier.training import TrainOptions, train_from_table
 
     train_from_table(
-        Path(snakemake.input.table),
+        Path(snakemake.params.table),
         dict(zip(snakemake.params.samples, map(Path, snakemake.input.embeddings), strict=True)),
         Path(snakemake.output.classifier),
         TrainOptions(**snakemake.params.options),

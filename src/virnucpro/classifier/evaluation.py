@@ -15,9 +15,10 @@ import numpy as np
 
 from virnucpro.classifier.labels import Label, has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
-from virnucpro.classifier.tables import NO_OPEN_FRAME, UNSCORED, VIRAL
+from virnucpro.classifier.tables import NO_OPEN_FRAME, TABLE, UNSCORED, VIRAL
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_file
+from virnucpro.input_tables import read_table
 from virnucpro.record import RunRecord, origins
 
 LEVELS = {
@@ -67,7 +68,10 @@ def evaluate_from_table(
     else:
         records = read_labelled_records(table)
     samples = [Labelled(name, folder, labels.get(name), records) for name, folder in folders.items()]
-    only = {(row["sample"], row["record"]) for row in _rows(Path(split)) if row["part"] == "test"} if split else None
+    only = None
+    if split:
+        rows = read_table(Path(split), ("sample", "record", "part"), others=True, what="split of a training").rows
+        only = {(row["sample"], row["record"]) for row in rows if row["part"] == "test"}
     return evaluate(samples, output, only=only, contrasts=contrasts, run=run)
 
 
@@ -180,15 +184,17 @@ def _groups(
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        with open(path, encoding="utf-8", newline="\n") as file:  # not csv, which limits the length of a value
+            columns = next(file, "").rstrip("\r\n").split("\t")
+            for line in file:
+                yield dict(zip(columns, line.rstrip("\r\n").split("\t"), strict=False))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. Run the prediction first.") from None
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, **TABLE)
         writer.writeheader()
         for row in rows:
             writer.writerow({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})

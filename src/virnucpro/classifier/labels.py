@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from virnucpro.errors import InputError
-from virnucpro.files import matching
+from virnucpro.input_tables import Row, Table, read_table
+from virnucpro.paths import files_of
 from virnucpro.sequences.fasta import read_fasta
 
 LABELS = {"viral": True, "1": True, "non-viral": False, "0": False}
@@ -45,31 +43,38 @@ def read_labelled_fasta(path: str | Path) -> list[LabelledFasta]:
         InputError: names the table, the row and the value, or a pattern without a file.
     """
     path = Path(path)
-    labelled = []
-    for number, row in enumerate(_read(path, ("fasta", "label"), ("group", "category")), start=1):
+    labelled: dict[Path, LabelledFasta] = {}
+    for row in _read(path, ("fasta", "label"), ("group", "category")).rows:
+        where = f"{path}, line {row.line}"
         if not row["fasta"]:
-            raise InputError(f"{path}, row {number}: no FASTA path.")
-        label = _label(path, number, row)
-        for fasta in matching(Path(os.path.normpath(path.parent / Path(row["fasta"]).expanduser()))):
-            labelled.append(LabelledFasta(fasta, label, row.get("group") or None))
-    return labelled
+            raise InputError(f"{where}: no FASTA path.")
+        label = _label(where, row)
+        try:
+            files = files_of(row["fasta"], path.parent)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        for fasta in files:
+            if fasta in labelled:
+                raise InputError(f"{where}: {fasta} is listed twice.")
+            labelled[fasta] = LabelledFasta(fasta, label, row.cells.get("group") or None)
+    return list(labelled.values())
 
 
 def read_labelled_records(path: str | Path) -> dict[str, Label]:
     """Record id → label, from a table with the columns id, label and, if wanted, category; others are ignored."""
     path = Path(path)
     labels: dict[str, Label] = {}
-    for number, row in enumerate(_read(path, ("id", "label"), None), start=1):
+    for row in _read(path, ("id", "label"), ("category",), others=True).rows:
+        where = f"{path}, line {row.line}"
         if row["id"] in labels:
-            raise InputError(f"{path}, row {number}: record '{row['id']}' is listed twice.")
-        labels[row["id"]] = _label(path, number, row)
+            raise InputError(f"{where}: record '{row['id']}' is listed twice.")
+        labels[row["id"]] = _label(where, row)
     return labels
 
 
 def has_fasta(path: str | Path) -> bool:
     """Whether a label table is about files (else about records)."""
-    with _open(Path(path)) as handle:
-        return "fasta" in handle.readline().rstrip("\r\n").split("\t")
+    return "fasta" in _read(Path(path), ("label",), ("fasta", "id"), others=True).columns
 
 
 def groups_from_headers(fastas: Sequence[Path]) -> dict[str, str]:
@@ -90,32 +95,14 @@ def groups_from_headers(fastas: Sequence[Path]) -> dict[str, str]:
     return groups
 
 
-def _read(path: Path, required: Sequence[str], optional: Sequence[str] | None) -> list[dict[str, str]]:
-    """Rows of a table; other columns are an error, unless ``optional`` is None."""
-    with _open(path) as handle:
-        table = csv.DictReader((line for line in handle if line.strip()), delimiter="\t")
-        columns = list(table.fieldnames or [])
-        rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in table]
-    for name in required:
-        if name not in columns:
-            raise InputError(f"{path}: has no column '{name}'; its columns are {', '.join(columns) or 'none'}.")
-    known = columns if optional is None else [*required, *optional]
-    for name in columns:
-        if name not in known:
-            raise InputError(f"{path}: column '{name}' means nothing here; known are {', '.join(known)}.")
-    if not rows:
+def _read(path: Path, required: Sequence[str], optional: Sequence[str], others: bool = False) -> Table:
+    table = read_table(path, required, optional, others=others, what="label table")
+    if not table.rows:
         raise InputError(f"{path}: has no rows.")
-    return rows
+    return table
 
 
-def _label(path: Path, number: int, row: dict[str, str]) -> Label:
+def _label(where: str, row: Row) -> Label:
     if row["label"] not in LABELS:
-        raise InputError(f"{path}, row {number}: label {row['label']!r} must be viral or non-viral (or 1 or 0).")
-    return Label(LABELS[row["label"]], row.get("category", ""))
-
-
-def _open(path: Path) -> TextIO:
-    try:
-        return open(path, newline="", encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: can't read the label table ({error.strerror}).") from None
+        raise InputError(f"{where}: label {row['label']!r} must be viral or non-viral (or 1 or 0).")
+    return Label(LABELS[row["label"]], row.cells.get("category", ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,10 +44,10 @@ def predict(
     outputs: Outputs,
     threshold: float = 0.5,
     chunk_length: int = 500,
+    rna_as_dna: bool = True,
     encoders: tuple[Path, Path] | None = None,
     device: str = "cpu",
     threads: int = 1,
-    derived: Sequence[Path] = (),
     run: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Score every frame of a sample, write all tables, and return the summary.
@@ -59,10 +59,10 @@ def predict(
         outputs: the files to make; ``summary`` appears after all others.
         threshold: see ``tables.Tables``.
         chunk_length: bases per chunk of this run.
+        rna_as_dna: whether this run reads U as T in RNA.
         encoders: the prepared DNA and protein encoders that must have made the embeddings.
         device: where the classifier runs, in fp32.
         threads: that read and score at the same time, beside the one that writes. The numbers are the same with any.
-        derived: what was made from earlier tables, and is removed first: it would be taken for this run's.
         run: kept in the summary.
 
     Raises:
@@ -75,14 +75,16 @@ def predict(
     for where, made in ((merged, embeddings.provenance.get("chunk_length")), (shards, manifest["chunk_length"])):
         if made != chunk_length:
             raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {_AGAIN}")
+    if manifest["rna_as_dna"] not in (None, rna_as_dna):
+        made = "as T" if manifest["rna_as_dna"] else "as the original does"
+        raise StorageError(f"{shards}: the U of RNA was read {made}, other than in this run. {_AGAIN}")
     check_fit(spec, _encoder(embeddings, "dna"), _encoder(embeddings, "protein"), chunk_length, classifier)
     for role, path in zip(("dna", "protein"), encoders or (), strict=False):
         if embeddings.provenance[f"{role}_encoder"]["weights_sha256"] != read_spec(path).weights_sha256:
             raise StorageError(f"{merged}: its {role} vectors aren't from {path}. {_AGAIN}")
     if embeddings.count != manifest["frames"]:
         raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {_AGAIN}")
-    for path in (outputs.summary, *derived):
-        path.unlink(missing_ok=True)  # until all is written, nothing says that it is
+    outputs.summary.unlink(missing_ok=True)  # until all is written, nothing says that it is
     records = ((record, length) for record, length, _ in iter_records(shards))
     with Tables(outputs, records, chunk_length, threshold) as tables:
         for ids, scores in _scored(embeddings, model, device, threads):
@@ -94,7 +96,7 @@ def predict(
                 raise StorageError(f"{shards}: {said}. {_AGAIN}")
     summary = {
         **asdict(counts),
-        "skipped_records": manifest["skipped_records"],
+        **{key: manifest[key] for key in ("skipped_records", "rna_records", "u_ignored_records")},
         "threshold": threshold,
         "chunk_length": chunk_length,
         "classifier": {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256},

@@ -6,6 +6,7 @@ are merged in order, and nothing but the running chunk and record is kept.
 
 from __future__ import annotations
 
+import csv
 import heapq
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +30,8 @@ CONTIGS = (
     *("mean_score", "best_score", "call"),
 )
 VIRAL, NON_VIRAL, NO_OPEN_FRAME, UNSCORED = "viral", "non-viral", "no_open_frame", "unscored"
+TABLE: dict[str, Any] = {"delimiter": "\t", "lineterminator": "\n", "quoting": csv.QUOTE_NONE, "quotechar": None}
+"""How the csv module writes tables that read as these do: a quotation mark in a record's id is a letter."""
 # Chunk and contig scores are rounded to this before they are compared, so a call follows from the number
 # printed beside it. Two float32 scores that differ give chunk scores at least 1.4e-8 from 0.5.
 DECIMALS = 9

@@ -20,6 +20,7 @@ from virnucpro.classifier.labels import FROM_HEADER, groups_from_headers, read_l
 from virnucpro.classifier.metrics import binary_metrics
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
+from virnucpro.classifier.tables import TABLE
 from virnucpro.errors import ConfigError, ModelError
 from virnucpro.files import atomic_file
 from virnucpro.record import RunRecord
@@ -259,7 +260,7 @@ def _write_split(path: Path, data: Dataset) -> None:
     samples = {sample.name: sample for sample in data.samples}
     columns = ("sample", "record", "genome", "part", "viral", "category", "frames")
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, **TABLE)
         writer.writeheader()
         for row in data.rows:
             sample = samples[row["sample"]]

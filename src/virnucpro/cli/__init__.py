@@ -8,8 +8,7 @@ from importlib import import_module
 import click
 
 from virnucpro import __version__
-from virnucpro.configuration import nearest
-from virnucpro.errors import VirNucProError
+from virnucpro.errors import VirNucProError, nearest, storage_message
 
 _COMMANDS = {
     "predict": "predict:predict",
@@ -82,4 +81,9 @@ def main() -> None:
         cli(words[:own], prog_name="virnucpro", obj=words[own + 1 :])
     except VirNucProError as error:
         click.echo(f"virnucpro: error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if (message := storage_message(error)) is None:
+            raise
+        click.echo(f"virnucpro: error: {message}", err=True)
         sys.exit(1)

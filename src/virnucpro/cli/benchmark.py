@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from virnucpro.cli.options import UserPath
 from virnucpro.errors import ConfigError
 from virnucpro.files import atomic_file
 from virnucpro.models.registry import ARCHITECTURES, ESM2, PROTEIN
@@ -28,13 +29,13 @@ gpu_share         of the time in which the GPU had a pack to compute"""
 @click.option("--encoder", type=click.Choice([*ARCHITECTURES]), default=ESM2.name, show_default=True)
 @click.option("--size", type=click.Choice([size for each in ARCHITECTURES.values() for size in each.shapes]),
               help="A published shape, with random weights  [default: 650M of ESM-2, else the smallest]")  # fmt: skip
-@click.option("--model", type=click.Path(), help="A checkpoint instead of random weights.")
-@click.option("--tokenizer", type=click.Path(exists=True, dir_okay=False),
+@click.option("--model", type=UserPath(), help="A checkpoint instead of random weights.")
+@click.option("--tokenizer", type=UserPath(exists=True, dir_okay=False),
               help="A byte-pair tokenizer.json, with random weights  [default: the bundled small model's]")  # fmt: skip
 @click.option("--length", default="", metavar="N|MIN-MAX",
               help="Residues or bases of random sequences  [default: 166 residues, 500 bases]")  # fmt: skip
 @click.option(
-    "--fasta", type=click.Path(), help="Sequences of a FASTA file instead, of the letters that the encoder reads."
+    "--fasta", type=UserPath(), help="Sequences of a FASTA file instead, of the letters that the encoder reads."
 )
 @click.option("--precision", default="auto", show_default=True, help="One or several, with commas: fp16,fp8.")
 @click.option("--attention", default="auto", show_default=True, help="One or several, with commas: triton,sdpa.")
@@ -47,7 +48,7 @@ gpu_share         of the time in which the GPU had a pack to compute"""
 @click.option("--seconds", type=float, default=10.0, show_default=True,
               help="About how long to measure each way, beside 64 sequences in fp32.")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--json", "output", type=click.Path(), help="Write everything that was measured here.")
+@click.option("--json", "output", type=UserPath(), help="Write everything that was measured here.")
 def benchmark(model: str | None, fasta: str | None, length: str, output: str | None, **given: Any) -> None:
     """Measure how fast an encoder is on this machine.
 

@@ -6,6 +6,7 @@ import time
 
 import click
 
+from virnucpro.cli.options import UserPath
 from virnucpro.embeddings.cache import list_cache, prune_cache
 
 
@@ -15,7 +16,7 @@ def cache() -> None:
 
 
 @cache.command("list")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.argument("folder", type=UserPath(exists=True, file_okay=False))
 def cache_list(folder: str) -> None:
     """What FOLDER holds, per encoder."""
     click.echo("encoder\tkey\tshards\tMB\tlast_used")
@@ -25,7 +26,7 @@ def cache_list(folder: str) -> None:
 
 
 @cache.command("prune")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.argument("folder", type=UserPath(exists=True, file_okay=False))
 @click.option("--unused-days", type=float, required=True, help="Remove what nobody has used for so many days.")
 def cache_prune(folder: str, unused_days: float) -> None:
     """Remove entries of FOLDER that were not used lately; runs that used them keep theirs."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from virnucpro.cli.inputs import samples_of, write_sheet
-from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema, running
+from virnucpro.cli.inputs import samples_of
+from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, UserPath, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
 @click.option("--frames", "check_frames", type=int, default=None, help="Frames to compare  [default: 200]")
-@click.option(
-    "--published", "check_published", type=click.Path(), help="Published vectors (.npz) to compare with, too."
-)
+@click.option("--published", "check_published", type=UserPath(), help="Published vectors (.npz) to compare with, too.")
 @from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS)
 @running
 def check(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
@@ -33,11 +32,9 @@ def check(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> 
     """
     made = [Path(output).absolute() / "check" / f"check.{kind}" for kind in ("txt", "json", "png", "svg")]
     with working_folder(output, dry_run) as work:
-        sheet = write_sheet(samples_of(inputs, work / "inputs"), work / "samples.tsv")
-        if not dry_run:
-            made[0].unlink(missing_ok=True)
+        samples, began = samples_of(inputs, work / "inputs"), time.time()
         try:
-            start("check", output, work, made, dry_run=dry_run, samples=sheet, **given)
+            start("check", output, work, made, dry_run=dry_run, samples=samples, named=inputs, **given)
         finally:
-            if made[0].exists() and not dry_run:
+            if made[0].exists() and made[0].stat().st_mtime >= began and not dry_run:
                 click.echo(f"\n{made[0].read_text()}")

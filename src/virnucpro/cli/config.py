@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 import yaml
 
-from virnucpro.configuration import commented_defaults, read_config, resolve
+from virnucpro.cli.options import UserPath
+from virnucpro.configuration import commented_defaults, read_config, read_value, resolve
 from virnucpro.configuration import schema as read_schema
-from virnucpro.errors import ConfigError
 from virnucpro.files import atomic_file
+from virnucpro.outputs import refuse_existing
 
 
 @click.group()
@@ -20,7 +20,7 @@ def config() -> None:
 
 
 @config.command()
-@click.argument("path", default="config.yaml", type=click.Path(dir_okay=False))
+@click.argument("path", default="config.yaml", type=UserPath(dir_okay=False))
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
 def init(path: str, force: bool) -> None:
     """Write every key, its meaning and its default to PATH (config.yaml).
@@ -30,15 +30,14 @@ def init(path: str, force: bool) -> None:
       virnucpro predict contigs.fa --configfile config.yaml
       snakemake --cores 8 --configfile config.yaml
     """
-    if Path(path).exists() and not force:
-        raise ConfigError(f"{path}: is there already. Give another name, or --force to replace it.")
+    refuse_existing(path, force)
     with atomic_file(path) as file:
         file.write_text(commented_defaults(), encoding="utf-8")
     click.echo(path)
 
 
 @config.command()
-@click.argument("path", required=False, type=click.Path(dir_okay=False))
+@click.argument("path", required=False, type=UserPath(dir_okay=False))
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A key, as `--config` would give it.")
 def show(path: str | None, settings: tuple[str, ...]) -> None:
     """Print what holds with the configuration file PATH (none: the defaults), preset and all, or what is wrong in it.
@@ -49,7 +48,7 @@ def show(path: str | None, settings: tuple[str, ...]) -> None:
       virnucpro config show out/config.yaml --set preset=virnucpro-300 --set esm_model=650M
     """
     given = read_config(path) if path else {}
-    given |= {key: yaml.safe_load(value or "null") for key, _, value in (word.partition("=") for word in settings)}
+    given |= {key: read_value(value) for key, _, value in (word.partition("=") for word in settings)}
     click.echo(yaml.safe_dump(resolve(given).as_dict(), sort_keys=False), nl=False)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from virnucpro.cli.inputs import samples_of
-from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema
-from virnucpro.configuration import read_config, read_samples, resolve
+from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, UserPath, from_schema
+from virnucpro.configuration import read_config, resolve
+from virnucpro.samples import read_samples
 
 MARKS = {"ok": "  ok     ", "note": "  note   ", "problem": "  PROBLEM"}
 
@@ -21,8 +22,16 @@ MARKS = {"ok": "  ok     ", "note": "  note   ", "problem": "  PROBLEM"}
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", type=click.Path(allow_dash=True))
 @from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS)
-@click.option("--configfile", type=click.Path(dir_okay=False), help="YAML file with configuration keys.")
-@click.option("--output", "-o", "output_dir", default="results", show_default=True, help="Folder of the run to be.")
+@click.option("--configfile", type=UserPath(dir_okay=False), help="YAML file with configuration keys.")
+@click.option(
+    "--output",
+    "-o",
+    "output_dir",
+    default="results",
+    show_default=True,
+    type=UserPath(),
+    help="Folder of the run to be.",
+)
 @click.option("--measure/--no-measure", default=True, help="Whether to time the encoders, for half a minute or so.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(inputs: tuple[str, ...], configfile: str | None, measure: bool, as_json: bool, **given: Any) -> None:

@@ -10,7 +10,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from virnucpro.configuration import PRESETS, schema
+from virnucpro.errors import ConfigError, InputError
 from virnucpro.models.sources import BUNDLED, KEYS, PUBLISHED
+from virnucpro.paths import expand_home, user_path
 
 _NAMES = {key: [*BUNDLED[role], *PUBLISHED[role]] for role, key in KEYS.items()}
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
@@ -28,6 +30,20 @@ COMPUTE_KEYS = (
 )
 
 
+class UserPath(click.Path):
+    """A path in any spelling that the library understands; never empty, as an unset variable makes it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        name = param.get_error_hint(ctx) if param and ctx else "a path"
+        if value == "":
+            raise ConfigError(f"empty {name}. Give a name; perhaps a variable isn't set.")
+        try:
+            user_path(value)
+        except InputError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        return super().convert(expand_home(value), param, ctx)
+
+
 def from_schema(*keys: str) -> Callable[[Callable], Callable]:
     """Options for configuration keys, with the schema's descriptions."""
 
@@ -41,6 +57,7 @@ def from_schema(*keys: str) -> Callable[[Callable], Callable]:
                 settings["is_flag"] = True
             else:
                 choices = entry.get("enum", [])
+                settings["type"] = UserPath() if "format" in entry else None
                 settings["metavar"] = "|".join(choices) or "VALUE"
                 settings["shell_complete"] = completing(choices or _NAMES.get(key, []), files=not choices)
             function = click.option(f"--{key.replace('_', '-')}", key, **settings)(function)
@@ -74,12 +91,20 @@ def running(function: Callable) -> Callable:
             help="How many GPUs to use (2), or which (2,3; a comma after a single one; ids are fine)  [default: all]",
         ),
         click.option("--cores", "-c", default=None, type=click.IntRange(1), help="CPU cores to use  [default: all]"),
-        click.option("--profile", help="A Snakemake profile: its folder, or the name of one of this workflow's."),
         click.option(
-            "--configfile", type=click.Path(dir_okay=False), help="YAML file with configuration keys; options go first."
+            "--profile", type=UserPath(), help="A Snakemake profile: its folder, or the name of one of this workflow's."
         ),
         click.option(
-            "--output", "-o", default="results", show_default=True, help="Folder for everything that the run makes."
+            "--configfile", type=UserPath(dir_okay=False), help="YAML file with configuration keys; options go first."
+        ),
+        click.option(
+            "--output",
+            "-o",
+            default="results",
+            show_default=True,
+            type=UserPath(),
+            metavar="FOLDER",
+            help="Folder for everything that the run makes.",
         ),
     ):
         function = option(function)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from virnucpro.cli.inputs import samples_of, write_sheet
+from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
@@ -37,7 +37,6 @@ def predict(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -
     """
     with working_folder(output, dry_run) as work:
         samples = samples_of(inputs, work / "inputs")
-        sheet = write_sheet(samples, work / "samples.tsv")
         folders = [*samples, "."] if len(samples) > 1 else samples  # the run's own folder has a page over all of them
         made = [Path(output).absolute() / name / "report.html" for name in folders]
-        start("all", output, work, made, dry_run=dry_run, samples=sheet, **given)
+        start("all", output, work, made, dry_run=dry_run, samples=samples, named=inputs, **given)

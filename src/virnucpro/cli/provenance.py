@@ -7,11 +7,12 @@ import json
 import click
 import yaml
 
+from virnucpro.cli.options import UserPath
 from virnucpro.provenance import read_provenance
 
 
 @click.command()
-@click.argument("file", type=click.Path())
+@click.argument("file", type=UserPath())
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON; otherwise shards are only counted.")
 def provenance(file: str, as_json: bool) -> None:
     """Say how a result was made.

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema, running
+from virnucpro.cli.inputs import check_labels
+from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, UserPath, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
 
 @click.command()
-@click.argument("table", type=click.Path())
+@click.argument("table", type=UserPath())
 @click.option(
     "--set",
     "settings",
@@ -35,16 +36,17 @@ def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **g
     made = [
         Path(output).absolute() / "training" / name for name in ("classifier.safetensors", "training.json", "split.tsv")
     ]
+    check_labels(table, records=False)
     options = dict(setting.partition("=")[::2] for setting in settings) or None
     with working_folder(output, dry_run) as work:
-        start("train", output, work, made, dry_run=dry_run, training_data=table, training=options, **given)
+        start(
+            "train", output, work, made, dry_run=dry_run, training_data=table, training=options, named=[table], **given
+        )
 
 
 @click.command()
-@click.argument("table", type=click.Path())
-@click.option(
-    "--split", "evaluate_split", type=click.Path(), help="split.tsv of a training: measure its test part only."
-)
+@click.argument("table", type=UserPath())
+@click.option("--split", "evaluate_split", type=UserPath(), help="split.tsv of a training: measure its test part only.")
 @from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS, "threshold")
 @running
 def evaluate(table: str, output: str, dry_run: bool, **given: Any) -> None:
@@ -56,6 +58,8 @@ def evaluate(table: str, output: str, dry_run: bool, **given: Any) -> None:
     Example:
       virnucpro evaluate labels.tsv --classifier out/training/classifier.safetensors --split out/training/split.tsv
     """
+    check_labels(table, records=True)
     made = [Path(output).absolute() / "evaluation" / "metrics.tsv"]
     with working_folder(output, dry_run) as work:
-        start("evaluate", output, work, made, dry_run=dry_run, labels=table, **given)
+        named = [table, *filter(None, [given["evaluate_split"]])]
+        start("evaluate", output, work, made, dry_run=dry_run, labels=table, named=named, **given)

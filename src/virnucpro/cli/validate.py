@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.options import from_schema
 from virnucpro.configuration import resolve
 from virnucpro.sequences.survey import survey
+from virnucpro.switches import Switches
 
 
 @click.command()
@@ -32,17 +34,23 @@ def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> Non
     """
     settings = resolve({key: value for key, value in given.items() if value is not None})
     chunk_length, empty = settings.chunk_length, settings.empty_records
+    rna_as_dna = Switches.read(os.environ).rna_as_dna
     with tempfile.TemporaryDirectory() as spool:
         samples = samples_of(inputs, Path(spool))
-        found = {name: survey(paths, chunk_length, empty_records=empty) for name, paths in samples.items()}
+        found = {
+            name: survey(paths, chunk_length, empty_records=empty, rna_as_dna=rna_as_dna)
+            for name, paths in samples.items()
+        }
     if as_json:
         click.echo(json.dumps({name: asdict(counts) for name, counts in found.items()}, indent=2))
         return
     for name, counts in found.items():
         click.echo(f"{name}: {', '.join(map(str, samples[name]))}")
         for key, value in asdict(counts).items():
-            if key not in ("remarks", "share_read"):
+            if key not in ("remarks", "notes", "share_read"):
                 click.echo(f"  {key.replace('_', ' '):28}{value:>16,}")
         click.echo(f"  {f'embeddings ({chunk_length}-base windows)':28}{2 * counts.open_frames:>16,}")
         for remark, example in counts.remarks.items():
             click.echo(f"  note: records {remark}, e.g. '{example[:60]}'")
+        for note in counts.notes:
+            click.echo(f"  note: {note}")

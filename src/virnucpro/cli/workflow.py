@@ -20,12 +20,16 @@ from typing import Any
 import click
 import yaml
 
-from virnucpro import __version__, installation
-from virnucpro.configuration import read_config, resolve
-from virnucpro.errors import ConfigError, DeviceError
-from virnucpro.files import atomic_file
+from virnucpro import installation
+from virnucpro.cli.inputs import sheet
+from virnucpro.configuration import Settings, path_keys, read_config, resolve
+from virnucpro.errors import ConfigError, DeviceError, StorageError
 from virnucpro.lease import visible_gpus
 from virnucpro.models.sources import KEYS, find, is_name
+from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_own
+from virnucpro.paths import user_path
+from virnucpro.samples import check_folders
+from virnucpro.sequences.split import changed_input
 from virnucpro.switches import Switches
 
 FAILED = 3
@@ -47,12 +51,12 @@ def working_folder(output: str | Path, dry_run: bool) -> Iterator[Path]:
     Raises:
         ConfigError: a run is going on in ``output``, or it can't be written to.
     """
-    folder = Path(output).absolute()
+    folder = user_path(str(output), os.getcwd())
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="virnucpro-dry-run-") as name:
             temporary = Path(name)
             memory = [folder / ".snakemake" / name for name in ("metadata", "incomplete")]
-            for known in (*memory, *folder.glob("inputs/*")):
+            for known in (*memory, *folder.glob("inputs/*"), folder / "config.yaml"):
                 if known.exists():
                     link = temporary / known.relative_to(folder)
                     link.parent.mkdir(exist_ok=True)
@@ -94,6 +98,8 @@ def start(
     profile: str | None,
     configfile: str | None,
     dry_run: bool,
+    samples: Mapping[str, Sequence[Path]] | None = None,
+    named: Sequence[str | Path] = (),
     **given: Any,
 ) -> None:
     """Write the configuration to the folder ``work``, run the workflow there, say what was made, and exit.
@@ -104,13 +110,22 @@ def start(
         work: see ``working_folder``.
         made: files to name at the end.
         cores, gpus, profile, configfile, dry_run: the options that all such commands have.
+        samples: sample name → its files, where the command was given sequences.
+        named: files beside those that the user named as inputs.
         given: configuration keys; None is as if not given.
 
     Raises:
-        ConfigError, ModelError, DeviceError: a key, an environment switch, a model or a GPU's name is wrong; nothing has
-            run then.
+        ConfigError, ModelError, DeviceError: a key, an environment switch, a model or a GPU's name is wrong, or an input or
+            another file of the user's would be overwritten; nothing has run then.
     """
     configuration = read_config(configfile) if configfile else {}
+    out = Path(output)
+    inputs = [*(path for files in (samples or {}).values() for path in files), *named, *filter(None, [configfile])]
+    refuse_inputs(out, samples or (), inputs)
+    check_own(out / "config.yaml")
+    if samples is not None:
+        check_own(out / "samples.tsv", out / "config.yaml")  # earlier versions' sheets don't say whose they are
+        given["samples"] = str(work / "samples.tsv")
     configuration |= {key: value for key, value in given.items() if value is not None}
     asked = resolve(configuration)
     Switches.read(os.environ)
@@ -126,9 +141,14 @@ def start(
                 f"{'fewer, or leave it out' if found else 'none (leave it out) to compute on the CPU'}; "
                 "`virnucpro doctor` says what it sees."
             )
-    settings = resolve(_absolute(configuration) | {"output_dir": str(Path(output).absolute())})
-    with atomic_file(work / "config.yaml") as file:
-        file.write_text(f"# Written by virnucpro {__version__}\n" + yaml.safe_dump(settings.as_dict(), sort_keys=False))
+    settings = resolve(_absolute(asked) | {"output_dir": str(Path(output).absolute())})
+    made_here = {"config.yaml": yaml.safe_dump(settings.as_dict(), sort_keys=False)}
+    if samples is not None:
+        check_folders(samples, out)
+        made_here["samples.tsv"] = sheet(samples)
+    for name, content in made_here.items():
+        refuse_replacing(out / name, content, inputs)
+        write_own(work / name, content)
     arguments = [target, f"--directory={work}", f"--configfile={work / 'config.yaml'}"]
     if profile:
         carried = installation.root() / "workflow" / "profiles" / profile
@@ -138,6 +158,7 @@ def start(
         arguments.append(f"--cores={cores or os.cpu_count()}")
     if gpus:
         arguments.append(f"--resources=gpu={gpus[0]}")
+    installation.prepare_account(work / ".snakemake" / "cache")
     began = time.time()
     status = run_workflow([*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
     if status < 0:
@@ -150,6 +171,12 @@ def start(
     if status:
         _explain_failure(Path(output).absolute() / "logs", began)
         sys.exit(FAILED)
+    for name, files in (samples or {}).items():
+        if not dry_run and (changed := changed_input(out / name / "shards", files)):
+            raise StorageError(
+                f"{changed} isn't the file that {out / name} was made from, which the options for Snakemake made it overlook. "
+                f"Give the same command with: -- --forcerun split"
+            )
     for path in made if not dry_run else ():
         if path.exists():  # all of it, unless options of Snakemake's own asked for a part
             click.echo(path)
@@ -200,24 +227,15 @@ def _holder(*locks: Path) -> str:
     return ""
 
 
-def _absolute(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with absolute paths: the workflow runs in another folder than the user does."""
+def _absolute(settings: Settings) -> dict[str, Any]:
+    """The configuration with absolute paths: the workflow runs in another folder than the user does."""
     names = {key: role for role, key in KEYS.items()}
-    paths = (
-        "samples",
-        "cache_dir",
-        "models_dir",
-        "training_data",
-        "labels",
-        "evaluate_split",
-        "check_published",
-        *names,
-    )
+    paths = {*path_keys(), *names}
     return {
-        key: str(Path(value).expanduser().absolute())
+        key: str(Path(value).absolute())
         if key in paths and value is not None and not (key in names and is_name(names[key], value))
         else value
-        for key, value in configuration.items()
+        for key, value in settings.as_dict().items()
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.embeddings.store import open_shard
-from virnucpro.errors import StorageError
+from virnucpro.errors import ConfigError, StorageError
 from virnucpro.files import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -118,11 +119,18 @@ def list_cache(cache_dir: str | Path) -> list[CacheGroup]:
 
 
 def prune_cache(cache_dir: str | Path, unused_days: float) -> tuple[int, int]:
-    """Remove entries not used for so many days; returns (entries, bytes) removed."""
+    """Remove entries not used for so many days; returns (entries, bytes) removed.
+
+    Raises ConfigError for a sample's folder, which keeps its vectors in the same way.
+    """
+    if any((Path(cache_dir) / name).exists() for name in ("shards", "embeddings.h5", "summary.json")):
+        raise ConfigError(
+            f"{cache_dir}: is a sample's folder of results, not a cache. Give the folder named as cache_dir."
+        )
     limit = time.time() - unused_days * 86400
     count = freed = 0
     for file in (Path(cache_dir) / "embeddings").glob("*/*/*.h5"):
-        if _last_use(file) < limit:
+        if re.fullmatch(r"[0-9a-f]{32}", file.stem) and _last_use(file) < limit:
             count, freed = count + 1, freed + file.stat().st_size
             file.unlink(missing_ok=True)
     return count, freed

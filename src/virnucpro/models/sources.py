@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from virnucpro import installation
-from virnucpro.configuration import PRESETS, nearest
-from virnucpro.errors import ModelError
+from virnucpro.configuration import PRESETS
+from virnucpro.errors import ModelError, nearest
 from virnucpro.models.model_file import read_entry
 from virnucpro.models.registry import (
     BUNDLED_CLASSIFIERS,
@@ -23,6 +24,7 @@ from virnucpro.models.registry import (
     Published,
     architectures,
 )
+from virnucpro.paths import expand_home
 
 KEYS = {role.name: role.key for role in (PROTEIN, DNA)} | {CLASSIFIER: CLASSIFIER}
 """Role, or classifier → the configuration key that chooses it; in the order in which models are listed and fetched."""
@@ -128,10 +130,14 @@ def find(role: str, name: str, models_dir: str | Path) -> ModelSource:
     if name in BUNDLED[role]:
         return ModelSource(role, name, installation.root() / "resources" / "models" / f"{name}.safetensors")
     if model := published(role, name):
+        if str(models_dir).startswith("~"):
+            raise ModelError(
+                f"{key}: {name} is looked for in {models_dir}, but you have no home folder. Give models_dir."
+            )
         places = [Path(models_dir) / place for place in model.places]
         return ModelSource(role, name, next((place for place in places if place.exists()), places[0]), model)
-    path = Path(name).expanduser()
-    if path.exists():
+    path = Path(expand_home(name))
+    if os.path.exists(path):
         return ModelSource(role, path.name, path.resolve())
     if "/" in name or path.suffix in _SUFFIXES:
         raise ModelError(f"{key}: {name}: no such file or folder (looked in {Path.cwd()}).")

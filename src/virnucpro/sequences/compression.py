@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import io
+import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -15,83 +15,127 @@ from virnucpro.errors import InputError
 
 BLOCK = 1 << 20
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_BGZF = b"\x1f\x8b\x08\x04", b"BC\x02\x00"  # bytes 0-3 and 12-15: gzip with bgzip's extra field
-_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")  # SAM specification, 4.1.2
-_ZSTD_INPUT = 1 << 9  # bytes decompressed at a time: four can become 128 KB
-_OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
+_GZIP = b"\x1f\x8b"
+_BGZF = (
+    b"\x1f\x8b\x08\x04",
+    b"BC\x02\x00",
+)  # bytes 0-3 and 12-15: gzip with bgzip's extra field (SAM specification, 4.1)
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = b"\x2a\x4d\x18"  # bytes 1-3 of a zstd frame without content, which pzstd begins with
+# Compressed bytes taken at a time, so that what becomes of them stays small: at most 8 MB of gzip. Of zstd, four bytes
+# can become 128 KB.
+_INPUT = {"gzip": 1 << 13, "zstd": 1 << 9}
+_HEAD = 16  # bytes that tell
 
 
-def read_blocks(path: Path, at: Callable[[int], object] = id) -> Iterator[bytes]:
+def read_blocks(path: Path, at: Callable[[int], object] = id, warn: Callable[[str], object] = id) -> Iterator[bytes]:
     """Decompressed content, in blocks of about ``BLOCK`` bytes; memory doesn't grow with the file.
 
-    Before each block ``at`` is told how many bytes of the file itself have been read.
+    The file is read once from its beginning, so that it may be a pipe. Before each block ``at`` is told how many bytes
+    of the file itself have been read (of a pipe, nothing); ``warn`` is told of a bgzip file without its end mark.
 
     Raises:
-        InputError: the file can't be read, is compressed with something else, or is truncated or corrupt.
+        InputError: there is no such file, it can't be read, or what it is compressed with is truncated or corrupt.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: a folder, not a file. Give the files in it, or a pattern such as '{path}/*.fa'.")
+    _check_kind(path)
     kind = "file"
-    content: Callable[[BinaryIO], Iterator[bytes]] = _read
     try:
         with open(path, "rb") as file:
-            start = file.read(16)
-            file.seek(0)
-            for magic, name in _OTHERS.items():
-                if start.startswith(magic):
-                    raise InputError(f"{path}: compressed with {name}. Decompress it, or use gzip or zstd instead.")
-            if start.startswith(_GZIP):
-                kind = "gzip"
-                if (start[:4], start[12:]) == _BGZF:
-                    _check_end(path, file)
-                content = _read_gzip
-            elif start.startswith(_ZSTD):
-                kind, content = "zstd", _read_zstd
-            for block in content(file):
-                at(file.tell())
+            head = file.read(_HEAD)
+            kind = _compression(head)
+            blocks = _plain(head, file) if kind == "file" else _members(path, head, file, kind, warn)
+            for block in blocks:
+                if file.seekable():
+                    at(file.tell())
                 yield block
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file. Check the path in the sample table or on the command line.") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except (EOFError, zlib.error, zstandard.ZstdError) as error:
         if "too much memory" in str(error):
             raise InputError(f"{path}: zstd with a window over 128 MB. Compress it without --long.") from error
         raise InputError(f"{path}: truncated or corrupt {kind} ({error}). Copy or download it again.") from error
     except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror or error}. Check its permissions.") from error
+        raise _unreadable(path, error) from error
 
 
-def _read(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
+def _check_kind(path: Path) -> None:
+    """Refuse what isn't a file or a pipe."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: is a link to {os.readlink(path)}, which doesn't exist. Correct the link, or give the file itself."
+            ) from None
+        raise InputError(f"{path}: no such file. Check the path in the sample table or on the command line.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise _unreadable(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: a folder, not a file. Give the files in it, or a pattern such as '{path}/*.fa'.")
+    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+        kind = "socket" if stat.S_ISSOCK(mode) else "device"
+        raise InputError(f"{path}: a {kind}, not a file. Give a file or a pipe.")
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
+    remedy = "Check its permissions." if isinstance(error, PermissionError) else "Check the path and its disk."
+    return InputError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}. {remedy}")
+
+
+def _compression(head: bytes) -> str:
+    if head.startswith(_GZIP):
+        return "gzip"
+    skippable = head[1:4] == _SKIPPABLE and head[0] >> 4 == 5
+    return "zstd" if head.startswith(_ZSTD) or skippable else "file"
+
+
+def _plain(head: bytes, file: BinaryIO) -> Iterator[bytes]:
+    for start in range(0, len(head), BLOCK):
+        yield head[start : start + BLOCK]
     while block := file.read(BLOCK):
         yield block
 
 
-def _read_gzip(file: BinaryIO) -> Iterator[bytes]:
-    return _read(gzip.GzipFile(fileobj=file))
+def _members(path: Path, head: bytes, file: BinaryIO, kind: str, warn: Callable[[str], object]) -> Iterator[bytes]:
+    """Content of gzip members or zstd frames, one after the other.
 
-
-def _check_end(path: Path, file: BinaryIO) -> None:
-    """A bgzip file cut between two of its blocks is valid gzip: only its end mark tells."""
-    file.seek(-len(_BGZF_END), io.SEEK_END)
-    if file.read() != _BGZF_END:
-        raise InputError(f"{path}: truncated bgzip: its end mark is missing. Copy or download it again.")
-    file.seek(0)
-
-
-def _read_zstd(file: BinaryIO) -> Iterator[bytes]:
-    """Frame after frame; zstandard's own reader takes a truncated frame for a whole one."""
-    frame, ready, size = None, [], 0
-    while data := file.read(_ZSTD_INPUT):
+    Not by the libraries' own readers of files: zstandard's takes a truncated frame for a whole one, and gzip's doesn't
+    tell a bgzip file that was cut between two of its members.
+    """
+    member: Any = None
+    begun = size = written = 0  # members; bytes waiting; bytes of the last member
+    ready: list[bytes] = []
+    data, end = head, len(head)  # what is read of the file, and where that ends in it
+    while data:
         while data:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            ready.append(frame.decompress(data))
+            if member is None:
+                if begun and kind == "gzip":
+                    data = data.lstrip(b"\0")  # padding, as on tapes
+                    if not data:
+                        break
+                more = file.read(max(0, 4 - len(data)))
+                data, end = data + more, end + len(more)
+                if _compression(data) != kind:
+                    raise InputError(
+                        f"{path}: its {kind} ends at byte {end - len(data)}, and what follows isn't {kind}: {data[:20]!r}. "
+                        "Remove it, or compress all parts of the file."
+                    )
+                member = zlib.decompressobj(31) if kind == "gzip" else zstandard.ZstdDecompressor().decompressobj()
+                begun, written = begun + 1, 0
+            ready.append(member.decompress(data))
             size += len(ready[-1])
-            data = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
+            written += len(ready[-1])
+            data = member.unused_data if member.eof else b""
+            member = None if member.eof else member
         if size >= BLOCK:
             yield b"".join(ready)
             ready, size = [], 0
-    if frame is not None:
-        raise EOFError("it ends within a frame")
+        data = file.read(_INPUT[kind])
+        end += len(data)
+    if member is not None:
+        raise EOFError(f"it ends within a {'member' if kind == 'gzip' else 'frame'}")
+    if (head[:4], head[12:16]) == _BGZF and written:  # the end mark is an empty member
+        warn(
+            f"{path}: bgzip without its end mark. Some programs leave it out; but a file that was cut between two blocks "
+            "looks the same: compare its size with the original's."
+        )
     if size:
         yield b"".join(ready)

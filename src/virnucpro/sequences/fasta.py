@@ -12,44 +12,57 @@ from typing import NamedTuple
 from virnucpro.errors import InputError
 from virnucpro.sequences.compression import read_blocks
 from virnucpro.sequences.fastq import fastq_entries, read_name
+from virnucpro.sequences.formats import SNIFFED, not_sequences
 
 _IUPAC = b"ACGTUNRYSWKMBDHV"
 _ALLOWED = _IUPAC + _IUPAC.lower()
 _SPACE = b"\r\n \t\v\f"
 _OFFENDING = re.compile(b"[^" + _ALLOWED + b"]")
 _PROTEIN = frozenset(b"EFILPQZXJO*efilpqzxjo")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _LONGEST_HEADER = 1 << 20
 
 
 class Record(NamedTuple):
     """One FASTA or FASTQ entry."""
 
-    id: str  # first word of the header; see also ``fastq.read_name``
-    sequence: bytes  # IUPAC nucleotide letters, in the case of the file
+    id: str  # first word of the header, as str.split has it: without white space; see also ``fastq.read_name``
+    sequence: bytes  # IUPAC nucleotide letters, as in the file
     file: Path
     header: str = ""  # the whole line, without ``>`` or ``@``
+    fastq: bool = False
 
 
-def read_fasta(path: str | Path, keep_empty: bool = False, at: Callable[[int], object] = id) -> Iterator[Record]:
+def read_fasta(
+    path: str | Path, keep_empty: bool = False, at: Callable[[int], object] = id, warn: Callable[[str], object] = id
+) -> Iterator[Record]:
     """Records of a FASTA or FASTQ file, in order; memory is a few blocks plus the longest record.
 
-    Format and compression (see ``compression``) are told by content, not by name; line ends, case and, in FASTA,
-    blank lines don't matter. Records without a sequence are an error unless ``keep_empty``.
+    Format and compression (see ``compression``, also for ``at`` and ``warn``) are told by content, not by name; line
+    ends, case and, in FASTA, blank lines don't matter. Records without a sequence are an error unless ``keep_empty``.
 
     Raises:
-        InputError: the file can't be read, is neither FASTA nor FASTQ, holds no record, a header without a name, a
-            letter that isn't a IUPAC nucleotide, or an empty record; or what ``fastq_entries`` refuses.
+        InputError: the file can't be read, is neither FASTA nor FASTQ, holds no record, a header without a name or
+            with a control character in it, a letter that isn't a IUPAC nucleotide, or an empty record; or what
+            ``fastq_entries`` refuses.
     """
     path = Path(path)
-    fastq, entries = _opened(path, at)
+    fastq, entries = _opened(path, at, warn)
     for number, (header, sequence) in enumerate(entries, start=1):
         title = _title(path, number, header)
         identifier = read_name(title) if fastq else title.split(None, 1)[0]
+        if not identifier.isprintable() and (control := _CONTROL.search(identifier)):
+            where = header.index(control.group().encode()) + 1
+            raise InputError(
+                f"{path}: the name of record {number} has a control character ({control.group()!r}, byte {where} of the "
+                f"header): {identifier[:40]!r}. Remove it; if you didn't expect it, the file may be damaged."
+            )
         if not sequence and not keep_empty:
             raise InputError(f"{path}: record '{identifier}' has no sequence. Remove it, or set empty_records to skip.")
         if sequence.translate(None, _ALLOWED):
-            raise _wrong_letter(path, identifier, sequence)
-        yield Record(identifier, sequence, path, title)
+            raise _wrong_letter(path, identifier, sequence, fastq)
+        yield Record(identifier, sequence, path, title, fastq)
 
 
 def read_letters(path: str | Path) -> Iterator[bytes]:
@@ -66,27 +79,40 @@ def read_letters(path: str | Path) -> Iterator[bytes]:
         yield letters
 
 
-def _opened(path: Path, at: Callable[[int], object] = id) -> tuple[bool, Iterator[tuple[bytes, bytes]]]:
+def _opened(
+    path: Path, at: Callable[[int], object] = id, warn: Callable[[str], object] = id
+) -> tuple[bool, Iterator[tuple[bytes, bytes]]]:
     """Whether a file is FASTQ; header line and letters of each of its entries."""
-    blocks = _begun(path, at)
+    blocks = _begun(path, _unix_lines(read_blocks(path, at, warn)))
     first = next(blocks)
     fastq = first.startswith(b"@")
     return fastq, (fastq_entries if fastq else _entries)(path, chain([first], blocks))
 
 
-def _begun(path: Path, at: Callable[[int], object]) -> Iterator[bytes]:
+def _unix_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Blocks whose lines all end in a line feed, and none in a carriage return (Windows, old Macs)."""
+    held = b""
+    for block in blocks:
+        if held or b"\r" in block:
+            block = held + block
+            held = b"\r" if block.endswith(b"\r") else b""  # a line feed may follow
+            block = block.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        yield block
+    if held:
+        yield b"\n"
+
+
+def _begun(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
     """The blocks of a file from its first ``>`` or ``@`` on."""
-    blocks = read_blocks(path, at)
     start = b""
     for block in blocks:
-        start = (start + block).removeprefix(b"\xef\xbb\xbf").lstrip(_SPACE)
-        if len(start) > 3:  # else a byte order mark may be incomplete
+        start = (start + block).removeprefix(_BYTE_ORDER_MARK).lstrip(_SPACE)
+        if len(start) >= SNIFFED:
             break
     if not start:
         raise InputError(f"{path}: the file is empty. Give a FASTA file with at least one record.")
-    if not start.startswith((b">", b"@")):
-        line = start.split(b"\n", 1)[0][:40].decode("utf-8", errors="replace").rstrip()
-        raise InputError(f"{path}: not FASTA: text before the first '>': {line!r}. Give a file that starts with '>'.")
+    if error := not_sequences(path, start):
+        raise error
     yield start
     yield from blocks
 
@@ -111,10 +137,7 @@ def _entries(path: Path, blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes
                 if not newline and index == len(pieces) - 1:
                     header, rest = None, b"\n>" + title + rest
                     if len(rest) > _LONGEST_HEADER:
-                        raise InputError(
-                            f"{path}: a header is longer than {_LONGEST_HEADER} bytes. If the file's lines end in "
-                            "carriage returns alone, convert it (tr '\\r' '\\n')."
-                        )
+                        raise _long_header(path, title)
                     break
             letters.write(_without_space(piece))
     if header is not None:
@@ -125,12 +148,14 @@ def _entries(path: Path, blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes
 
 def _without_space(text: bytes) -> bytes:
     text = text.replace(b"\n", b"")  # several times as fast as translate, which few files then need
-    if b"\r" in text or b" " in text or b"\t" in text or b"\v" in text or b"\f" in text:
+    if b" " in text or b"\t" in text or b"\v" in text or b"\f" in text:
         return text.translate(None, _SPACE)
     return text
 
 
 def _title(path: Path, number: int, header: bytes) -> str:
+    if len(header) > _LONGEST_HEADER:
+        raise _long_header(path, header)
     try:
         title = header.decode("utf-8").strip()
     except UnicodeDecodeError as error:
@@ -144,13 +169,30 @@ def _title(path: Path, number: int, header: bytes) -> str:
     return title
 
 
-def _wrong_letter(path: Path, identifier: str, sequence: bytes) -> InputError:
+def _long_header(path: Path, header: bytes) -> InputError:
+    shown = header[:40].decode("utf-8", errors="replace")
+    return InputError(
+        f"{path}: a header is longer than {_LONGEST_HEADER} bytes: {shown!r}. Put the sequence on a line of its own."
+    )
+
+
+def _wrong_letter(path: Path, identifier: str, sequence: bytes, fastq: bool) -> InputError:
     match = _OFFENDING.search(sequence)
     assert match is not None
-    letter, where = match.group().decode("latin1"), match.start() + 1
-    said = f"{path}: record '{identifier}' has {letter!r} at position {where}, which isn't a IUPAC nucleotide."
-    if _PROTEIN.issuperset(sequence.translate(None, _ALLOWED)):
+    letter, at = match.group().decode("latin1"), match.start()
+    shown = repr(letter) if letter.isascii() else f"byte 0x{ord(letter):02X}"
+    said = f"{path}: record '{identifier}' has {shown} at position {at + 1}, which isn't a IUPAC nucleotide."
+    others = frozenset(sequence.translate(None, _ALLOWED))
+    # N and X apart, a masked sequence is of few letters; a protein has all that IUPAC's nucleotides share with it.
+    masked = others <= frozenset(b"Xx") and 10 * len(sequence.translate(None, b"ACGTUNXacgtunx")) <= len(sequence)
+    if masked:
+        return InputError(f"{said} If X masks bases here, write N in its place.")
+    if others <= _PROTEIN:
         return InputError(f"{said} It looks like a protein FASTA given as DNA. Give nucleotide sequences.")
+    if fastq and letter in "-.":
+        return InputError(f"{said} Write N in its place (old programs wrote a dot), in the lines of letters alone.")
     if letter in "-.":
         return InputError(f"{said} It looks like an alignment. Remove the gaps.")
+    if sequence.startswith(_BYTE_ORDER_MARK, at):
+        return InputError(f"{said} It's a byte order mark, as left where files were joined. Remove it.")
     return InputError(f"{said} Correct the record or remove it.")

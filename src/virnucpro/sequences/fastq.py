@@ -12,14 +12,14 @@ _MATE = re.compile(r"\S+\s([12]):[YN]:\d+:")  # Illumina's second word: 1:N:0:AT
 
 
 def fastq_entries(path: Path, blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Header line (without ``@``) and letters of each entry; line ends and blank lines at the end don't matter.
+    """Header line (without ``@``) and letters of each entry; blank lines at the end don't matter.
 
     Raises:
         InputError: an entry isn't four lines, or has another number of qualities than letters.
     """
     rest, number = b"", 0
     for block in blocks:
-        lines = (rest + block).replace(b"\r\n", b"\n").split(b"\n")
+        lines = (rest + block).split(b"\n")
         whole = (len(lines) - 1) // 4 * 4
         rest = b"\n".join(lines[whole:])
         for at in range(0, whole, 4):

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.errors import InputError
-from virnucpro.sequences.duplicates import DuplicateCheck
-from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.frames import open_frames_of
+from virnucpro.sequences.sample import SampleRecords
 
 LONG_NAME = 100
 SHORT = "shorter than a window, all of them: docs/inputs.md says how far to trust scores of reads"
@@ -22,10 +20,15 @@ _AWKWARD = frozenset("\"',;=")
 
 @dataclass
 class Survey:
-    """Counts over a sample; ``remarks`` are what a user may want to change, with an example each."""
+    """Counts over a sample; ``remarks`` are what a user may want to change, with an example each.
+
+    ``notes`` are what a run would note in its log.
+    """
 
     records: int = 0
     empty_records: int = 0
+    rna_records: int = 0  # whose U was read as T
+    u_ignored_records: int = 0  # whose codons with U were left out
     bases: int = 0
     shortest: int = 0
     longest: int = 0
@@ -36,47 +39,47 @@ class Survey:
     residues: int = 0
     share_read: float = 1.0  # of the files' bytes; less than 1 if reading stopped early, and so are all counts
     remarks: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
-def survey(fastas: Sequence[Path], chunk_length: int, enough: float = math.inf, empty_records: str = "error") -> Survey:
-    """Read all files of a sample as a run with this ``empty_records`` would, and count; stop after ``enough`` bases.
+def survey(
+    fastas: Sequence[Path],
+    chunk_length: int,
+    enough: float = math.inf,
+    empty_records: str = "error",
+    rna_as_dna: bool = True,
+) -> Survey:
+    """Read all files of a sample as a run with these options would, and count; stop after ``enough`` bases.
 
     Raises:
-        InputError: what ``read_fasta`` refuses; an id that occurs twice.
+        InputError: what ``SampleRecords`` refuses.
     """
     found = Survey()
-    sizes = [path.stat().st_size for path in fastas]
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as names, tempfile.TemporaryDirectory() as folder:
-        duplicates = DuplicateCheck(Path(folder))
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in fastas]
+    total = sum(sizes)
 
-        first = ""
+    def reached(number: int, position: int) -> None:
+        if total:  # 0: pipes
+            found.share_read = min(1.0, (sum(sizes[:number]) + position) / total)
+
+    first, scored, last = "", 0, -1
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        SampleRecords(fastas, Path(folder), empty_records, rna_as_dna, reached) as sample,
+    ):
 
         def sequences() -> Iterator[bytes]:
             nonlocal first
-            for number, path in enumerate(fastas):
+            for record in sample:
+                _remark(found, record.id)
+                first = first or record.id
+                size = len(record.sequence)
+                found.shortest = min(found.shortest or size, size)
+                found.longest = max(found.longest, size)
+                yield record.sequence
+                if sample.bases >= enough:
+                    return
 
-                def reached(position: int, before: int = sum(sizes[:number])) -> None:
-                    found.share_read = (before + position) / sum(sizes)
-
-                for record in read_fasta(path, keep_empty=empty_records == "skip", at=reached):
-                    _remark(found, record.id)
-                    if not record.sequence:
-                        found.empty_records += 1
-                        found.remarks.setdefault("without a sequence, which are left out", record.id)
-                        continue
-                    first = first or record.id
-                    duplicates.add(record.id)
-                    names.write(f"{number} {record.id}\n")
-                    size = len(record.sequence)
-                    found.shortest = min(found.shortest or size, size)
-                    found.longest = max(found.longest, size)
-                    found.bases += size
-                    found.records += 1
-                    yield record.sequence
-                    if found.bases >= enough:
-                        return
-
-        scored, last = 0, -1
         for batch in open_frames_of(sequences(), chunk_length):
             found.windows += batch.chunks
             found.open_frames += len(batch.frame)
@@ -85,17 +88,15 @@ def survey(fastas: Sequence[Path], chunk_length: int, enough: float = math.inf, 
                 new = (np.diff(batch.record) != 0) | (np.diff(batch.chunk) != 0)
                 found.windows_with_open_frame += 1 + int(new.sum())  # a window's frames are in one batch
                 records = np.unique(batch.record)
-                scored += len(records) - (records[0] == last)
+                scored += len(records) - int(records[0] == last)
                 last = records[-1]
-        found.records_without_open_frame = found.records - int(scored)
-        names.seek(0)
-        rows = (line.rstrip("\n").split(" ", 1) for line in names)
-        twice = duplicates.first((identifier, str(fastas[int(number)])) for number, identifier in rows)
-        duplicates.close()
+        sample.finish()
+    found.records, found.bases = sample.count, sample.bases
+    found.empty_records, found.rna_records = sample.skipped.count, sample.rna.count
+    found.u_ignored_records, found.notes = sample.u_ignored.count, sample.notes()
+    found.records_without_open_frame = found.records - scored
     if 0 < found.longest < chunk_length:
         found.remarks[SHORT] = first
-    if twice:
-        raise InputError(f"record '{twice[0]}' occurs twice ({twice[1]}, {twice[2]}). Ids must be unique in a sample.")
     return found
 
 

@@ -1,0 +1,240 @@
+"""The files that a run makes, and the refusal to make one where a file of the user's is."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from virnucpro import __version__
+from virnucpro.errors import ConfigError
+from virnucpro.files import atomic_file
+
+TABLES = {
+    "predictions": "predictions.tsv",
+    "chunks": "chunks.tsv",
+    "contigs": "contigs.tsv",
+    "results": "prediction_results.txt",
+    "highest": "prediction_results_highestscore.csv",
+    "summary": "summary.json",
+}
+"""What prediction makes in a sample's folder; the keys are the fields of ``classifier.predict.Outputs``."""
+EMBEDDINGS, VIRAL, REPORT = "embeddings.h5", "viral.fasta.gz", "report.html"
+SAMPLE_FILES = (*TABLES.values(), EMBEDDINGS, VIRAL, REPORT)
+"""All that a finished sample's folder has."""
+SAMPLE_FOLDERS = ("shards", "embeddings")
+RUN_FOLDERS = ("benchmarks", "logs")
+
+TARGETS = {
+    "training": ("training.json", "classifier.safetensors", "split.tsv"),
+    "evaluation": ("evaluation.json", "metrics.tsv"),
+    "check": ("check.json", "check.txt", "check.png", "check.svg"),
+}
+"""Folders of the targets that aren't part of ``all``, and their files; the first one tells that a run made the others."""
+OWN = "# Written by virnucpro"
+"""What the program's own configuration files and sample sheets begin with."""
+
+_REMEDY = "Choose another output folder (--output, output_dir)"
+
+
+def refuse_inputs(
+    output_dir: str | Path, samples: Collection[str], inputs: Iterable[str | Path], others: Iterable[str | Path] = ()
+) -> None:
+    """Refuse a run that would write over one of its inputs or into a folder's place that holds one.
+
+    Files are compared as files: through links, relative paths and other spellings of a folder.
+
+    Args:
+        output_dir: the folder of results.
+        samples: names of the samples.
+        inputs: files that the run reads; those that don't exist are compared by name.
+        others: further files and folders that the run makes, wherever they are.
+
+    Raises:
+        ConfigError: names the input and the output.
+    """
+    out = Path(output_dir)
+    known = {name: out / name for name in samples}
+    made = [out / REPORT, *(out / name for name in RUN_FOLDERS), *map(Path, others)]
+    made += [folder / name for folder in known.values() for name in SAMPLE_FOLDERS]
+    # Only folders that are there can hold an input that is; os.stat, since there may be 10,000 samples.
+    places: dict[tuple[int, int] | str, Path] = {}
+    for folder in (*known.values(), *made):
+        places[os.path.abspath(folder)] = folder
+        with suppress(OSError):
+            found = os.stat(folder)
+            places[found.st_dev, found.st_ino] = folder
+    whole = frozenset(made)
+    for given in inputs:
+        for folder, name in _above(Path(given), places):
+            clash = folder in whole or name in SAMPLE_FILES or _same(given, folder)
+            if clash:
+                raise _clash(given, folder / name)
+
+
+def refuse_foreign(output_dir: str | Path, samples: Collection[str], targets: Iterable[str] = ()) -> None:
+    """Refuse a run that would replace files which no run of this workflow made.
+
+    Args:
+        output_dir: the folder of results.
+        samples: names of the samples.
+        targets: those of ``TARGETS`` that the run may make.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    out = Path(output_dir)
+    for sample in samples:
+        folder = out / sample
+        if folder.is_dir() and not _is_sample(folder, out / "logs" / "split" / f"{sample}.log"):
+            for name in (*SAMPLE_FILES, *SAMPLE_FOLDERS):
+                if os.path.lexists(folder / name):
+                    raise _foreign(folder / name)
+    if len(samples) > 1 and os.path.lexists(out / REPORT) and not _begins(out / REPORT, b"<title>VirNucPro"):
+        raise _foreign(out / REPORT)
+    for target in targets:
+        record, *others = (out / target / name for name in TARGETS[target])
+        if target == "evaluation":
+            others.append(out / target)  # is replaced as a whole
+        for path in others if not record.is_file() else ():
+            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+                raise _foreign(path)
+
+
+def refuse_existing(path: str | Path, force: bool, source: str | Path | None = None) -> None:
+    """Refuse to write a file that the user named where one is, unless told to; never over ``source``, its input.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    with suppress(OSError):
+        if source is not None and os.path.samefile(path, source):
+            raise ConfigError(f"{path}: is the file to be read. Give another name for what is written.")
+    if os.path.lexists(path) and not force:
+        raise ConfigError(f"{path}: is there already. Give another name, or --force to replace it.")
+
+
+def check_own(path: Path, *beside: Path) -> None:
+    """Refuse to write a file where one is that this program didn't write.
+
+    Args:
+        path: what is to be written; a text file that begins with ``OWN``.
+        beside: files of which one that does stands for ``path``, too.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    if os.path.lexists(path) and not any(_begins(file, OWN.encode()) for file in (path, *beside)):
+        raise _foreign(path)
+
+
+def refuse_replacing(path: Path, content: str, inputs: Iterable[str | Path]) -> None:
+    """Refuse to write ``content`` to a file that is also an input of the run, unless that is what it holds.
+
+    Raises:
+        ConfigError: names both.
+    """
+    for given in inputs:
+        with suppress(OSError):
+            if os.path.samefile(given, path) and not _holds(path, content):
+                raise _clash(given, path)
+
+
+def write_own(path: Path, content: str) -> None:
+    """Write a text file of the program's own, whole or not at all; one with the same content is left as it is."""
+    if _holds(path, content):
+        return
+    with atomic_file(path) as temporary:
+        temporary.write_text(f"{OWN} {__version__}\n{content}", encoding="utf-8")
+
+
+def identity(paths: Iterable[str | Path]) -> list[list[int]]:
+    """Size in bytes and modification time in ns of each file: what tells one from another, older ones too.
+
+    Raises FileNotFoundError for a file that isn't there.
+    """
+    return [[found.st_size, found.st_mtime_ns] for found in map(os.stat, paths)]
+
+
+def without_future(paths: Iterable[str | Path], now: float) -> list[str]:
+    """The files without those dated later than ``now`` (seconds since 1970): all results would seem older than they are."""
+    return [str(path) for path in paths if not (os.path.exists(path) and os.stat(path).st_mtime > now)]
+
+
+def check_clock(output_dir: str | Path, clock: float, inputs: Iterable[str | Path], now: float) -> None:
+    """Refuse a run whose results would be dated before its inputs.
+
+    Args:
+        output_dir: the folder of results.
+        clock: what a file is dated that is made there now, in seconds since 1970.
+        inputs: files that results are compared with.
+        now: this machine's time.
+
+    Raises:
+        ConfigError: names the file, and the command that dates it back.
+    """
+    for path in filter(os.path.exists, without_future(inputs, now)):
+        if (ahead := os.stat(path).st_mtime - clock) > 0:
+            raise ConfigError(
+                f"{path}: dated {ahead:,.0f} s after the clock of the file system of {output_dir}, {now - clock:,.0f} s of "
+                "which it is behind this machine's: results would seem older than their input. Give this, and run again:\n"
+                f"touch -d '1 day ago' {shlex.quote(str(path))}"
+            )
+
+
+def _holds(path: Path, content: str) -> bool:
+    """Whether a file of the program's own has this content below its first line."""
+    try:
+        return path.read_text(encoding="utf-8").removeprefix(OWN).partition("\n")[2] == content
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _above(path: Path, places: dict[tuple[int, int] | str, Path]) -> Iterator[tuple[Path, str]]:
+    """Folders of ``places`` that ``path`` is or lies in, each with the rest of the path; "" for the folder itself."""
+    lexical = Path(os.path.abspath(path))
+    for spelling in {lexical, Path(os.path.realpath(path))}:
+        for ancestor in (spelling, *spelling.parents):
+            folder = places.get(str(ancestor))
+            if folder is None:
+                with suppress(OSError):
+                    found = os.stat(ancestor)
+                    folder = places.get((found.st_dev, found.st_ino))
+            if folder is not None:
+                yield folder, str(spelling.relative_to(ancestor)).removeprefix(".")
+
+
+def _same(path: str | Path, folder: Path) -> bool:
+    """Whether a file is one that a run makes in a sample's folder, under whichever spelling."""
+    for name in SAMPLE_FILES:
+        with suppress(OSError):
+            if os.path.samefile(path, folder / name) and not (folder / name).is_symlink():
+                return True
+    return False
+
+
+def _is_sample(folder: Path, log: Path) -> bool:
+    """Whether a run made this folder: one of the files that say so is there, however much else was deleted."""
+    marks = (folder / "shards" / "manifest.json", folder / "summary.json", log)
+    return any(mark.is_file() for mark in marks) or _begins(folder / "contigs.tsv", b"record\tlength\tchunks\t")
+
+
+def _begins(path: Path, words: bytes) -> bool:
+    """Whether the first 2,048 bytes of a file hold ``words``."""
+    try:
+        with open(path, "rb") as file:
+            return words in file.read(2048)
+    except OSError:
+        return False
+
+
+def _clash(given: str | Path, made: Path) -> ConfigError:
+    return ConfigError(f"{given} is an input of this run, which would write {made} in its place. {_REMEDY}.")
+
+
+def _foreign(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} is there already, and no run of VirNucPro made it: it would be replaced. {_REMEDY}, or move it away."
+    )

@@ -1,0 +1,161 @@
+"""The records of a sample's files as a run takes them: one after the other, counted, RNA as DNA, no id twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from virnucpro.errors import InputError, StorageError
+from virnucpro.sequences.duplicates import DuplicateCheck
+from virnucpro.sequences.fasta import Record, read_fasta
+
+AGAIN = "Delete the shard folder and run again."
+
+_HEADER = "record\tlength\tfile\n"
+_NAMED = 3  # records that a note names
+_AS_DNA = bytes.maketrans(b"Uu", b"Tt")
+
+
+@dataclass
+class Tally:
+    """How many records there are of a kind, and the first few ids."""
+
+    count: int = 0
+    ids: list[str] = field(default_factory=list)
+
+    def add(self, identifier: str) -> None:
+        """Count one."""
+        self.count += 1
+        if len(self.ids) < _NAMED:
+            self.ids.append(identifier)
+
+    def note(self, said: str) -> list[str]:
+        """``said`` with number and names in place of ``{}``; nothing if there are none."""
+        if not self.count:
+            return []
+        names = ", ".join([*(name[:60] for name in self.ids), *(["…"] if self.count > len(self.ids) else [])])
+        number = f"{self.count:,} record{'s' * (self.count > 1)}"
+        return [f"{said.format(number)}: {names}"]
+
+
+class SampleRecords:
+    """A context manager that reads the records once, lists them in ``records.tsv``, and refuses an id that occurs twice.
+
+    Args:
+        fastas: the sample's files, in order.
+        folder: where to write ``records.tsv`` and temporary files.
+        empty_records: "error", or "skip" to leave out records without a sequence.
+        rna_as_dna: read U as T in records that have no T; else their codons with U are left out, as the original does.
+        at: is told, with a file's index, how many bytes of it have been read.
+
+    Raises:
+        InputError: what ``read_fasta`` refuses; a file's name that a table can't hold; an id that occurs twice.
+    """
+
+    def __init__(
+        self,
+        fastas: Sequence[Path],
+        folder: Path,
+        empty_records: str = "error",
+        rna_as_dna: bool = True,
+        at: Callable[[int, int], object] = lambda number, position: None,
+    ) -> None:
+        if empty_records not in ("error", "skip"):
+            raise ValueError(f"empty_records must be 'error' or 'skip', not {empty_records!r}")
+        for path in fastas:
+            _check_name(path)
+        self._fastas, self._folder, self._at = fastas, folder, at
+        self._skip_empty, self._rna_as_dna = empty_records == "skip", rna_as_dna
+        self._table = open(folder / "records.tsv", "w", encoding="utf-8", newline="\n")
+        self._table.write(_HEADER)
+        self._duplicates = DuplicateCheck(folder)
+        self._fastq: set[str] = set()
+        self._files: list[str] = []  # what is to be said about files
+        self.count = self.bases = 0
+        self.skipped, self.rna, self.u_ignored = Tally(), Tally(), Tally()
+
+    def __enter__(self) -> SampleRecords:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._table.close()
+        self._duplicates.close()
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records with a sequence; in that of RNA, T in place of U."""
+        for number, path in enumerate(self._fastas):
+
+            def at(position: int, number: int = number) -> None:
+                self._at(number, position)
+
+            for record in read_fasta(path, self._skip_empty, at, self._files.append):
+                sequence = record.sequence
+                if not sequence:
+                    self.skipped.add(record.id)
+                    continue
+                if b"U" in sequence or b"u" in sequence:
+                    record = self._with_u(record)
+                self._table.write(f"{record.id}\t{len(sequence)}\t{path}\n")
+                self._duplicates.add(record.id)
+                self.count += 1
+                self.bases += len(sequence)
+                yield record
+            if record.fastq:
+                self._fastq.add(str(path))
+
+    def finish(self) -> None:
+        """Refuse an id that occurs twice."""
+        self._table.flush()
+        found = self._duplicates.first((record, file) for record, _, file in read_table(self._folder))
+        if found is None:
+            return
+        record, one, other = found
+        where = f"twice in {one}" if one == other else f"in {one} and in {other}"
+        said = f"record '{record}' occurs {where}."
+        if not {one, other} <= self._fastq:
+            raise InputError(f"{said} Ids must be unique in a sample: rename one.")
+        first = ". First part them, e.g. with seqtk seq -1 and seqtk seq -2." if one == other else "."
+        raise InputError(f"{said} They look like the mates of a pair: make two samples, one of each mate{first}")
+
+    def notes(self) -> list[str]:
+        """What a user should know of the records read so far."""
+        has_u = "with both U and T" if self._rna_as_dna else "with U"
+        return [
+            *self._files,
+            *self.skipped.note("left out {} without a sequence"),
+            *self.rna.note("read {} as RNA, U as T, since there is no T"),
+            *self.u_ignored.note(f"left out the codons with U in {{}} {has_u}, as the original does"),
+        ]
+
+    def _with_u(self, record: Record) -> Record:
+        sequence = record.sequence
+        if not self._rna_as_dna or b"T" in sequence or b"t" in sequence:
+            self.u_ignored.add(record.id)
+            return record
+        self.rna.add(record.id)
+        return record._replace(sequence=sequence.translate(_AS_DNA))
+
+
+def read_table(folder: Path) -> Iterator[tuple[str, int, str]]:
+    """(record, length, file) of each row of ``records.tsv``."""
+    path = folder / "records.tsv"
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            if next(file, "") != _HEADER:
+                raise StorageError(f"{path}: not a table of records. {AGAIN}")
+            for line in file:
+                record, length, source = line.removesuffix("\n").split("\t")
+                yield record, int(length), source
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: can't be read ({error}). {AGAIN}") from error
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a file's name that no table can hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{str(path)!r}: the file's name isn't UTF-8. Rename it.") from None
+    if any(space in str(path) for space in "\t\r\n"):
+        raise InputError(f"{str(path)!r}: a tab or line break in a file's name. Rename it.")
