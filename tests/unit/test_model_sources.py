@@ -35,6 +35,14 @@ def test_a_name_tells(name, tmp_path):
     assert find("protein", name, tmp_path).architecture is ESM2
 
 
+def test_what_is_fetched_keeps_its_architecture(tmp_path):
+    """Rules are called after it, and jobs read the workflow again once the model is there."""
+    (tmp_path / "someone--unknown").mkdir()
+    (tmp_path / "someone--unknown" / "config.json").write_text('{"model_type": "other_type"}')
+    assert find("protein", "someone/unknown", tmp_path).architecture is ESM2
+    assert find("protein", str(tmp_path / "someone--unknown"), tmp_path).architecture is OTHER
+
+
 def test_a_folder_tells_by_its_configuration(tmp_path):
     for model_type, wanted in (("esm", "esm2"), ("other_type", "other"), ("t5", "esm2"), (None, "esm2")):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))

@@ -24,6 +24,7 @@ from virnucpro.embeddings.store import open_shard
 from virnucpro.encoders import embed, embedder, original
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.encoders.loading import load_encoder, write_encoder
+from virnucpro.encoders.ops import CompiledOps
 from virnucpro.encoders.precision import PRECISIONS
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.encoders.spec import read_spec
@@ -157,6 +158,7 @@ def test_half_precision_and_compilation_change_what_runs(shard, monkeypatch):
         embedder, "choose_precision", lambda name, *on: PRECISIONS["fp16"] if name == "auto" else choose(name, *on)
     )
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    monkeypatch.setattr(embedder, "COMPILED", CompiledOps())
     half, attributes, _ = run(shard, monkeypatch)
     assert (attributes["precision"], attributes["kernels"], compiled) == ("fp16", "pytorch", [])
     full, attributes, _ = run(shard, monkeypatch, VIRNUCPRO_DISABLE_FP16="1", VIRNUCPRO_COMPILE_MODEL="1")

@@ -21,7 +21,7 @@ import torch
 from virnucpro.encoders.device import Device
 from virnucpro.encoders.encoder import Encoder
 from virnucpro.encoders.graphs import Graphs
-from virnucpro.encoders.ops import PYTORCH, CompiledOps, Kernels, Ops, compiled_graphs
+from virnucpro.encoders.ops import COMPILED, PYTORCH, Kernels, Ops, compiled_graphs
 from virnucpro.encoders.packing import PackedBatch, gather_sequences, plan_batches
 from virnucpro.encoders.precision import PRECISIONS, Precision, choose_precision
 from virnucpro.encoders.tokenizing import FIRST_SLICE_SIZE, SLICE_SIZE, SUBPROCESS_SEQUENCES, TokenSlices
@@ -137,7 +137,7 @@ class Embedder:
             logger.info("fp8 differs from half precision by %.3g on a sample", self.fp8_error)
             return self.encoder.ops
         if compile:
-            return CompiledOps()
+            return COMPILED
         return PYTORCH if reason else Kernels()
 
     def _graphed(self) -> bool:
@@ -320,7 +320,7 @@ class Embedder:
             "redone_batches": self.redone,
             "out_of_memory": self.out_of_memory,
         }
-        if self.kernels == CompiledOps.name:
+        if self.kernels == COMPILED.name:
             facts["compiled_graphs"] = compiled_graphs()
         if self.graphs is not None:
             facts |= {"graphs": len(self.graphs.recorded), "graph_packs": self.graphs.replayed}

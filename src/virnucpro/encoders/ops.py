@@ -92,7 +92,7 @@ class Ops:
 
 
 class CompiledOps(Ops):
-    """Plain PyTorch, compiled between one attention and the next."""
+    """Plain PyTorch, compiled between one attention and the next. One for a process, or it would be compiled anew."""
 
     name = "compiled"
 
@@ -151,7 +151,7 @@ def as_stream(x: torch.Tensor | Stream) -> Stream:
     return x if isinstance(x, Stream) else Stream(x)
 
 
-PYTORCH = Ops()
+PYTORCH, COMPILED = Ops(), CompiledOps()
 
 
 def compilable(part: Part) -> Part:

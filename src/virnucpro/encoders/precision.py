@@ -39,13 +39,11 @@ class Precision:
         return getattr(torch, self.dtype_name)
 
     def unavailable_reason(self, device: Device) -> str | None:
-        """Why it can't be computed on a device, or None where it can."""
-        if not device.is_gpu:
-            return None if self.name == "fp32" else "a CPU has no fast arithmetic for it"
-        if self.capability > (0, 0) and device.capability < self.capability:
-            needed = ".".join(map(str, self.capability))
-            return f"{device.model} has no arithmetic for it (compute capability {needed} has)"
-        return None
+        """Why a GPU can't compute it, or None where it can."""
+        if self.capability == (0, 0) or (device.is_gpu and device.capability >= self.capability):
+            return None
+        needed = ".".join(map(str, self.capability))
+        return f"{device.model} has no arithmetic for it (compute capability {needed} has)"
 
 
 PRECISIONS = {

@@ -50,13 +50,14 @@ class ModelSource:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """An encoder's, by a known name, else by what its files say, else the role's default; looks at the disk only."""
+        """An encoder's: by its name, for a path by what the files there say, else the role's default.
+
+        A model that may yet be fetched is told by its name alone, before and after that: rules are called after it.
+        """
         known = architectures(self.role)
-        for each in known:
-            if self.name in each.published or self.name in each.bundled:
-                return each
-        if not self.path.exists():
-            return next((each for each in known if each.shape_of(self.path.name)), known[0])
+        if self.published:
+            named = (each for each in known if self.name in each.published or each.shape_of(self.path.name))
+            return next(named, known[0])
         said = _said(self.path)
         return next((each for each in known if said == each.name or said in each.model_types), known[0])
 
