@@ -7,6 +7,6 @@ cd "$(dirname "$0")/.."
 export CONDA_OVERRIDE_CUDA=13.0
 micromamba install --yes --name base --file "envs/$1.yaml"
 micromamba install --yes --name base --channel conda-forge --override-channels pip hatchling
-micromamba run --name base python -m pip install --no-cache-dir snakemake==9.27.1 click==8.5.1 pygments==2.21.0
+micromamba run --name base python -m pip install --no-cache-dir snakemake==9.27.1 click==8.5.1 psutil==7.2.2 pygments==2.21.0
 micromamba run --name base python -m pip install --no-cache-dir --no-deps --no-build-isolation .
 micromamba clean --all --yes

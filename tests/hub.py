@@ -66,12 +66,14 @@ class Hub:
             self._send(request, 200, self.page, {"Content-Type": "text/html"})
             return
         if path.startswith("/api/models/"):
-            repository = self.folder / path.removeprefix("/api/models/")
+            name, _, tree = path.removeprefix("/api/models/").partition("/tree/")
+            repository = self.folder / name
             if not repository.is_dir():
                 self._send(request, 404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
                 return
             files = [self._describe(file) for file in sorted(repository.iterdir())]
-            self._send(request, 200, json.dumps({"id": repository.name, "sha": COMMIT, "siblings": files}).encode(), {})
+            answer = files if tree else {"id": repository.name, "sha": COMMIT, "siblings": files}
+            self._send(request, 200, json.dumps(answer).encode(), {})
             return
         if path.startswith("/classifiers/"):
             self._send(request, 302, b"", {"Location": f"/raw{path}"})
@@ -81,6 +83,7 @@ class Hub:
             self._send(request, 404, b"", {})
             return
         size, headers, start = file.stat().st_size, {"ETag": f'"{file.stat().st_mtime_ns}"'}, 0
+        headers["X-Repo-Commit"] = COMMIT
         if (given := request.headers.get("Range")) and not self.refuses_ranges:
             start = int(given.removeprefix("bytes=").rstrip("-"))
             headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
@@ -93,9 +96,10 @@ class Hub:
 
     def _describe(self, file: Path) -> dict:
         entry = {"rfilename": file.name, "size": file.stat().st_size, "blobId": "b" * 40}
+        entry |= {"type": "file", "path": file.name, "oid": "b" * 40}  # in the list of a commit's files
         if file.suffix in (".safetensors", ".bin"):  # large files are in LFS, which knows their SHA-256
             digest = "0" * 64 if file.name in self.false_digests else sha256_file(file)
-            entry["lfs"] = {"sha256": digest, "size": entry["size"], "pointerSize": 130}
+            entry["lfs"] = {"sha256": digest, "oid": digest, "size": entry["size"], "pointerSize": 130}
         return entry
 
     def _send(self, request, status: int, content: bytes | memoryview, headers: dict[str, str], name: str = "") -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from virnucpro import downloads, installation
+from virnucpro import downloads, installation, planning
 from virnucpro.benchmark import random_encoder
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.spec import read_classifier_spec
@@ -30,6 +30,7 @@ from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import ModelError, VirNucProError
 from virnucpro.models.registry import CLASSIFIER, PROTEIN, ROLES, Shape
 from virnucpro.models.sources import KEYS, ModelSource, find
+from virnucpro.provenance import package_version
 from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.frames import open_frames_of
 from virnucpro.sequences.survey import Survey, survey
@@ -63,14 +64,7 @@ class Case:
 
     @cached_property
     def options(self) -> EmbedOptions:
-        switches, settings = Switches.read(os.environ), self.settings
-        return EmbedOptions(
-            precision=switches.precision(settings.precision),
-            attention=settings.attention,
-            tokens_per_batch=settings.tokens_per_batch,
-            compile=switches.compile(settings.compile),
-            batching=switches.batching,
-        )
+        return EmbedOptions.of(self.settings.as_dict(), Switches.read(os.environ))
 
     @cached_property
     def device(self) -> str:
@@ -141,10 +135,10 @@ def programs(case: Case) -> Iterator[Finding]:
     """Programs."""
     yield Finding("Python", OK, f"{sys.version.split()[0]}, {sys.executable}")
     optional = ("flash-attn", "snakemake-executor-plugin-slurm")
-    fine = [f"{name} {_version(name) or 'not installed (optional)'}" for name in optional]
-    installed = metadata.requires("virnucpro") if _version("virnucpro") else []  # else a clone, used as it is
+    fine = [f"{name} {package_version(name) or 'not installed (optional)'}" for name in optional]
+    installed = metadata.requires("virnucpro") if package_version("virnucpro") else []  # else a clone, used as it is
     for requirement in map(Requirement, installed or []):
-        name, version = requirement.name, _version(requirement.name)
+        name, version = requirement.name, package_version(requirement.name)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         if version and requirement.specifier.contains(version, prereleases=True):
@@ -218,7 +212,7 @@ def compiler(case: Case) -> Iterator[Finding]:
     """torch.compile."""
     names = [os.environ.get("CXX", "c++"), "g++", "clang++"] if case.device == "cpu" else ["gcc", "cc", "clang"]
     found = [path for path in map(shutil.which, names) if path][:1] or ["no " + " or ".join(names)]
-    if case.device == "cuda" and not _version("triton"):
+    if case.device == "cuda" and not package_version("triton"):
         found.append("no triton")
     missing = any(part.startswith("no ") for part in found)
     state = PROBLEM if missing and case.options.compile else OK
@@ -265,9 +259,8 @@ def fit(case: Case) -> Iterator[Finding]:
 def space(case: Case) -> Iterator[Finding]:
     """Disk."""
     widths = PUBLISHED_WIDTHS | {role: shape.width for role, (_, shape) in case.shapes.items()}
-    # Vectors twice (per shard and merged), frames as text, and four rows of tables per frame; prepared models.
-    needed = case.work.open_frames * (8 * sum(widths.values()) + 600) + case.work.residues * 4
-    needed += 2**20 * sum(case.source(role).megabytes for role in KEYS)
+    models = (case.source(role).megabytes for role in KEYS)
+    needed = planning.disk_space(case.work.open_frames, case.work.residues, widths.values(), models)
     output, scratch = Path(case.settings.output_dir).absolute(), Path(tempfile.gettempdir())
     for about, folder, wanted, short in ("disk", output, needed, PROBLEM), ("scratch", scratch, 2**30, NOTE):
         free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir())).free
@@ -280,8 +273,7 @@ def memory(case: Case) -> Iterator[Finding]:
     """Memory."""
     if case.device != "cpu" or not case.shapes:
         return
-    # In fp32, 12 · width² weights a layer; beside them PyTorch, a pack and a shard's vectors.
-    needed = max(4 * 12 * shape.layers * shape.width**2 for _, shape in case.shapes.values()) + 2e9
+    needed = max(planning.encoder_memory(shape.layers, shape.width) for _, shape in case.shapes.values())
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = f"{total / 1e9:,.1f} GB, {needed / 1e9:,.1f} GB will do"
     remedy = "Take a smaller ESM-2, a GPU, or a machine with more." if needed > total else ""
@@ -299,7 +291,7 @@ def cluster(case: Case) -> Iterator[Finding]:
         lines = [*lines[:LISTED], f"and {len(lines) - LISTED} more"]
     if status:
         lines, remedy = lines[:1], "Run where the controller is reached."
-    elif not _version("snakemake-executor-plugin-slurm"):
+    elif not package_version("snakemake-executor-plugin-slurm"):
         remedy = "Snakemake's plugin is missing: pip install snakemake-executor-plugin-slurm"
     yield Finding("SLURM", NOTE if remedy else OK, f"sinfo: {', '.join(lines)}", remedy)
 
@@ -369,13 +361,6 @@ def _inputs(source: ModelSource) -> int | None:
     if source.published:
         return sum(PUBLISHED_WIDTHS.values())
     return read_classifier_spec(source.path).width if source.path.suffix == ".safetensors" else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _output(*command: Sequence[str] | str) -> tuple[int, str]:

@@ -1,38 +1,27 @@
 """Published models → the models folder: fetched once, whole or not at all, checked by SHA-256 ever after.
 
-A download collects its files in a hidden folder beside the model's place, where a later one goes on after a break; it
-moves into place when all is there. The digests lie beside a model as ``NAME.sha256``, in ``sha256sum``'s format.
+A download goes to a hidden file or folder beside the model's place, where a later one goes on after a break; it moves into
+place when all is there. The digests lie beside a model as ``NAME.sha256``, in ``sha256sum``'s format.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from virnucpro.encoders.prepare import WEIGHTS
 from virnucpro.errors import ModelError
 from virnucpro.files import atomic_file, sha256_file, sync
+from virnucpro.locks import locked
 from virnucpro.models.sources import ModelSource
 
 logger = logging.getLogger(__name__)
-
-
-class _File(NamedTuple):
-    """A file to fetch; what the publisher doesn't tell is None."""
-
-    name: str
-    url: str  # or a path
-    size: int | None
-    sha256: str | None
-    headers: dict[str, str]
 
 
 def obtain(source: ModelSource, record: Path | None = None) -> dict[str, str]:
@@ -43,7 +32,7 @@ def obtain(source: ModelSource, record: Path | None = None) -> dict[str, str]:
     """
     digests = None
     if not source.path.exists():
-        with _alone(source):
+        with _fetching(source):
             if not source.path.exists():
                 digests = _fetch(source)
     digests = digests or verify(source)
@@ -83,16 +72,19 @@ def command(source: ModelSource) -> str:
 def _fetch(source: ModelSource) -> dict[str, str]:
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-    folder, name = source.path.parent, source.path.name
+    folder = source.path.parent
+    repository = source.published.repository if source.published else None
     try:
-        revision, files = _plan(source)
-        partial = folder / f".{name}-{revision}.partial"
-        partial.mkdir(exist_ok=True)
-        found = {}
-        for file in files:
-            logger.info("fetching %s to %s", file.url, partial)
-            digest = _download(file, partial / file.name)
-            found[name if file.name == name else f"{name}/{file.name}"] = digest
+        if repository:
+            logger.info("fetching %s to %s", repository, source.path)
+            fetched, found = _fetch_repository(repository, source.path)
+        else:
+            assert source.published is not None and source.published.publisher is not None
+            variable, default = source.published.publisher
+            url = f"{os.environ.get(variable, default).rstrip('/')}/{source.path.name}"
+            logger.info("fetching %s to %s", url, source.path)
+            fetched = _fetch_file(url, source.path)
+            found = {source.path.name: sha256_file(fetched)}
     except (OSError, HTTPError, ValueError) as error:  # ValueError: an id or an answer that makes no sense
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         remedy = f"Run it again, and it goes on with what has arrived: {command(source)}"
@@ -106,65 +98,78 @@ def _fetch(source: ModelSource) -> dict[str, str]:
     if known := _read_record(source):
         _compare(source, found, known)
     _write(_record(source), found)
-    for file in files:
-        sync(partial / file.name)
-    os.rename(partial / name if files[0].name == name else partial, source.path)
+    for path in [fetched, *(fetched.iterdir() if repository else ())]:
+        sync(path)
+    os.rename(fetched, source.path)
     sync(folder)
-    for left in folder.glob(f".{name}-*.partial"):
-        shutil.rmtree(left)
     return found
-
-
-def _plan(source: ModelSource) -> tuple[str, list[_File]]:
-    """What to fetch, and an identifier of this state of it."""
-    if source.published and source.published.repository:
-        return _repository(source.published.repository)
-    from huggingface_hub.utils import get_session, hf_raise_for_status
-
-    assert source.published is not None and source.published.publisher is not None
-    variable, default = source.published.publisher
-    url = f"{os.environ.get(variable, default).rstrip('/')}/{source.path.name}"
-    response = get_session().head(url, headers={"Accept-Encoding": "identity"}, timeout=_TIMEOUT)
-    hf_raise_for_status(response)
-    if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise ConnectionError(f"{url} is answered with a web page, by a proxy that asks for something perhaps")
-    size = response.headers.get("Content-Length")
-    state = hashlib.sha256(f"{response.headers.get('ETag')} {size}".encode()).hexdigest()
-    return state[:12], [_File(source.path.name, url, int(size) if size else None, None, {})]
 
 
 _TIMEOUT = 30  # seconds
 
 
-def _repository(repository: str) -> tuple[str, list[_File]]:
-    """A Hugging Face repository's weights, settings and tokenizer, from the Hub's own cache where it has them.
+def _fetch_file(url: str, target: Path) -> Path:
+    """Download a file to a hidden one beside ``target``, going on where an earlier attempt at the same state ended."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import get_session, hf_raise_for_status
 
-    Where there is no way to the Hub, a complete copy in that cache will do, of whatever state.
+    response = get_session().head(url, headers={"Accept-Encoding": "identity"}, timeout=_TIMEOUT)
+    hf_raise_for_status(response)
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise ConnectionError(f"{url} is answered with a web page, by a proxy that asks for something perhaps")
+    size = response.headers.get("Content-Length")
+    state = hashlib.sha256(f"{response.headers.get('ETag')} {size}".encode()).hexdigest()[:12]
+    part = target.with_name(f".{target.name}.{state}.part")
+    for other in target.parent.glob(f".{target.name}.*.part"):
+        if other != part:
+            other.unlink()
+    with open(part, "ab") as handle:
+        http_get(url, handle, resume_size=handle.tell(), expected_size=int(size) if size else None)
+    return part
+
+
+def _fetch_repository(repository: str, target: Path) -> tuple[Path, dict[str, str]]:
+    """Download a Hugging Face repository's weights, settings and tokenizer to a hidden folder beside ``target``.
+
+    They are taken from the Hub's own cache where it has them; where there is no way to the Hub, a complete copy in that
+    cache will do, of whatever state. Returns the folder, and the SHA-256 of its files under their names in the models folder.
     """
-    from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError
-    from huggingface_hub.utils import build_hf_headers
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    folder = target.with_name(f".{target.name}.partial")
+    folder.mkdir(exist_ok=True)
+    published: dict[str, str] = {}
     try:
         info = HfApi(endpoint=endpoint).model_info(repository, files_metadata=True, timeout=_TIMEOUT)
     except (OSError, HTTPError):
         cached = try_to_load_from_cache(repository, "config.json")
-        folder = Path(cached).parent if isinstance(cached, str) else Path(os.devnull)
-        if not (names := _wanted([path.name for path in folder.glob("*")])):
+        copies = {path.name: path for path in Path(cached).parent.glob("*")} if isinstance(cached, str) else {}
+        if not (names := _wanted(copies)):
             raise
-        return folder.name[:12], [_File(name, str(folder / name), None, None, {}) for name in names]
-    listed = {file.rfilename: file for file in info.siblings or []}
-    names = _wanted(listed)
-    if not names:
-        raise ModelError(f"{repository} has no config.json, or none of {', '.join(WEIGHTS)}. Is it the right model?")
-    files = []
-    for name in names:
-        cached = try_to_load_from_cache(repository, name, revision=info.sha)
-        url = cached if isinstance(cached, str) else hf_hub_url(repository, name, revision=info.sha, endpoint=endpoint)
-        lfs = listed[name].lfs
-        files.append(_File(name, url, listed[name].size, lfs.sha256 if lfs else None, build_hf_headers()))
-    return str(info.sha)[:12], files
+        for name in names:
+            shutil.copyfile(copies[name], folder / name)
+    else:
+        listed = {file.rfilename: file for file in info.siblings or []}
+        if not (names := _wanted(listed)):
+            raise ModelError(
+                f"{repository} has no config.json, or none of {', '.join(WEIGHTS)}. Is it the right model?"
+            ) from None
+        snapshot_download(repository, revision=info.sha, local_dir=folder, allow_patterns=names, endpoint=endpoint)
+        published = {name: lfs.sha256 for name in names if (lfs := listed[name].lfs)}
+    found = {name: sha256_file(folder / name) for name in names}
+    for name, digest in published.items():
+        if found[name] != digest:
+            (folder / name).unlink()
+            raise ModelError(
+                f"{repository}/{name} arrived with SHA-256 {found[name][:12]}…, but its publisher says {digest[:12]}…: it "
+                "was damaged or replaced on its way. It is deleted; fetch it again."
+            )
+    for path in folder.iterdir():  # what the library keeps there, and what another state had
+        if path.name not in names:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder, {f"{target.name}/{name}": digest for name, digest in found.items()}
 
 
 def _wanted(names: Collection[str]) -> list[str]:
@@ -181,32 +186,6 @@ def _wanted(names: Collection[str]) -> list[str]:
     return [weights, *shards, "config.json", *(name for name in ("tokenizer.json",) if name in names)]
 
 
-def _download(file: _File, target: Path) -> str:
-    """Fetch one file, going on where an earlier attempt ended, and return its SHA-256."""
-    from huggingface_hub.file_download import http_get
-
-    if not target.exists():
-        part = target.with_name(f"{target.name}.part")
-        if Path(file.url).is_absolute():
-            shutil.copyfile(file.url, part)
-        else:
-            if file.size is not None and part.exists() and part.stat().st_size > file.size:
-                part.unlink()
-            with open(part, "ab") as handle:
-                have = handle.tell()
-                http_get(file.url, handle, resume_size=have, headers=file.headers, expected_size=file.size)
-        digest = sha256_file(part)
-        if file.sha256 not in (None, digest):
-            part.unlink()
-            raise ModelError(
-                f"{file.url} arrived with SHA-256 {digest[:12]}…, but its publisher says {str(file.sha256)[:12]}…: it was "
-                "damaged or replaced on its way. It is deleted; fetch it again."
-            )
-        os.replace(part, target)
-        return digest
-    return sha256_file(target)
-
-
 def _compare(source: ModelSource, found: dict[str, str], known: dict[str, str]) -> None:
     for name in sorted(known.keys() | found):
         if found.get(name) != known.get(name):
@@ -218,22 +197,17 @@ def _compare(source: ModelSource, found: dict[str, str], known: dict[str, str]) 
 
 
 @contextmanager
-def _alone(source: ModelSource) -> Iterator[None]:
+def _fetching(source: ModelSource) -> Iterator[None]:
     """Only one process fetches a model; the others wait, and find it there."""
     folder = source.path.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / f".{source.path.name}.lock", "a")
-    except OSError as error:
-        raise ModelError(
-            f"'{source.name}' isn't in {folder}, and nothing can be written there ({error}). Set another 'models_dir'."
-        ) from error
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that fetches %s", source.path)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / f".{source.path.name}.lock", f"fetching {source.path}"))
+        except OSError as error:
+            raise ModelError(
+                f"'{source.name}' isn't in {folder}, and nothing can be written there ({error}). Set another 'models_dir'."
+            ) from error
         yield
 
 

@@ -1,24 +1,23 @@
 """Files that appear whole or not at all, and their digests.
 
-A writer works on a temporary name in the destination's own folder, syncs it and renames it. Beside it lies a file that
-the writer holds an ``flock`` on, so that what a killed process left behind can be told from what a living one is still
-writing: the kernel frees the lock with the process. (Not on the temporary itself: safetensors, for one, puts a new file
-there.)
+A writer holds a lock on its output, works on a temporary name of its own in the same folder, syncs it and renames it. So
+whatever other temporaries there are of that output were left by killed writers.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+
+from virnucpro.locks import locked
 
 BLOCK = 1 << 20
 
@@ -94,45 +93,53 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` that is this block's: what it makes there is gone afterwards, unless it renames it."""
+    """A name beside ``path`` that is this block's: what it makes there is gone afterwards, unless it renames it.
+
+    Another writer of ``path`` is waited for; what killed ones left is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    while True:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".lock", dir=path.parent)
-        with suppress(OSError):  # a file system without locks, where nobody can have the lock that allows to remove it
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.path.exists(name):
-            break
-        os.close(descriptor)  # before it was locked, another writer took it for abandoned
-    lock = Path(name)
-    try:
-        yield lock.with_suffix(".tmp")
-    finally:
-        _discard(lock)
-        os.close(descriptor)
+    with _writing(path) as alone:
+        if alone:
+            for suffix in _SUFFIXES:
+                for left in path.parent.glob(f".{glob.escape(path.name)}.????????{suffix}"):
+                    _remove(left)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            yield temporary
+        finally:
+            for suffix in _SUFFIXES:
+                _remove(temporary.with_suffix(suffix))
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Delete temporaries of ``path`` whose writer no longer lives."""
-    for lock in path.parent.glob(f".{glob.escape(path.name)}.????????.lock"):
-        with suppress(OSError):  # held by a living writer, or already gone
-            descriptor = os.open(lock, os.O_RDWR)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _discard(lock)
-            finally:
-                os.close(descriptor)
+_SUFFIXES = (".tmp", ".old")
+"""Of a writer's new content, and of a folder that it replaces."""
 
 
-def _discard(lock: Path) -> None:
-    """Remove what a lock stands for, and then the lock."""
-    for suffix in (".tmp", ".old"):
-        left = lock.with_suffix(suffix)
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
-    lock.unlink(missing_ok=True)
+@contextmanager
+def _writing(path: Path) -> Iterator[bool]:
+    """Hold the lock on an output; whether there are locks on its file system, and so no other writer."""
+    lock = path.with_name(f".{path.name}.lock")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, f"writing {path}"))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            lock.unlink(missing_ok=True)
+            yield False
+            return
+        stack.callback(lock.unlink, missing_ok=True)  # still held: who waits for it makes another
+        yield True
+
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _replace_directory(temporary: Path, path: Path) -> None:

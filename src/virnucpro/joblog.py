@@ -19,20 +19,7 @@ logger = logging.getLogger("virnucpro")
 
 @contextmanager
 def job(log: str | Path) -> Iterator[None]:
-    """Run a script's one library call as ``logged`` does; when that is done the process ends at once, with status 0.
-
-    What Python and CUDA would take down before holds nothing that is wanted, but a GPU for another half a second.
-    """
-    with logged(log):
-        yield
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
-        stream.flush()
-    os._exit(0)
-
-
-@contextmanager
-def logged(log: str | Path) -> Iterator[None]:
-    """Run a job's one library call with ``log`` as its log file.
+    """Run a script's one library call with ``log`` as its log file.
 
     An earlier attempt's log is kept as ``<name>.log.1``, ``<name>.log.2``, … A VirNucProError, a full disk
     or a folder that can't be written or is gone ends the process with status 1 and a message; anything else keeps its
@@ -46,7 +33,7 @@ def logged(log: str | Path) -> Iterator[None]:
             number += 1
         log.rename(kept)
     handlers = (logging.FileHandler(log), logging.StreamHandler(sys.stderr))
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)

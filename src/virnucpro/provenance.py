@@ -1,31 +1,101 @@
-"""Where a result comes from: what any output of the workflow says of its making."""
+"""What every output records of its making, and what any of them says of it.
+
+The run: versions, the configuration's digest, environment switches. The vectors: how they were computed, and how fast.
+The tables: models, threshold and all of that.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
-from virnucpro.embeddings.store import read_attributes
+from virnucpro import __version__
 from virnucpro.errors import StorageError
 from virnucpro.models.model_file import read_entry
-from virnucpro.record import origins, read_json
 
+PLACES = (
+    "samples", "training_data", "labels", "evaluate_split", "check_published",
+    "output_dir", "cache_dir", "models_dir", "gpu_lease_dir",
+)  # fmt: skip
+"""Keys of the configuration that say where files are; its digest leaves them out, so that the same run elsewhere has the same."""
+OF_VECTORS = ("precision", "backend", "batching", "compile", "device", "versions", "configuration_sha256", "switches")
+"""Attributes of a shard that say how its vectors were computed; ``embeddings.h5`` has each way once."""
+OF_JOBS = (
+    "device", "precision", "backend", "tokens", "seconds", "tokens_per_second", "fill", "gpu_name", "gpu_seconds",
+    "job_seconds", "cpu_seconds", "max_rss",
+)  # fmt: skip
+"""Those that ``embeddings.h5`` keeps of each shard."""
+OF_TABLES = (
+    "threshold", "chunk_length", "classifier", "dna_encoder", "protein_encoder", "computed", "run", "configuration",
+)  # fmt: skip
+"""Keys of a sample's summary that say how its tables were made."""
+CONTENT = ("alphabet", "tokenizer", "metrics", "reliability", "history", "rows", "gates", "not_available")
+"""Keys of any record that are its file's content rather than its origin."""
 RECORDS = ("summary.json", "evaluation.json", "training.json", "check.json", "manifest.json")
 """What stands for the files beside it that have no room for a record: tables, FASTA, plots and pages."""
 
-_BULKY = (
-    "alphabet",
-    "tokenizer",
-    "metrics",
-    "reliability",
-    "history",
-    "rows",
-    "gates",
-    "not_available",
-)  # content of a file rather than its origin
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its jobs know it.
+
+    Made while the workflow is parsed. None of it makes a result stale, so it isn't of a type that Snakemake compares.
+    """
+
+    configuration: Mapping[str, Any] = field(default_factory=dict)  # all keys, resolved
+    switches: Mapping[str, bool] = field(default_factory=dict)  # environment switches that are set
+    snakemake: str | None = None  # version
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain mapping for HDF5 attributes and JSON; versions are those of the process that asks."""
+        decisive = {key: value for key, value in self.configuration.items() if key not in PLACES}
+        return {
+            "versions": {
+                "virnucpro": __version__,
+                "python": platform.python_version(),
+                "torch": package_version("torch"),
+                "snakemake": self.snakemake,
+            },
+            "configuration_sha256": _digest(decisive) if self.configuration else None,
+            "switches": dict(self.switches),
+        }
+
+
+def origins(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """How the tables in these samples' folders were made: each way once, with the ``samples`` that it holds for.
+
+    Folders without a summary are left out; raises StorageError for one that can't be read.
+    """
+    ways: list[tuple[dict[str, Any], list[str]]] = []
+    for folder in folders:
+        if not (path := folder / "summary.json").is_file():
+            continue
+        summary = read_json(path)
+        made = {key: summary[key] for key in OF_TABLES if key in summary}
+        samples = next((samples for known, samples in ways if known == made), None)
+        if samples is None:
+            ways.append((made, samples := []))
+        samples.append(folder.name)
+    return [{"samples": samples, **made} for made, samples in ways]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a record's file, empty for anything else that JSON can hold; StorageError if it isn't JSON."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StorageError(f"{path}: can't be read as JSON ({error}). Delete it and run again.") from error
+    return found if isinstance(found, dict) else {}
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
@@ -49,7 +119,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
         found = _of_folder(path)
     if not found:
         raise StorageError(f"{path}: holds no record of its making. Name an output of this workflow.")
-    return {key: value for key, value in found.items() if key not in _BULKY}
+    return {key: value for key, value in found.items() if key not in CONTENT}
 
 
 def _of_hdf5(path: Path) -> dict[str, Any]:
@@ -72,3 +142,25 @@ def _of_folder(path: Path) -> dict[str, Any]:
         if ways := origins(sorted(folder.glob("[!.]*/"))):
             return ways[0] if len(ways) == 1 else {"ways": ways}
     return {}
+
+
+def read_attributes(file: h5py.File) -> dict[str, Any]:
+    """A shard's attributes, as they were given to ``ShardFile.finish``."""
+    found = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
+    for key, value in found.items():
+        if isinstance(value, str) and (value == "null" or value[:1] == "{"):
+            with suppress(ValueError):
+                found[key] = json.loads(value)
+    return found
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def package_version(package: str) -> str | None:
+    """Version of a package, without importing it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

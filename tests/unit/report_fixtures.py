@@ -45,7 +45,7 @@ def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4
         for number in range(2)
         for encoder in ("dna", "protein")
     ]
-    shards[3] |= {"device": "cuda", "gpu_name": "H9", "gpu_utilisation": 0.875, "job_seconds": 83.0, "cpu_seconds": 71.0, "max_rss": 1234.0}  # fmt: skip
+    shards[3] |= {"device": "cuda", "gpu_name": "H9", "gpu_seconds": 2.625, "job_seconds": 83.0, "cpu_seconds": 71.0, "max_rss": 1234.0}  # fmt: skip
     encoders = {
         f"{role}_encoder": {"name": f"mini-{role}", "architecture": name, "weights_sha256": role[0] * 64, **ENCODER}
         for role, name in ARCHITECTURES.items()

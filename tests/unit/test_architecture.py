@@ -17,20 +17,22 @@ ROOT = installation.root()
 PACKAGE = ROOT / "src" / "virnucpro"
 LAYERS = [
     "errors",
+    "locks",
     "paths",
     "input_tables",
     "files",
     "outputs",
+    "rendering",
     "switches",
-    "record",
+    "planning",
     "configuration",
     "models",
+    "provenance",
     "sequences",
     "encoders",
-    "lease",
+    "gpu",
     "embeddings",
     "classifier",
-    "provenance",
     "check",
     "benchmark",
     "report",
@@ -79,14 +81,6 @@ def test_imports_go_one_way():
         assert modules(file) <= allowed, f"{file} imports {modules(file) - allowed}"
 
 
-def test_only_scripts_end_their_process():
-    """``joblog.job`` in a test would end the tests, with status 0."""
-    for file in [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == "virnucpro.joblog":
-                assert "job" not in [alias.name for alias in node.names], file
-
-
 REFERENCES = {"check/reference.py": {"esm"}, "benchmark.py": {"transformers"}}
 """Where another implementation of an encoder is compared with, if it is installed."""
 
@@ -132,13 +126,23 @@ def test_parsing_the_workflow_needs_what_it_asks_for():
     """With `--sdm conda`, Snakemake runs where only its own requirements and these packages are."""
     common = (ROOT / "workflow/rules/common.smk").read_text()
     (asked,) = re.findall(r"for _package in \((.*)\):", common)
-    assert set(re.findall(r'"(\w+)"', asked)) == {"Bio", "h5py", "numpy", "safetensors", "tqdm", "zstandard"}
-    others = ["torch", "matplotlib", "sklearn", "tokenizers", "huggingface_hub", "pynvml", "click"]
+    assert set(re.findall(r'"(\w+)"', asked)) == {
+        "Bio",
+        "filelock",
+        "h5py",
+        "numpy",
+        "safetensors",
+        "tqdm",
+        "zstandard",
+    }
+    others = ["torch", "matplotlib", "sklearn", "tokenizers", "huggingface_hub", "psutil", "click"]
     hidden = f"import sys; sys.modules.update(dict.fromkeys({others}))\n"
     imports = "\n".join(re.findall(r"^from virnucpro.*", common, flags=re.M))
     subprocess.run([sys.executable, "-c", hidden + imports], check=True)
     page = (ROOT / "docs/quickstart-workstation.md").read_text()
-    assert all(f"`{name}`" in page for name in ("biopython", "h5py", "numpy", "safetensors", "tqdm", "zstandard"))
+    assert all(
+        f"`{name}`" in page for name in ("biopython", "filelock", "h5py", "numpy", "safetensors", "tqdm", "zstandard")
+    )
 
 
 def test_a_shard_job_imports_neither_reference():

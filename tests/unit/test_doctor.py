@@ -134,14 +134,14 @@ def test_partitions_of_a_cluster(monkeypatch, tmp_path):
         (tmp_path / name).write_text("#!/bin/sh\nseq -f 'part%g' 12\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(doctor, "_version", lambda _: "2.8")
+    monkeypatch.setattr(doctor, "package_version", lambda _: "2.8")
     finding = only(doctor.cluster(case()))
     assert finding.state == OK and finding.found.startswith("sinfo: part1, part2, ")
     assert finding.found.endswith("part10, and 2 more")
     (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'no controller\nmore of it' >&2\nexit 1\n")
     finding = only(doctor.cluster(case()))
     assert (finding.state, finding.found) == (NOTE, "sinfo: no controller") and "controller" in finding.remedy
-    monkeypatch.setattr(doctor, "_version", lambda _: None)
+    monkeypatch.setattr(doctor, "package_version", lambda _: None)
     (tmp_path / "sinfo").write_text("#!/bin/sh\necho part1\n")
     assert "pip install" in only(doctor.cluster(case())).remedy
 
@@ -189,7 +189,7 @@ def test_packages_that_are_missing_or_old(monkeypatch):
 )
 def test_slurm(monkeypatch, status, said, state):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(doctor, "_version", lambda _: "2.8")
+    monkeypatch.setattr(doctor, "package_version", lambda _: "2.8")
     monkeypatch.setattr(
         subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, status, said * (not status), said)
     )

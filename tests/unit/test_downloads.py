@@ -70,7 +70,7 @@ def test_a_file_is_fetched_once_and_its_digest_recorded(hub, folder, tmp_path):
     assert hub.downloads(source.path.name) == [None]
     assert (tmp_path / "record").read_text() == (folder / "esm2_t6_8M_UR50D.pt.sha256").read_text()
     subprocess.run(["sha256sum", "--check", "--strict", "esm2_t6_8M_UR50D.pt.sha256"], cwd=folder, check=True)
-    assert not list(folder.glob(".*.partial"))
+    assert not list(folder.glob(".*.part*"))
 
 
 def test_a_repository_is_fetched_without_its_code(hub, folder):
@@ -138,19 +138,26 @@ def test_a_dropped_connection_goes_on_where_it_was(hub, folder):
     assert esm(folder).path.read_bytes() == CONTENT
 
 
-def test_another_run_goes_on_with_what_a_failed_one_left(hub, folder):
-    hub.breaks["pytorch_model.bin"] = [500_000, *[0] * 5]
-    refused(dnabert(folder), "can't be fetched", "virnucpro models fetch zhihan1996/DNABERT-S --models-dir")
-    hub.requests.clear()
+def test_a_dropped_connection_to_a_repository_goes_on_where_it_was(hub, folder):
+    hub.breaks["pytorch_model.bin"] = [500_000]
     obtain(dnabert(folder))
-    assert hub.downloads("pytorch_model.bin") == ["bytes=500000-"]
+    assert hub.downloads("pytorch_model.bin") == [None, "bytes=500000-"]
     assert (folder / "DNABERT-S" / "pytorch_model.bin").read_bytes() == b"pytorch_model.bin" + CONTENT
-    assert not list(folder.glob(".*.partial"))
+
+
+def test_another_run_goes_on_with_what_a_failed_one_left(hub, folder):
+    hub.breaks["esm2_t6_8M_UR50D.pt"] = [500_000, *[0] * 5]
+    refused(esm(folder), "can't be fetched", "virnucpro models fetch 8M --models-dir")
+    hub.requests.clear()
+    obtain(esm(folder))
+    assert hub.downloads("esm2_t6_8M_UR50D.pt") == ["bytes=500000-"]
+    assert esm(folder).path.read_bytes() == CONTENT
+    assert not list(folder.glob(".*.part*"))
 
 
 def test_a_finished_file_of_an_unfinished_model_is_kept(hub, folder):
     hub.breaks["tokenizer.json"] = [0] * 6
-    refused(dnabert(folder), "can't be fetched")
+    refused(dnabert(folder), "can't be fetched", "models fetch zhihan1996/DNABERT-S")
     obtain(dnabert(folder))
     assert hub.downloads("pytorch_model.bin") == [None]
 
@@ -171,6 +178,20 @@ def test_a_file_that_changed_meanwhile_is_not_mixed_with_the_old_one(hub, folder
     assert esm(folder).path.read_bytes() == changed
 
 
+@pytest.mark.parametrize("source", [esm, dnabert])
+def test_a_full_disk_is_said(hub, folder, source):
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        refused(source(folder), "No space left on device", "virnucpro models fetch")
+        subprocess.run(["mount", "-o", "remount,size=9m", str(folder)], check=True)
+        obtain(source(folder))
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 def test_a_killed_download_goes_on(hub, folder):
     """Not even the process that was killed has to end well."""
     content = CONTENT * 12
@@ -180,9 +201,7 @@ def test_a_killed_download_goes_on(hub, folder):
     process = subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.DEVNULL)
     arrived = 10 * 2**20  # the library writes so much at a time
     deadline = time.monotonic() + 60
-    while (
-        sum(part.stat().st_size for part in folder.glob(".*.partial/*.part")) < arrived and time.monotonic() < deadline
-    ):
+    while sum(part.stat().st_size for part in folder.glob(".*.part")) < arrived and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()

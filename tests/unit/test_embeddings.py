@@ -131,7 +131,7 @@ def parts(tmp_path):
     protein = write_encoder(ESM2(ESM2Config(1, 32, 1, 16)), tmp_path / "protein.st", name="p")
     for role, spec in (("dna", dna), ("protein", protein)):
         (tmp_path / role).mkdir()
-        attributes = {"weights_sha256": spec.weights_sha256, "seconds": 1.0, "gpu_utilisation": 0.5}
+        attributes = {"weights_sha256": spec.weights_sha256, "seconds": 1.0, "gpu_seconds": 0.5}
         attributes |= {"job_seconds": 2.0, "cpu_seconds": 3.0, "max_rss": 4.0}
         write_shard(tmp_path / role / "abc.h5", IDS, vectors(spec.width), attributes)
     return tmp_path
@@ -151,7 +151,7 @@ def test_merged_rows_are_dna_then_protein(parts):
     with h5py.File(merged.path) as file:
         assert all(file[name].chunks is None for name in ("ids", "dna", "protein")), "in one piece"
     shards = merged.provenance["shards"]
-    kept = "encoder", "key", "gpu_utilisation", "job_seconds", "cpu_seconds", "max_rss"
+    kept = "encoder", "key", "gpu_seconds", "job_seconds", "cpu_seconds", "max_rss"
     assert [tuple(shard[name] for name in kept) for shard in shards] == [
         (role, role, 0.5, 2.0, 3.0, 4.0) for role in ("dna", "protein")
     ]

@@ -17,7 +17,7 @@ from virnucpro import installation
 ROOT = installation.root()
 PACKAGE = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NAMES = {"pytorch-cpu": "torch", "pytorch-gpu": "torch", "matplotlib-base": "matplotlib"}  # conda's → PyPI's
-ONLY_FOR_THE_COMMAND = {"snakemake", "click", "pygments"}
+ONLY_FOR_THE_COMMAND = {"snakemake", "click", "psutil", "pygments"}
 """Not needed by jobs; containers add them."""
 
 

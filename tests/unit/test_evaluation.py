@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from virnucpro.classifier.evaluation import Label, Labelled, evaluate, evaluate_from_table
 from virnucpro.classifier.metrics import METRICS, binary_metrics, calibration_error, reliability
 from virnucpro.classifier.tables import TablePaths, Tables
-from virnucpro.errors import InputError
+from virnucpro.errors import InputError, StorageError
 
 
 def tables(folder, name, virus, chunks=2, length=900, **about):
@@ -153,12 +153,12 @@ def test_missing_label_and_missing_table(tmp_path):
     sample = tables(tmp_path, "a", [0.5], records={"other": Label(True)})
     with pytest.raises(InputError, match="record a0 of sample a has no label"):
         evaluate([sample], tmp_path / "out")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(StorageError, match="no such file"):
         evaluate([Labelled("a", tmp_path / "x", Label(True))], tmp_path / "out")
 
 
 def test_a_split_that_is_none_is_named(tmp_path):
     (tmp_path / "labels.tsv").write_text("id\tlabel\nr1\t1\n")
     (tmp_path / "split.tsv").write_text("sample\trecord\ns\tr1\n")
-    with pytest.raises(InputError, match=r"split\.tsv, line 1: has no column 'part'"):
+    with pytest.raises(InputError, match=r"split\.tsv: isn't the split.tsv of a training"):
         evaluate_from_table(tmp_path / "labels.tsv", {}, tmp_path / "out", split=tmp_path / "split.tsv")

@@ -1,16 +1,19 @@
 """Files that appear whole or not at all."""
 
+import errno
 import fcntl
-import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from virnucpro.files import atomic_directory, atomic_file, sha256_file
-from virnucpro.joblog import logged
+from virnucpro.joblog import job
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -33,49 +36,44 @@ def test_a_folder_is_replaced_whole(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_only_what_a_killed_writer_left_is_removed(tmp_path, kind):
-    """Of two writers one is killed; the next one removes its temporary, not the living one's."""
+def test_a_writer_waits_for_another_and_removes_what_it_leaves_when_killed(tmp_path, kind, caplog):
     code = (
         f"import sys, time; from virnucpro.files import atomic_{kind}\n"
         "with atomic_" + kind + "(sys.argv[1]) as t: print(t, flush=True); time.sleep(60)"
     )
-    path = tmp_path / "target"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) for _ in "ab"
-    ]
-    temporaries = [writer.stdout.readline().strip() for writer in writers]
-    try:
-        writers[0].send_signal(signal.SIGKILL)
-        writers[0].wait()
-        with (atomic_file if kind == "file" else atomic_directory)(path) as temporary:
-            assert not os.path.exists(temporaries[0])
-            assert os.path.exists(temporaries[1])
-            assert str(temporary) not in temporaries
-        assert path.exists()
-    finally:
-        writers[1].kill()
-        writers[1].wait()
-    with (atomic_file if kind == "file" else atomic_directory)(path):
-        assert not os.path.exists(temporaries[1])
-
-
-@pytest.mark.parametrize("kind", ["file", "directory"])
-def test_a_temporary_that_is_removed_before_it_is_locked(tmp_path, kind, monkeypatch):
-    """The writer makes another one."""
-    lock, removed = fcntl.flock, []
-
-    def late(descriptor, operation):
-        if not removed:  # as a writer beside it would, in this very moment
-            removed.extend(tmp_path.iterdir())
-            removed[0].unlink()
-        lock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    path = tmp_path / "target"
-    with (atomic_file if kind == "file" else atomic_directory)(path) as temporary:
-        lock = temporary.with_suffix(".lock")
-        assert temporary.exists() and lock.exists() and lock != removed[0]
+    path, atomic = tmp_path / "target", atomic_file if kind == "file" else atomic_directory
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        left = Path(writer.stdout.readline().strip())
+        killer = threading.Timer(0.5, writer.kill)
+        killer.start()
+        with caplog.at_level("INFO"), atomic(path) as temporary:
+            assert writer.wait() == -signal.SIGKILL, "it waited"
+            assert not left.exists() and temporary not in (left, path)
+    assert f"waiting for process {writer.pid} on {socket.gethostname()} for writing {path}" in caplog.text
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_removes_nothing_of_another_files(tmp_path):
+    others = {tmp_path / name for name in (".target.tsv.01234567.tmp", ".target.01234567.01234567.tmp", ".target.mine")}
+    for other in others:
+        other.touch()
+    with atomic_file(tmp_path / "target"):
+        pass
+    assert set(tmp_path.iterdir()) == others | {tmp_path / "target"}
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """There nobody can tell what a living writer's is, so nothing is removed."""
+    left = tmp_path / ".target.01234567.tmp"
+    left.touch()
+
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with atomic_file(tmp_path / "target") as temporary:
+        temporary.write_text("written")
+    assert (tmp_path / "target").read_text() == "written" and set(tmp_path.iterdir()) == {tmp_path / "target", left}
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
@@ -91,8 +89,6 @@ def test_many_writers_of_one_path(tmp_path, kind):
     assert [writer.wait() for writer in writers] == [0] * 6
     texts = {(path / name).read_text() for name in "abcdefgh"} if path.is_dir() else {path.read_text()}
     assert len(texts) == 1 and texts <= set("012345")
-    with (atomic_file if kind == "file" else atomic_directory)(path):
-        pass  # takes away what two of them left to each other
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -116,14 +112,14 @@ def test_digest(tmp_path):
     ("raise ValueError('a fault')", 1, "ValueError: a fault"),
     ("raise KeyboardInterrupt", 130, "ERROR interrupted"),
 ])  # fmt: skip
-def test_a_job_ends_its_process_once_all_is_written(tmp_path, call, status, says):
+def test_a_job_ends_with_the_status_and_the_log_of_what_happened(tmp_path, call, status, says):
     script = (
-        "import atexit, sys\nfrom virnucpro.errors import VirNucProError\nfrom virnucpro.joblog import job\n"
-        f"atexit.register(print, 'taken down')\nwith job(sys.argv[1]):\n    {call}\nprint('not reached')\n"
+        "import sys\nfrom virnucpro.errors import VirNucProError\nfrom virnucpro.joblog import job\n"
+        f"with job(sys.argv[1]):\n    {call}\n"
     )
     run = subprocess.run([sys.executable, "-c", script, tmp_path / "job.log"], capture_output=True, text=True)
     assert run.returncode == status and says in (tmp_path / "job.log").read_text() and says in run.stderr
-    assert run.stdout == ("printed" if status == 0 else "taken down\n"), "and nothing of Python's own ending"
+    assert run.stdout == ("printed" if status == 0 else "")
     closed = 'exec "$0" -c "$1" "$2" >&- 2>&-'
     run = subprocess.run(["sh", "-c", closed, sys.executable, script, tmp_path / "closed.log"])
     assert run.returncode == status and says in (tmp_path / "closed.log").read_text()
@@ -132,11 +128,11 @@ def test_a_job_ends_its_process_once_all_is_written(tmp_path, call, status, says
 def test_a_folder_that_vanishes_meanwhile_is_one_message(tmp_path):
     gone, log = tmp_path / "scratch", tmp_path / "job.log"
     for make in (atomic_file, atomic_directory):
-        with pytest.raises(SystemExit) as stopped, logged(log), make(gone / "x"):
+        with pytest.raises(SystemExit) as stopped, job(log), make(gone / "x"):
             shutil.rmtree(gone)
         assert stopped.value.code == 1 and not gone.exists()
         text = log.read_text()
         assert f"ERROR No such file or directory: {gone}/" in text and "Traceback" not in text
-    with pytest.raises(FileNotFoundError), logged(log):
+    with pytest.raises(FileNotFoundError), job(log):
         (tmp_path / "absent").read_text()  # the folder is there: a fault of the program, perhaps
     assert "Traceback" in log.read_text()

@@ -11,9 +11,8 @@ from tests.unit.encoder_fixtures import random_esm2
 from virnucpro.cli import cli
 from virnucpro.embeddings.store import create_merged, write_shard
 from virnucpro.encoders.loading import write_encoder
-from virnucpro.errors import StorageError
-from virnucpro.provenance import read_provenance
-from virnucpro.record import RunRecord
+from virnucpro.errors import ModelError, StorageError
+from virnucpro.provenance import RunRecord, read_provenance
 from virnucpro.sequences.split import split_fasta
 
 RUN = RunRecord({"precision": "fp32", "threshold": 0.5}, {"VIRNUCPRO_DISABLE_FP16": True}, "9.0")
@@ -91,6 +90,9 @@ def test_what_tells_nothing_is_an_error(tmp_path):
     (tmp_path / "x.h5").write_bytes(b"not HDF5")
     with pytest.raises(StorageError, match="not a readable HDF5 file"):
         read_provenance(tmp_path / "x.h5")
+    (tmp_path / "x.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(ModelError, match=r"x\.safetensors can't be read as a safetensors file"):
+        read_provenance(tmp_path / "x.safetensors")
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(StorageError, match=r"summary\.json: can't be read"):
         read_provenance(tmp_path / "notes.txt")

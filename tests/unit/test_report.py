@@ -60,8 +60,8 @@ def test_time_per_rule_counts_this_samples_jobs_and_models_only(tmp_path):
 
 
 def test_throughput_and_how_busy_the_gpus_were(tmp_path):
-    busy = [{"gpu_name": "H9", "gpu_utilisation": 0.9, "seconds": 30.0}, {"gpu_name": "H9", "seconds": 10.0}]
-    busy += [{"gpu_name": "H8", "gpu_utilisation": 0.5, "seconds": 10.0}, {"seconds": 50.0}]
+    busy = [{"gpu_name": "H9", "gpu_seconds": 27.0, "seconds": 30.0}, {"gpu_name": "H9", "seconds": 10.0}]
+    busy += [{"gpu_name": "H8", "gpu_seconds": 5.0, "seconds": 10.0}, {"seconds": 50.0}]
     shards = [{"encoder": "protein", "device": "cpu", "frames": 5, "tokens": 100, **one} for one in busy]
     (speed,) = timing.throughput(shards)
     assert (speed.encoder, speed.devices, speed.frames, speed.tokens) == ("protein", "H8, H9, cpu", 20, 400)

@@ -18,6 +18,7 @@ from tests.unit.encoder_fixtures import (
     random_esm2,
 )
 from virnucpro import installation
+from virnucpro.configuration import resolve
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions, embed_shard
 from virnucpro.embeddings.store import open_shard
@@ -29,7 +30,7 @@ from virnucpro.encoders.precision import PRECISIONS
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import ConfigError
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 from virnucpro.switches import OTHERS, PREFIX, Switches
 
 NAMES = {PREFIX + field.name.upper() for field in dataclasses.fields(Switches)}
@@ -42,6 +43,16 @@ def test_nothing_set_changes_nothing():
     assert (switches.batching, switches.precision("bf16"), switches.compile(True)) == ("packed", "bf16", True)
     with pytest.raises(dataclasses.FrozenInstanceError):
         switches.disable_packing = True
+
+
+def test_options_are_the_configurations_but_for_what_switches_and_the_run_say():
+    configuration = resolve({"precision": "bf16", "compile": True, "cache_dir": "/c", "gpu_lease_timeout": 3}).as_dict()
+    plain = EmbedOptions.of(configuration, Switches(), device="cpu")
+    assert (plain.precision, plain.compile, plain.cache_dir, plain.device) == ("bf16", True, "/c", "cpu")
+    assert (plain.gpu_lease_timeout, plain.batching, plain.run) == (3, "packed", RunRecord())
+    assert plain == dataclasses.replace(EmbedOptions.of(configuration, Switches()), device="cpu")
+    original = EmbedOptions.of(configuration, Switches(v1_attention=True))
+    assert (original.precision, original.compile, original.batching) == ("fp32", False, "original")
 
 
 @pytest.mark.parametrize(

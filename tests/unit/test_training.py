@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from virnucpro.classifier import dataset
 from virnucpro.classifier.dataset import PARTS, Dataset, Sample, split_genomes
-from virnucpro.classifier.evaluation import _rows
+from virnucpro.classifier.evaluation import read_test_part
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.model import load_classifier
 from virnucpro.classifier.training import TrainOptions, train
@@ -83,11 +83,12 @@ def test_split_is_stratified_and_stable(genomes, validation, test, seed):
         assert any(parts[genome] == "train" for genome in members)
 
 
-@given(st.lists(st.tuples(names, names), min_size=1, max_size=40, unique_by=lambda pair: pair[0]), st.integers(0, 9))
-def test_no_genome_on_both_sides(tmp_path_factory, pairs, seed):
-    """Whatever the grouping, the frames of a genome are all in one part, and every frame is dealt once."""
-    folder = tmp_path_factory.mktemp("split")
-    groups, samples = dict(pairs), []
+genomes_of_records = st.dictionaries(names, st.sampled_from("ABCDEFGH"), min_size=3, max_size=40)
+
+
+def unlabelled_twice(folder, groups):
+    """A viral and a non-viral sample with the same records, of two frames each; features tell which frame it is."""
+    samples = []
     for viral in (True, False):
         ids = [f"{record}_chunk_{n}F{n}" for record in groups for n in (1, 2)]
         about = {"chunk_length": 500, "dna_encoder": {}, "protein_encoder": {}}
@@ -96,10 +97,13 @@ def test_no_genome_on_both_sides(tmp_path_factory, pairs, seed):
             codes = np.arange(len(ids), dtype=np.float32)
             file["dna"][:], file["protein"][:] = codes[:, None], 0
         samples.append(Sample(str(viral), folder / f"{viral}.h5", viral))
-    try:
-        data = Dataset(samples, groups, 0.2, 0.2, seed)
-    except InputError:
-        return  # too few genomes for a part
+    return samples
+
+
+@given(genomes_of_records.filter(lambda groups: len(set(groups.values())) >= len(PARTS)), st.integers(0, 9))
+def test_no_genome_on_both_sides(tmp_path_factory, groups, seed):
+    """Whatever the grouping, the frames of a genome are all in one part, and every frame is dealt once."""
+    data = Dataset(unlabelled_twice(tmp_path_factory.mktemp("split"), groups), groups, 0.2, 0.2, seed)
     seen: dict[str, set[str]] = {}
     dealt = []
     order = np.random.default_rng(0)
@@ -110,7 +114,14 @@ def test_no_genome_on_both_sides(tmp_path_factory, pairs, seed):
                 seen.setdefault(groups[record], set()).add(part)
                 dealt.append((viral, code))
     assert all(len(parts) == 1 for parts in seen.values())
+    assert set.union(*seen.values()) == set(PARTS)
     assert len(dealt) == len(set(dealt)) == 4 * len(groups)
+
+
+@pytest.mark.parametrize("groups", [{"a": "A"}, {"a": "A", "b": "B"}, {"a": "A", "b": "B", "c": "A"}])
+def test_too_few_genomes_for_a_part(tmp_path, groups):
+    with pytest.raises(InputError, match="No viral genome with an open frame falls in the validation part"):
+        Dataset(unlabelled_twice(tmp_path, groups), groups, 0.2, 0.2, 0)
 
 
 def test_a_sample_group_is_one_genome(tmp_path):
@@ -203,8 +214,13 @@ def test_split_table_is_read_as_it_was_written(tmp_path):
     """A quotation mark in a record's id is a letter, and an id can be longer than the csv module reads."""
     pair = [embed(tmp_path / "v.h5", '"v', True), embed(tmp_path / "n.h5", "n" * 200_000, False, frames=3, genomes=5)]
     train(pair, tmp_path / "c", FAST)
-    records = {row["record"] for row in _rows(tmp_path / "split.tsv")}
-    assert records == {f'"v{n}' for n in range(20)} | {f"{'n' * 200_000}{n}" for n in range(5)}
+    rows = [line.split("\t") for line in (tmp_path / "split.tsv").read_text().splitlines()]
+    record, part = rows[0].index("record"), rows[0].index("part")
+    assert {row[record] for row in rows[1:]} == {f'"v{n}' for n in range(20)} | {
+        f"{'n' * 200_000}{n}" for n in range(5)
+    }
+    held_out = {row[record] for row in rows[1:] if row[part] == "test"}
+    assert held_out and {name for _, name in read_test_part(tmp_path / "split.tsv")} == held_out
 
 
 def test_data_digest_follows_the_data(tmp_path, pair):

@@ -37,6 +37,10 @@ class Project:
     def run(self, *models: str, extra: tuple[str, ...] = (), **changes) -> Run:
         return snakemake(self.folder, *self.arguments, *extra, config=self.config(*models, **changes)).ok()
 
+    def unlock(self) -> None:
+        """Remove the lock that a killed run left."""
+        snakemake(self.folder, "--unlock", config=self.config()).ok()
+
     def tables(self) -> dict[str, bytes]:
         return {name: (self.folder / "results" / "s" / name).read_bytes() for name in TABLES}
 

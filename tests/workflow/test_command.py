@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import zstandard
 
@@ -139,3 +140,34 @@ def test_a_folder_that_cannot_be_written(tmp_path, tiny):
         if root:
             subprocess.run(["umount", str(locked)], check=True)
     assert status == 1 and "can't be written to" in said and "Choose another --output" in said
+
+
+@pytest.mark.ci
+def test_a_killed_command_goes_on_once_its_snakemake_has_ended(tmp_path, tiny):
+    """First everything of a run is killed, then the command alone, whose Snakemake goes on meanwhile."""
+    (tmp_path / "x.fa").write_text(fasta(records(1)))
+    command = words(tiny, "x.fa", "--output=out", shard_frames=6)
+    with open(tmp_path / "said", "w") as said:
+
+        def begin(shards: int) -> tuple[subprocess.Popen, psutil.Process]:
+            started = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said, env=environment())
+            while len(list((tmp_path / "out").glob("x/embeddings/*/*/*.h5"))) < shards:
+                assert started.poll() is None, (tmp_path / "said").read_text()
+                time.sleep(0.02)
+            (child,) = psutil.Process(started.pid).children()
+            started.kill()
+            started.wait()
+            return started, child
+
+        _, child = begin(1)
+        os.killpg(child.pid, signal.SIGKILL)
+        psutil.wait_procs([child], timeout=60)
+        assert list((tmp_path / "out").glob(".snakemake/locks/*")), "Snakemake's own lock is left"
+        _, child = begin(3)
+        status, text = run(tmp_path, command)
+        assert status == 1 and f"Snakemake is still running in {tmp_path / 'out'} (process {child.pid})" in text, text
+        os.kill(child.pid, signal.SIGINT)
+        psutil.wait_procs([child], timeout=60)
+    status, text = run(tmp_path, command)
+    assert status == 0 and "rule merge" in text, text
+    assert not list((tmp_path / "out").rglob("*.tmp")) and not list((tmp_path / "out").glob(".snakemake/locks/*"))

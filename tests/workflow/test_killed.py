@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.workflow.project import Project
-from tests.workflow.runner import command, environment
+from tests.workflow.runner import command, environment, snakemake
 
 
 def test_kill_and_the_same_command_again(reference, tmp_path, tiny):
@@ -26,6 +26,9 @@ def test_kill_and_the_same_command_again(reference, tmp_path, tiny):
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     assert len(finished) >= 2
+    locked = snakemake(tmp_path, config=project.config())
+    assert locked.status == 1 and "Directory cannot be locked" in locked.text and "--unlock" in locked.text
+    project.unlock()
     again = project.run()
     shards = project.shards()
     # Of a file that appeared just before the kill Snakemake had no word yet: at most the running two.

@@ -20,8 +20,8 @@ from tests.workflow.runner import command, environment, snakemake
 
 UUIDS = {"GPU-aaaa", "GPU-bbbb"}
 TARGET = "results/s/embeddings.h5"
-LEASED = re.compile(r"^(.{19}) INFO leased GPU: (\S+), after", re.MULTILINE)
-COMPUTED = re.compile(r"^(.{19}) INFO computed \d+ embeddings", re.MULTILINE)
+LEASED = re.compile(r"^(.{23}) INFO leased GPU: (\S+), after", re.MULTILINE)
+COMPUTED = re.compile(r"^(.{23}) INFO computed \d+ embeddings", re.MULTILINE)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ class GPUProject(Project):
 
 
 def overlaps(jobs: list[tuple[str, datetime, datetime]], same_gpu: bool) -> int:
-    """Pairs of jobs at the same time; the logs' times are whole seconds."""
+    """Pairs of jobs at the same time, by their logs, to a millisecond."""
     return sum(
         (a[0] == b[0]) == same_gpu and a[1] < b[2] and b[1] < a[2]
         for place, a in enumerate(jobs)
@@ -92,6 +92,7 @@ def test_two_workflows_on_two_gpus(tmp_path, tiny, two_gpus):
     wait_for(lambda: one.intervals() or two.leased())
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
+    one.unlock()
     again = one.start()
     assert (other.wait(timeout=300), again.wait(timeout=300)) == (0, 0)
     jobs = [job for project in projects for job in project.intervals()]

@@ -23,7 +23,7 @@ from tests.workflow.runner import command, environment
 from virnucpro.embeddings.store import open_shard, write_shard
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.files import atomic_file
-from virnucpro.joblog import logged
+from virnucpro.joblog import job
 
 OUTPUT = re.compile(r"^    output: (\S+/embeddings/\S+\.h5)$", re.MULTILINE)
 VICTIMS = ("group", "snakemake", "job")
@@ -82,6 +82,8 @@ class Disturbed(Project):
         assert not again, f"computed though finished: {again}\n{text}"
         if not killed:
             assert status == 0, text
+        else:
+            self.unlock()
         return killed
 
     def check(self) -> None:
@@ -128,6 +130,7 @@ def test_what_an_orphan_finished_is_kept(tmp_path, tiny):
     process.kill()
     run.wait()
     psutil.wait_procs(jobs, timeout=120)
+    project.unlock()
     finished = len(list(tmp_path.glob("results/s/embeddings/*/*/*.h5")))
     assert finished == len(jobs) > 0
     assert sum(project.run().computed.values()) == 2 * project.shards() - finished
@@ -144,14 +147,14 @@ def test_a_disk_that_is_full_or_read_only(tmp_path):
     write = partial(write_shard, folder / "x.h5", [f"f{i}" for i in range(1000)], np.ones((1000, 320), np.float32), {})
     try:
         for says in ("No space left on device", "Read-only file system"):
-            with pytest.raises(SystemExit) as stopped, logged(tmp_path / "job.log"):
+            with pytest.raises(SystemExit) as stopped, job(tmp_path / "job.log"):
                 write()
             log = (tmp_path / "job.log").read_text()
             assert stopped.value.code == 1 and f"ERROR {says}: " in log and "x.h5" in log and "Traceback" not in log
             assert not list(folder.iterdir()), "nothing half-written"
             subprocess.run(["mount", "-o", "remount,ro,size=9m", str(folder)], check=True)
         subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-        with logged(tmp_path / "job.log"):
+        with job(tmp_path / "job.log"):
             write()
         with open_shard(folder / "x.h5") as file:
             assert len(file["ids"]) == 1000
@@ -164,7 +167,7 @@ def test_a_disk_that_is_full_or_read_only(tmp_path):
             ("copied", partial(copy, tmp_path / "large.csv")),
             ("written", lambda path: write_text(path, "row\n" * 200_000)),
         ):
-            with pytest.raises(SystemExit), logged(tmp_path / "job.log"):
+            with pytest.raises(SystemExit), job(tmp_path / "job.log"):
                 fill(folder / name)
             log = (tmp_path / "job.log").read_text()
             assert f"ERROR No space left on device: {folder}/" in log and name in log and "Traceback" not in log

@@ -37,6 +37,7 @@ def test_samples_and_runs_share_the_cache(tmp_path, tiny):
     assert run.cache_hits == kept
     assert sum(run.computed.values()) == 2 * shards - kept
 
+    first.unlock()
     rest = first.run(cache_dir=cache)
     assert rest.computed == NONE, "two samples with the same shards, all in the cache"
     assert first.tables() == second.tables()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from snakemake import __version__ as SNAKEMAKE
 from snakemake.exceptions import InputOpenException, WorkflowError
@@ -46,15 +47,15 @@ if _library.is_dir():
     sys.path.insert(0, str(_library))
 
 # What the library needs to read the workflow; Snakemake brings the rest, and jobs may have environments of their own.
-for _package in ("Bio", "h5py", "numpy", "safetensors", "tqdm", "zstandard"):
+for _package in ("Bio", "filelock", "h5py", "numpy", "safetensors", "tqdm", "zstandard"):
     if find_spec(_package) is None:
         raise UserError(
             f"The environment that Snakemake runs in has no package {_package}. Install the workflow there (in the clone: "
-            "pip install .), or with --sdm conda what reading it needs: biopython, h5py, numpy, safetensors, tqdm, zstandard."
+            "pip install .), or with --sdm conda what reading it needs: biopython, filelock, h5py, numpy, safetensors, tqdm, zstandard."
         )
 
 from virnucpro import __version__ as VERSION
-from virnucpro import installation
+from virnucpro import installation, planning
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
 from virnucpro.configuration import check_config_file, read_config, resolve
 from virnucpro.embeddings.key import embedding_key
@@ -62,13 +63,13 @@ from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import VirNucProError
 from virnucpro.files import sha256_file
-from virnucpro.lease import visible_gpus
+from virnucpro.gpu import visible_gpus
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
 from virnucpro.outputs import REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 from virnucpro.report.ending import ending
 from virnucpro.samples import check_folders, name_samples, read_samples
 from virnucpro.sequences.split import changed_input, read_manifest
@@ -163,19 +164,7 @@ DEVICE = "cpu" if GPU_LIMIT == 0 else SETTINGS.device
 RUN = RunRecord(SETTINGS.as_dict(), SWITCHES.as_dict(), SNAKEMAKE)
 # Neither is one of Snakemake's plain types, so that batch size, device, compile and cache, which don't change
 # what is computed, don't make anything run again; what does change it is in the file's path.
-EMBED_OPTIONS = EmbedOptions(
-    precision=SWITCHES.precision(SETTINGS.precision),
-    attention=SETTINGS.attention,
-    tokens_per_batch=SETTINGS.tokens_per_batch,
-    compile=SWITCHES.compile(SETTINGS.compile),
-    device=DEVICE,
-    gpu_lease=SETTINGS.gpu_lease,
-    gpu_lease_timeout=SETTINGS.gpu_lease_timeout,
-    gpu_lease_dir=SETTINGS.gpu_lease_dir,
-    cache_dir=SETTINGS.cache_dir,
-    batching=SWITCHES.batching,
-    run=RUN,
-)
+EMBED_OPTIONS = EmbedOptions.of(SETTINGS.as_dict(), SWITCHES, device=DEVICE, run=RUN)
 
 
 wildcard_constraints:
@@ -306,19 +295,12 @@ def cores_here():
 
 def threads_beside_embedding(wildcards=None):
     """Cores that embedding jobs on GPUs leave to others; a fixed number on a cluster."""
-    return min(4, max(1, cores_here() // 8)) if cores_here() else 4
+    return planning.threads_beside_embedding(cores_here())
 
 
 def threads_per_embedding(wildcards):
-    """The other cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster.
-
-    On a CPU at most 8: more gain nothing with small models, and other jobs take the rest.
-    """
-    if not cores_here():
-        return 8
-    if not gpus_here():
-        return min(8, cores_here())
-    return max(1, (cores_here() - threads_beside_embedding()) // gpus_here())
+    """The other cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster."""
+    return planning.threads_per_embedding(cores_here(), gpus_here() if cores_here() else 0)
 
 
 def path_of(role):
@@ -327,26 +309,26 @@ def path_of(role):
 
 
 def preparing_memory(role):
-    """Memory request: imports, the mapped checkpoint, and what is changed of it."""
-    return lambda wildcards, attempt: attempt * (2000 + 2 * SOURCES[role].megabytes)
+    """Memory request; more at each attempt."""
+    return lambda wildcards, attempt: attempt * planning.preparing_memory(SOURCES[role].megabytes)
 
 
 def embedding_memory(role):
-    """Memory request: imports, weights twice, one shard's texts and vectors; more at each attempt."""
+    """Memory request; more at each attempt."""
 
     def mem_mb(wildcards, attempt):
-        shard = SETTINGS.shard_frames * ROLES[role].bytes_per_frame // 2**20
-        return attempt * (3000 + 2 * SOURCES[role].megabytes + shard)
+        size = SOURCES[role].megabytes
+        return attempt * planning.embedding_memory(size, SETTINGS.shard_frames, ROLES[role].bytes_per_frame)
 
     return mem_mb
 
 
 def embedding_minutes(role):
-    """Time request in minutes, enough for a GPU a twentieth as fast as an H200 or for 8 CPU cores."""
-    per_minute = 10_000_000 if gpus_per_job() else 200_000  # frames · megabytes of weights
+    """Time request in minutes; more at each attempt."""
 
     def runtime(wildcards, attempt):
-        return attempt * (30 + SETTINGS.shard_frames * SOURCES[role].megabytes // per_minute)
+        size = SOURCES[role].megabytes
+        return attempt * planning.embedding_minutes(size, SETTINGS.shard_frames, gpu=gpus_per_job() > 0)
 
     return runtime
 
@@ -362,3 +344,32 @@ def table_or_error(key):
         return current([getattr(SETTINGS, key)])
 
     return file
+
+
+def require_writable(folder, name, remedy):
+    """Make a folder; returns what its file system's clock says. A UserError, if it can't be written to."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError as error:
+        raise UserError(f"{name}: {Path(folder).absolute()} can't be written to ({error.strerror}). {remedy}") from None
+
+
+def before_the_first_job():
+    """The output folder can be written to, holds nobody else's files, and its clock is right.
+
+    Not asked while the workflow is parsed, for a finished run can be read-only.
+    """
+    clock = require_writable(OUT, "output_dir", "Name another folder.")
+    with user_errors():
+        refuse_foreign(OUT, SAMPLES, TO_BE_MADE)
+        check_clock(OUT, clock, [*(path for files in SAMPLES.values() for path in files), *GIVEN], time.time())
+
+
+if workflow.is_main_process:
+    require_writable(
+        ".snakemake",
+        "Working directory",
+        "Mend that, or name another with --directory: a run keeps its own records there.",
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from virnucpro.encoders.precision import PRECISIONS
-from virnucpro.files import atomic_file
+from virnucpro.rendering import saved_figure, text_table
 
 _COLUMNS = {
     "encoder": "",
@@ -33,8 +33,6 @@ def table(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         cells = [format(row[name], spec) if name in row else "" for name, spec in _COLUMNS.items()]
         lines.append(["*" * row["chosen"], *cells, "passed" if row["passed"] else "FAILED"])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     about = [
         f"{result['frames']} frames on {result['device']}: {'PASSED' if result['passed'] else 'FAILED'}",
         "*: the chosen way of computing, which decides. The worst frame counts; rel_L2_rest leaves out outlier"
@@ -44,17 +42,13 @@ def table(result: dict[str, Any]) -> str:
     ]
     if rest := len(result["not_available"]):
         about.append(f"{rest} other precisions or backends can't run here; not_available in check.json says why.")
-    return "\n".join([*text, "", *about])
+    return "\n".join([text_table(lines, left=len(head)), "", *about])
 
 
 def plot(output: Path, rows: Sequence[tuple[dict[str, Any], np.ndarray | None]]) -> None:
     """The errors of all frames, a box for each row with vectors, and its gate: ``check.png`` and ``check.svg``."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     shown = [(row, np.maximum(errors, 1e-9)) for row, errors in rows if errors is not None][::-1]
-    with rc_context({"svg.hashsalt": "virnucpro"}):  # equal data give equal files
-        figure = Figure(figsize=(9, 1.2 + 0.35 * len(shown)), layout="constrained")
+    with saved_figure(output / "check", 9, 1.2 + 0.35 * len(shown)) as figure:
         axes = figure.subplots()
         axes.boxplot([errors for _, errors in shown], orientation="horizontal", whis=(0, 100))
         for place, (row, _) in enumerate(shown, start=1):
@@ -64,6 +58,3 @@ def plot(output: Path, rows: Sequence[tuple[dict[str, Any], np.ndarray | None]])
         labels = [("* " if row["chosen"] else "") + " · ".join(row[name] for name in names) for row, _ in shown]
         axes.set(xscale="log", yticks=range(1, len(shown) + 1), yticklabels=labels)
         axes.set(xlabel="relative L2 to the reference without outlier dimensions, per frame; bar: gate")
-        for kind in ("png", "svg"):
-            with atomic_file(output / f"check.{kind}") as temporary:
-                figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import struct
 from bisect import bisect_right
@@ -15,11 +14,20 @@ import numpy as np
 
 from virnucpro.classifier.labels import Label, has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
-from virnucpro.classifier.tables import NO_OPEN_FRAME, TABLE, UNSCORED, VIRAL
+from virnucpro.classifier.tables import (
+    CHUNKS,
+    CONTIGS,
+    NO_OPEN_FRAME,
+    PREDICTIONS,
+    UNSCORED,
+    VIRAL,
+    read_rows,
+    write_table,
+)  # fmt: skip
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_file
-from virnucpro.input_tables import read_table
-from virnucpro.record import RunRecord, origins
+from virnucpro.provenance import RunRecord, origins
+from virnucpro.rendering import saved_figure
 
 LEVELS = {
     "frame": "frames",
@@ -64,15 +72,36 @@ def evaluate_from_table(
     labels: dict[str, Label] = {}
     records: dict[str, Label] = {}
     if has_fasta(table):
-        labels = dict(zip(folders, (row.label for row in read_labelled_fasta(table)), strict=True))
+        rows = read_labelled_fasta(table)
+        if len(rows) != len(folders):
+            raise InputError(
+                f"{table}: lists other files than it did when this run began. Give the same command again."
+            )
+        labels = dict(zip(folders, (row.label for row in rows), strict=True))
     else:
         records = read_labelled_records(table)
     samples = [Labelled(name, folder, labels.get(name), records) for name, folder in folders.items()]
-    only = None
-    if split:
-        rows = read_table(Path(split), ("sample", "record", "part"), others=True, what="split of a training").rows
-        only = {(row["sample"], row["record"]) for row in rows if row["part"] == "test"}
+    only = read_test_part(split) if split else None
     return evaluate(samples, output, only=only, contrasts=contrasts, run=run)
+
+
+def read_test_part(path: str | Path) -> set[tuple[str, str]]:
+    """(sample, record) of the test part in a training's ``split.tsv``, read as literally as it was written.
+
+    Raises InputError for any other file.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:  # not csv, which limits the length of a value
+            columns, *rows = (line.rstrip("\n").split("\t") for line in file)
+            at = [columns.index(name) for name in ("sample", "record", "part")]
+            parts = [[row[column] for column in at] for row in rows]
+    except OSError as error:
+        raise InputError(f"{path}: can't read the split of a training ({error.strerror}).") from None
+    except (ValueError, IndexError):
+        raise InputError(
+            f"{path}: isn't the split.tsv of a training, with the columns sample, record and part. Give that file."
+        ) from None
+    return {(sample, record) for sample, record, part in parts if part == "test"}
 
 
 def evaluate(
@@ -104,22 +133,20 @@ def evaluate(
     excluded = {True: 0, False: 0}
     for sample in samples:
         lengths: dict[str, tuple[Label, int, int]] = {}
-        for row in _rows(sample.folder / "contigs.tsv"):
-            if only is not None and (sample.name, row["record"]) not in only:
+        for record, length, *_, mean_score, _, call in read_rows(sample.folder / "contigs.tsv", CONTIGS):
+            if only is not None and (sample.name, record) not in only:
                 continue
-            label = sample.label_of(row["record"])
+            label = sample.label_of(record)
             category = categories.setdefault(label.category, len(categories))
-            length = bisect_right(LENGTHS, int(row["length"])) - 1
-            lengths[row["record"]] = (label, category, length)
-            _add(items, "contig", lengths[row["record"]], row["call"], row["mean_score"], UNSCORED)
-        for row in _rows(sample.folder / "chunks.tsv"):
-            if about := lengths.get(row["record"]):
-                excluded[about[0].viral] += row["call"] == NO_OPEN_FRAME
-                _add(items, "chunk", about, row["call"], row["score"], NO_OPEN_FRAME)
-        for row in _rows(sample.folder / "predictions.tsv"):
-            if about := lengths.get(row["record"]):
-                call = row["label"] == "virus"
-                items["frame"] += _PACK(about[0].viral, float(row["score_virus"]), call, *about[1:])
+            lengths[record] = (label, category, bisect_right(LENGTHS, int(length)) - 1)
+            _add(items, "contig", lengths[record], call, mean_score, UNSCORED)
+        for record, *_, score, _, call in read_rows(sample.folder / "chunks.tsv", CHUNKS):
+            if about := lengths.get(record):
+                excluded[about[0].viral] += call == NO_OPEN_FRAME
+                _add(items, "chunk", about, call, score, NO_OPEN_FRAME)
+        for _, record, *_, score, frame_label in read_rows(sample.folder / "predictions.tsv", PREDICTIONS):
+            if about := lengths.get(record):
+                items["frame"] += _PACK(about[0].viral, float(score), frame_label == "virus", *about[1:])
     columns = {level: np.frombuffer(packed, _ITEM) for level, packed in items.items()}
     if not len(columns["contig_all"]):
         raise InputError("There is nothing to evaluate: no record of these samples is in the list.")
@@ -141,9 +168,9 @@ def evaluate(
         "reliability": curves,
     }
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "metrics.tsv", ("level", "group", "name", *METRICS), measured)
+    write_table(output / "metrics.tsv", ("level", "group", "name", *METRICS), measured)
     flat = [{"level": level, **row} for level, rows in curves.items() for row in rows]
-    _write(output / "reliability.tsv", tuple(flat[0]), flat)
+    write_table(output / "reliability.tsv", tuple(flat[0]), flat)
     _plot(output, columns, curves)
     with atomic_file(output / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")
@@ -182,33 +209,11 @@ def _groups(
             yield "length", f"{low}{high}", rows
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    try:
-        with open(path, encoding="utf-8", newline="\n") as file:  # not csv, which limits the length of a value
-            columns = next(file, "").rstrip("\r\n").split("\t")
-            for line in file:
-                yield dict(zip(columns, line.rstrip("\r\n").split("\t"), strict=False))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file. Run the prediction first.") from None
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, **TABLE)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
-
-
 def _plot(output: Path, columns: Mapping[str, np.ndarray], curves: Mapping[str, Any]) -> None:
     """ROC, precision-recall and reliability of each level in one figure, as PNG and SVG."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    # Without the salt and the date, equal data would give different files.
-    with rc_context({"svg.hashsalt": "virnucpro"}):
-        figure = Figure(figsize=(13, 4), layout="constrained")
+    with saved_figure(output / "evaluation", 13, 4) as figure:
         roc, recall_precision, reliable = figure.subplots(1, 3)
         for level, table in columns.items():
             if 0 < table["truth"].sum() < len(table):
@@ -226,6 +231,3 @@ def _plot(output: Path, columns: Mapping[str, np.ndarray], curves: Mapping[str, 
         for axes in (roc, reliable):
             axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
         reliable.legend(frameon=False)
-        for kind in ("png", "svg"):
-            with atomic_file(output / f"evaluation.{kind}") as temporary:
-                figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)

@@ -22,7 +22,7 @@ from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import StorageError
 from virnucpro.files import atomic_file
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 from virnucpro.sequences.split import iter_records, read_manifest
 
 logger = logging.getLogger(__name__)

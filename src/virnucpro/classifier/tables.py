@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import heapq
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,9 +256,13 @@ class SortedRows:
 def read_rows(path: Path, expected: tuple[str, ...]) -> Iterator[list[str]]:
     """Rows of one of the project's tables, values in the order of its columns.
 
-    Raises StorageError if its columns aren't the ``expected`` ones or a row is short.
+    Raises StorageError if there is no such file, its columns aren't the ``expected`` ones or a row is short.
     """
-    with open(path, encoding="utf-8", newline="\n") as handle:
+    try:
+        handle = open(path, encoding="utf-8", newline="\n")
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file. Run the prediction first.") from None
+    with handle:
         if tuple(next(handle, "").rstrip("\n").split("\t")) != expected:
             raise StorageError(f"{path}: its columns aren't {', '.join(expected)}. Delete it and run again.")
         for number, line in enumerate(handle, start=2):
@@ -266,6 +270,15 @@ def read_rows(path: Path, expected: tuple[str, ...]) -> Iterator[list[str]]:
             if len(values) != len(expected):
                 raise StorageError(f"{path}, line {number}: has {len(values)} columns. Delete the file and run again.")
             yield values
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a small table; floats are rounded to six digits after the point."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, **TABLE)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
 
 
 def numbers(values: np.ndarray) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,10 @@ from virnucpro.classifier.labels import FROM_HEADER, groups_from_headers, read_l
 from virnucpro.classifier.metrics import binary_metrics
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.classifier.tables import TABLE
+from virnucpro.classifier.tables import write_table
 from virnucpro.errors import ConfigError, ModelError
 from virnucpro.files import atomic_file
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -259,10 +258,8 @@ def _measure(model: Classifier, data: Dataset) -> None:
 def _write_split(path: Path, data: Dataset) -> None:
     samples = {sample.name: sample for sample in data.samples}
     columns = ("sample", "record", "genome", "part", "viral", "category", "frames")
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, **TABLE)
-        writer.writeheader()
-        for row in data.rows:
-            sample = samples[row["sample"]]
-            about = {"part": data.parts[row["genome"]], "viral": int(sample.viral), "category": sample.category}
-            writer.writerow(row | about)
+    rows = []
+    for row in data.rows:
+        sample = samples[row["sample"]]
+        rows.append(row | {"part": data.parts[row["genome"]], "viral": int(sample.viral), "category": sample.category})
+    write_table(path, columns, rows)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +16,10 @@ from virnucpro.cli.options import UserPath
 from virnucpro.errors import ConfigError
 from virnucpro.files import atomic_file
 from virnucpro.models.registry import ARCHITECTURES, ESM2, PROTEIN
+from virnucpro.rendering import text_table
+
+if TYPE_CHECKING:
+    from virnucpro.benchmark import Benchmark
 
 COLUMNS = {
     "way": "", "precision": "", "sequences_per_second": ".1f", "tokens_per_second": ".0f", "tflops": ".1f",
@@ -41,30 +48,32 @@ gpu_share         of the time in which the GPU had a pack to compute"""
 @click.option("--attention", default="auto", show_default=True, help="One or several, with commas: triton,sdpa.")
 @click.option("--compile", is_flag=True, help="Compiled blocks, too.")
 @click.option("--tokens-per-batch", default="auto", show_default=True)
-@click.option("--others", default="original,autocast,transformers", show_default=True,
-              help="Other ways to compare with; '' for none.")  # fmt: skip
-@click.option("--memory-limit", default="", metavar="GB[,GB…]",
-              help="Measure this project's way within so much GPU memory, too: 16,24.")  # fmt: skip
 @click.option("--seconds", type=float, default=10.0, show_default=True,
               help="About how long to measure each way, beside 64 sequences in fp32.")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "output", type=UserPath(), help="Write everything that was measured here.")
-def benchmark(model: str | None, fasta: str | None, length: str, output: str | None, **given: Any) -> None:
+def benchmark(output: str | None, **given: Any) -> None:
     """Measure how fast an encoder is on this machine.
 
-    Beside this project's way stand the original's, others', and the hardware's bound. The bound is the speed of the
-    encoder's matrix products alone. The last columns tell how far the vectors of each way are from fp32 (relative L2
-    without outlier dimensions), how full the packs were, and the GPU's share of the time.
+    Beside this project's way stands the hardware's bound: the speed of the encoder's matrix products alone. The last
+    columns tell how far the vectors are from fp32 (relative L2 without outlier dimensions), how full the packs were, and
+    the GPU's share of the time.
 
     \b
     Example:
       virnucpro benchmark --size 3B --precision fp16,fp8 --json 3B.json
     """
-    import tempfile
+    with planned(**given) as prepared:
+        prepared.measure()
+        show(prepared.result(), output)
 
+
+@contextmanager
+def planned(model: str | None, fasta: str | None, length: str, **given: Any) -> Iterator[Benchmark]:
+    """What the options ask for, ready to be measured."""
     import torch
 
-    from virnucpro.benchmark import Plan, run_benchmark
+    from virnucpro.benchmark import Benchmark, Plan
     from virnucpro.embeddings.shard import resolve_device
     from virnucpro.encoders.prepare import prepare_encoder
     from virnucpro.sequences.fasta import read_fasta, read_letters
@@ -79,10 +88,6 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
     if not low.isdigit() or not (high or "0").isdigit() or not 0 < int(low) <= int(high or low):
         raise ConfigError(f"--length {length}: give a number, or two with a dash between: 10-1022")
     tokens = given["tokens_per_batch"]
-    try:
-        limits = tuple(map(float, filter(None, given["memory_limit"].split(","))))
-    except ValueError:
-        raise ConfigError(f"--memory-limit {given['memory_limit']}: give GB, several with commas: 16,24") from None
     sequences: tuple[bytes, ...] = ()
     if fasta and architecture.role is PROTEIN:
         sequences = tuple(read_letters(fasta))
@@ -103,20 +108,20 @@ def benchmark(model: str | None, fasta: str | None, length: str, output: str | N
             attentions=tuple(given["attention"].split(",")),
             compile=given["compile"],
             tokens_per_batch=int(tokens) if tokens.isdigit() else tokens,
-            others=tuple(filter(None, given["others"].split(","))),
             seconds=given["seconds"],
-            memory_limits=limits,
             sequences=sequences,
         )
-        result = run_benchmark(plan, resolve_device(given["device"]))
-    lines = [list(COLUMNS)]
+        yield Benchmark(plan, resolve_device(given["device"]))
+
+
+def show(result: dict[str, Any], output: str | None) -> None:
+    """Print the rows as a table, with those of its columns that have a value, and write all of it to ``output``."""
+    columns = {key: kind for key, kind in COLUMNS.items() if any(key in row for row in result["rows"])}
+    lines = [list(columns)]
     lines += [
-        [format(row[key], kind) if key in row else "–" for key, kind in COLUMNS.items()] for row in result["rows"]
+        [format(row[key], kind) if key in row else "–" for key, kind in columns.items()] for row in result["rows"]
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for way, precision, *numbers in lines:
-        aligned = [way.ljust(widths[0]), precision.ljust(widths[1]), *map(str.rjust, numbers, widths[2:])]
-        click.echo("  ".join(aligned))
+    click.echo(text_table(lines, left=2))
     click.echo(LEGEND)
     click.echo("".join(f"\n{key}: {value}" for key, value in result["setting"].items()))
     if output:

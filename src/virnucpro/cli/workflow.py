@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
+import psutil
 import yaml
 
 from virnucpro import installation
 from virnucpro.cli.inputs import sheet
 from virnucpro.configuration import Settings, path_keys, read_config, resolve
 from virnucpro.errors import ConfigError, DeviceError, StorageError
-from virnucpro.lease import visible_gpus
+from virnucpro.gpu import visible_gpus
+from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_own
 from virnucpro.paths import user_path
@@ -36,7 +37,8 @@ FAILED = 3
 """Exit status of a workflow that ended with an error."""
 USAGE = 2
 """Exit status of a command line that can't be understood."""
-PR_SET_PDEATHSIG = 1
+RUN_LOCK = Path(".snakemake", "virnucpro.lock")
+"""In the folder of results; who runs there holds it."""
 SHOWN = 10
 """Errors of jobs that are repeated at the end; a cause that many jobs share would fill the screen."""
 
@@ -63,28 +65,42 @@ def working_folder(output: str | Path, dry_run: bool) -> Iterator[Path]:
                     link.symlink_to(known)
             yield temporary
         return
+    lock = folder / RUN_LOCK
     try:
-        (folder / ".snakemake").mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".snakemake" / "virnucpro-command.lock", os.O_RDWR | os.O_CREAT, 0o666)
-        workflow = os.open(folder / ".snakemake" / "virnucpro.lock", os.O_RDWR | os.O_CREAT, 0o666)  # see lock.smk
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
     except OSError as error:
         raise ConfigError(f"{folder}: can't be written to ({error.strerror}). Choose another --output.") from error
-    try:
-        for lock in (descriptor, workflow):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.close(workflow)  # the workflow takes it itself
-    except BlockingIOError:
-        os.close(descriptor)
-        holder = _holder(folder / ".snakemake" / "virnucpro-command.lock", folder / ".snakemake" / "virnucpro.lock")
-        raise ConfigError(
-            f"A run is going on in {folder}{holder}. Wait until it ends, stop it, or choose another --output."
-        ) from None
-    except OSError:
-        pass  # no locks on this file system: Snakemake's own decides
-    try:
+    former = read_holder(lock).get("snakemake")
+    with ExitStack() as stack:
+        with suppress(OSError):  # no locks on this file system: Snakemake's own decides
+            if (held := try_lock(lock, "a run")) is None:
+                raise ConfigError(
+                    f"A run is going on in {folder} ({describe_holder(lock)}). Wait until it ends, stop it, or choose "
+                    "another --output."
+                )
+            stack.callback(held.release)
+        if former:
+            _refuse_if_alive(former, folder)
+            write_holder(lock, "a run", snakemake=former)
         yield folder
-    finally:
-        os.close(descriptor)
+
+
+def _refuse_if_alive(former: Mapping[str, Any], folder: Path) -> None:
+    """Raise ConfigError unless the Snakemake of a command that was killed is known to have ended."""
+    process, host = former["process"], former["host"]
+    if host != socket.gethostname():
+        raise ConfigError(
+            f"The last run in {folder} didn't end well, and was on another machine: Snakemake, process {process} on {host}. "
+            f"Stop it there if it is still running, delete {folder / RUN_LOCK}, and give the same command "
+            "with `-- --unlock` at its end; then give it again."
+        )
+    with suppress(psutil.NoSuchProcess):
+        if abs(psutil.Process(process).create_time() - former["started"]) < 10:  # else another one of that number
+            raise ConfigError(
+                f"Snakemake is still running in {folder} (process {process}), though the command that started it was "
+                f"killed. Wait until it ends, stop it (kill -INT {process}), or choose another --output."
+            )
 
 
 def start(
@@ -160,7 +176,7 @@ def start(
         arguments.append(f"--resources=gpu={gpus[0]}")
     installation.prepare_account(work / ".snakemake" / "cache")
     began = time.time()
-    status = run_workflow([*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
+    status = run_workflow(work, [*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
     if status < 0:
         click.echo(
             f"\nInterrupted. What is finished is kept; the same command goes on from there:\n{_again(work)}", err=True
@@ -182,49 +198,46 @@ def start(
             click.echo(path)
 
 
-def run_workflow(arguments: Sequence[str]) -> int:
+def run_workflow(work: Path, arguments: Sequence[str]) -> int:
     """Run the workflow with Snakemake's own arguments; returns its exit status, or minus the signal that ended it.
 
     Interrupts (also SIGTERM and, unless under ``nohup``, a closed terminal) reach Snakemake and its jobs once, and this
-    waits for them.
+    waits for them. If this process is killed, Snakemake goes on; so the lock in the folder ``work`` says which process
+    that is. What a dead one left of Snakemake's own lock is removed first.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_heed)
+    lock = work / RUN_LOCK
+    if "snakemake" in read_holder(lock):
+        subprocess.run([*command, "--unlock"], stdin=subprocess.DEVNULL, capture_output=True)
+        write_holder(lock, "a run")
     received: list[int] = []
+    started: list[subprocess.Popen] = []
 
     def forward(number: int, _: FrameType | None) -> None:
         received.append(number)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
+        for process in started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
 
     heeded = {signal.SIGINT, signal.SIGTERM}
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         heeded.add(signal.SIGHUP)
+    # Before Snakemake starts: what a script's background ignores is ignored by its children, too, unless it is handled.
     before = {number: signal.signal(number, forward) for number in heeded}
     try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+        started.append(process)
+        if received:
+            forward(received.pop(), None)
+        since = psutil.Process(process.pid).create_time()
+        write_holder(lock, "a run", snakemake={"process": process.pid, "host": socket.gethostname(), "started": since})
         status = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if status >= 0:  # else it was killed, and its lock is left
+        write_holder(lock, "a run")
     return -received[0] if received and status else status
-
-
-def _heed() -> None:
-    """In Snakemake's process: what its parent forwards stops it, and so does the parent's end, whatever ends that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a script's background ignores it
-    with suppress(OSError, AttributeError):  # Linux
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
-
-
-def _holder(*locks: Path) -> str:
-    """Who holds the first of the locks that is held, in brackets, where the kernel says."""
-    with suppress(OSError, ValueError):
-        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-        for lock in locks:
-            for _, kind, _, _, process, file, *_ in held:
-                if kind == "FLOCK" and file.endswith(f":{lock.stat().st_ino}"):
-                    return f" (process {process} on this machine)"
-    return ""
 
 
 def _absolute(settings: Settings) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """A folder of finished shard embeddings, shared by runs, samples and users.
 
 Entries are content-named, appear by rename and never change. Who computes one holds a lock on it, so
-that a second run waits and takes the result; the kernel frees the lock of a killed process.
+that a second run waits and takes the result.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -14,13 +13,14 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.embeddings.store import open_shard
 from virnucpro.errors import ConfigError, StorageError
 from virnucpro.files import atomic_file
+from virnucpro.locks import locked
 
 logger = logging.getLogger(__name__)
 
@@ -76,24 +76,13 @@ class CacheEntry:
 
         Where the cache can't be written, there is nothing to hold.
         """
-        try:
-            _make_shared(self.path.parent)
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
-            with suppress(OSError):  # another user's is open to all already
-                os.fchmod(descriptor, 0o666)
-        except OSError as error:
-            logger.warning("going on without the cache: %s", error)
-            yield
-            return
-        try:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("waiting for another job that computes %s", self.path.name)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _make_shared(self.path.parent)
+                stack.enter_context(locked(self._lock, f"computing {self.path.name}"))
+            except OSError as error:
+                logger.warning("going on without the cache: %s", error)
             yield
-        finally:
-            os.close(descriptor)
 
 
 @dataclass(frozen=True)

@@ -10,29 +10,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from virnucpro.embeddings.store import ROWS_PER_CHUNK, create_merged, open_shard, read_attributes
+from virnucpro.embeddings.store import ROWS_PER_CHUNK, create_merged, open_shard
 from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import StorageError
-from virnucpro.record import RunRecord
+from virnucpro.provenance import OF_JOBS, OF_VECTORS, RunRecord, read_attributes
 from virnucpro.sequences.split import read_manifest
 
 logger = logging.getLogger(__name__)
-
-_STATISTICS = (
-    "device",
-    "precision",
-    "backend",
-    "tokens",
-    "seconds",
-    "tokens_per_second",
-    "fill",
-    "gpu_name",
-    "gpu_utilisation",
-    "job_seconds",
-    "cpu_seconds",
-    "max_rss",
-)
-_HOW = ("precision", "backend", "batching", "compile", "device", "versions", "configuration_sha256", "switches")
 
 
 def merge(
@@ -131,6 +115,6 @@ def _append(
                     f"{path}: its frame ids differ from those of the DNA embeddings. Delete both and run again."
                 )
             merged[name][there] = vectors
-    statistics = {key: attributes[key] for key in _STATISTICS if key in attributes}
-    how = {key: attributes[key] for key in _HOW if key in attributes}
+    statistics = {key: attributes[key] for key in OF_JOBS if key in attributes}
+    how = {key: attributes[key] for key in OF_VECTORS if key in attributes}
     return {"shard": path.stem, "encoder": name, "key": path.parent.name, "frames": count, **statistics}, how

@@ -9,29 +9,28 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from virnucpro.embeddings.cache import CacheEntry
-from virnucpro.embeddings.driver import create_context_ahead
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
 from virnucpro.embeddings.store import create_shard
-from virnucpro.embeddings.utilisation import gpu_utilisation
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
 from virnucpro.encoders.spec import read_spec
 from virnucpro.encoders.tokenizing import TokenSlices, tokens_ahead
 from virnucpro.errors import ConfigError
-from virnucpro.lease import leased_gpu
+from virnucpro.gpu import gpu_lock
 from virnucpro.models.registry import PROTEIN
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 from virnucpro.sequences.split import check_protein, read_shard
+from virnucpro.switches import Switches
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +50,14 @@ class EmbedOptions:
     cache_dir: str | None = None
     batching: str = "packed"  # or "single", "original"; see Switches
     run: RunRecord = field(default_factory=RunRecord)  # kept with the vectors
+
+    @classmethod
+    def of(cls, configuration: Mapping[str, Any], switches: Switches, **others: Any) -> EmbedOptions:
+        """What a resolved configuration and environment switches ask for, and ``others`` instead."""
+        given = {each.name: configuration[each.name] for each in fields(cls) if each.name in configuration}
+        given["precision"] = switches.precision(given["precision"])
+        given["compile"] = switches.compile(given["compile"])
+        return cls(**given | {"batching": switches.batching} | others)
 
 
 def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> bool:
@@ -97,8 +104,6 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         tokens_ahead(spec, ids, letters, options.batching != "original") as tokens,
     ):
         began = time.perf_counter()
-        if options.device != "cpu":
-            create_context_ahead()
         # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
         import torch
 
@@ -107,7 +112,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
         with create_shard(output, ids, spec.width) as file:
-            with gpu_utilisation(device) as used, progress(sequences.name, int(lengths.sum()), role.unit) as advance:
+            with progress(sequences.name, int(lengths.sum()), role.unit) as advance:
 
                 def done(rows: np.ndarray | list[int]) -> None:
                     advance(int(lengths[rows].sum()))
@@ -137,7 +142,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
                 "source": spec.source,
                 "embedding_version": EMBEDDING_VERSION,
                 **statistics,
-                **used,
+                **({"gpu_name": torch.cuda.get_device_name()} if device == "cuda" else {}),
                 **options.run.as_dict(),
                 # With waiting for a GPU, without Python's start and what is left to write.
                 "job_seconds": time.perf_counter() - job_began,
@@ -168,7 +173,7 @@ def held_gpu(options: EmbedOptions, purpose: str) -> AbstractContextManager[str 
     """A GPU of the job's own, if it is to have one; to be entered before PyTorch is loaded."""
     if options.device == "cpu" or not options.gpu_lease:
         return nullcontext()
-    return leased_gpu(purpose, Path(options.gpu_lease_dir), 60 * options.gpu_lease_timeout)
+    return gpu_lock(purpose, Path(options.gpu_lease_dir), 60 * options.gpu_lease_timeout)
 
 
 def compute(

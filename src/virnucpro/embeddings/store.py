@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +75,6 @@ def open_shard(path: str | Path) -> Iterator[h5py.File]:
         if not len(file["ids"]) == len(file["embeddings"]) == file.attrs["count"]:
             raise StorageError(f"{path}: holds fewer rows than it says. Delete it and run again.")
         yield file
-
-
-def read_attributes(file: h5py.File) -> dict[str, Any]:
-    """A shard's attributes, as they were given to ``ShardFile.finish``."""
-    found = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
-    for key, value in found.items():
-        if isinstance(value, str) and (value == "null" or value[:1] == "{"):
-            with suppress(ValueError):
-                found[key] = json.loads(value)
-    return found
 
 
 @contextmanager

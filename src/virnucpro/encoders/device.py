@@ -32,10 +32,10 @@ class Device:
 
     @property
     def model(self) -> str:
-        """What kind of GPU it is."""
+        """What kind of GPU it is, in messages."""
         import torch
 
-        return torch.cuda.get_device_name(self.name)
+        return torch.cuda.get_device_name(self.name) if self.is_gpu else "a CPU"
 
     @property
     def capability(self) -> tuple[int, int]:

@@ -73,7 +73,7 @@ class Throughput:
     frames: int
     tokens: int
     seconds: float  # in the encoder, all jobs together; more than 0
-    utilisation: float | None  # of the GPUs, 0 to 1; None if not measured
+    utilisation: float | None  # share of these seconds in which GPUs computed, 0 to 1; None if not measured
 
 
 def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
@@ -84,8 +84,8 @@ def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
         if own:
             devices = ", ".join(sorted({str(shard.get("gpu_name", shard["device"])) for shard in own}))
             frames, tokens, seconds = (sum(shard[key] for shard in own) for key in ("frames", "tokens", "seconds"))
-            watched = [shard for shard in own if "gpu_utilisation" in shard]
-            busy = sum(shard["gpu_utilisation"] * shard["seconds"] for shard in watched)
-            share = busy / sum(shard["seconds"] for shard in watched) if watched else None
+            on_gpus = [shard for shard in own if "gpu_seconds" in shard]
+            busy, whole = (sum(shard[key] for shard in on_gpus) for key in ("gpu_seconds", "seconds"))
+            share = busy / whole if on_gpus else None
             result.append(Throughput(encoder, devices, frames, tokens, seconds, share))
     return result

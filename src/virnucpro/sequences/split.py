@@ -20,7 +20,7 @@ import numpy as np
 from virnucpro.errors import InputError, StorageError
 from virnucpro.files import atomic_directory
 from virnucpro.outputs import identity
-from virnucpro.record import RunRecord
+from virnucpro.provenance import RunRecord
 from virnucpro.sequences.chunks import chunk_id
 from virnucpro.sequences.frames import FRAME_NAMES, FrameBatch, open_frames_of
 from virnucpro.sequences.sample import AGAIN, SampleRecords, read_table
@@ -58,7 +58,7 @@ def split_fasta(
     """
     if chunk_length < 1 or shard_frames < 1:
         raise ValueError(f"chunk_length ({chunk_length}) and shard_frames ({shard_frames}) must be at least 1")
-    before = identity(fastas)
+    before = identity(path for path in fastas if path.exists())  # of one that does not, the reader says why
     with atomic_directory(output) as folder:
         writer = ShardWriter(folder, shard_frames)
         chunks = frames = 0

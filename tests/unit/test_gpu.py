@@ -1,4 +1,4 @@
-"""GPU leases: which devices there are, one holder each, free again whatever happens to it."""
+"""Locks on GPUs: which devices there are, one holder each, free again whatever happens to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from virnucpro import installation
 from virnucpro.cli import cli, workflow
 from virnucpro.errors import DeviceError
-from virnucpro.lease import leased_gpu, visible_gpus
+from virnucpro.gpu import gpu_lock, visible_gpus
 
 LISTING = """\
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa-1)
@@ -87,7 +87,7 @@ def test_machines_without_nvidia_smi(smi, monkeypatch, caplog, tmp_path):
         if chosen:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
         assert visible_gpus() == []
-    with leased_gpu("test", tmp_path / "locks", 1) as gpu:
+    with gpu_lock("test", tmp_path / "locks", 1) as gpu:
         assert gpu is None and "none visible (CUDA_VISIBLE_DEVICES=all)" in caplog.text
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(installation, "has_gpu", lambda: True)
@@ -110,14 +110,14 @@ def test_one_holder_each(smi, tmp_path, monkeypatch):
             taken = []
             for _ in both:
                 monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
-                taken.append(stack.enter_context(leased_gpu("a shard", tmp_path / "locks", 0)))
+                taken.append(stack.enter_context(gpu_lock("a shard", tmp_path / "locks", 0)))
                 assert os.environ["CUDA_VISIBLE_DEVICES"] == taken[-1]
             assert set(taken) == both and os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
             firsts.add(taken[0])
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
             with (
                 pytest.raises(DeviceError, match=rf"held are GPU-aaaa-1 by process {os.getpid()} on .* for a shard"),
-                leased_gpu("another", tmp_path / "locks", 0),
+                gpu_lock("another", tmp_path / "locks", 0),
             ):
                 pass
     assert firsts == both, "in random order"
@@ -127,10 +127,10 @@ def test_waiting_says_for_whom_and_how_long(smi, tmp_path, monkeypatch, caplog):
     smi(LISTING)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     caplog.set_level(logging.INFO)
-    first = leased_gpu("the first shard", tmp_path, 0)
+    first = gpu_lock("the first shard", tmp_path, 0)
     first.__enter__()
     threading.Timer(1.5, first.__exit__, (None, None, None)).start()
-    with leased_gpu("the second shard", tmp_path, 30) as gpu:
+    with gpu_lock("the second shard", tmp_path, 30) as gpu:
         assert gpu == "GPU-aaaa-1"
     waiting, leased = caplog.messages[-2:]
     assert waiting.startswith("waiting for a GPU; held are GPU-aaaa-1 by process") and "the first shard" in waiting
@@ -140,7 +140,7 @@ def test_waiting_says_for_whom_and_how_long(smi, tmp_path, monkeypatch, caplog):
 def test_no_gpu_is_no_lease(smi, tmp_path, monkeypatch):
     smi(LISTING)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with leased_gpu("a shard", tmp_path / "locks", 0) as gpu:
+    with gpu_lock("a shard", tmp_path / "locks", 0) as gpu:
         assert gpu is None and os.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert not (tmp_path / "locks").exists()
 
@@ -149,7 +149,7 @@ def test_lock_files_are_for_all_users(smi, tmp_path):
     smi(LISTING)
     before = os.umask(0o077)
     try:
-        with leased_gpu("a shard", tmp_path / "locks", 0) as gpu:
+        with gpu_lock("a shard", tmp_path / "locks", 0) as gpu:
             pass
         assert os.umask(0o077) == 0o077
     finally:
@@ -157,14 +157,14 @@ def test_lock_files_are_for_all_users(smi, tmp_path):
     assert stat.S_IMODE((tmp_path / "locks").stat().st_mode) == 0o1777
     assert stat.S_IMODE((tmp_path / "locks" / f"{gpu}.lock").stat().st_mode) == 0o666
     (tmp_path / "file").touch()
-    with pytest.raises(DeviceError, match="gpu_lease_dir"), leased_gpu("a shard", tmp_path / "file", 0):
+    with pytest.raises(DeviceError, match="gpu_lease_dir"), gpu_lock("a shard", tmp_path / "file", 0):
         pass
     (tmp_path / "trap").mkdir()
     victim = tmp_path / "victim"
     victim.write_text("kept")
     for name in ("GPU-aaaa-1", "MIG-1111", "MIG-2222", "GPU-cccc-3"):
         (tmp_path / "trap" / f"{name}.lock").symlink_to(victim)
-    with pytest.raises(DeviceError, match="gpu_lease_dir"), leased_gpu("a shard", tmp_path / "trap", 0):
+    with pytest.raises(DeviceError, match="gpu_lease_dir"), gpu_lock("a shard", tmp_path / "trap", 0):
         pass
     assert victim.read_text() == "kept"
 
@@ -172,9 +172,9 @@ def test_lock_files_are_for_all_users(smi, tmp_path):
 HOLDER = """
 import multiprocessing, subprocess, sys, time
 from pathlib import Path
-from virnucpro.lease import leased_gpu
+from virnucpro.gpu import gpu_lock
 
-with leased_gpu("a shard", Path(sys.argv[1]), 0):
+with gpu_lock("a shard", Path(sys.argv[1]), 0):
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     child.start()
     program = subprocess.Popen(["sleep", "60"], close_fds=False)
@@ -191,14 +191,14 @@ def test_kill_frees_the_gpu_though_children_live_on(smi, tmp_path, monkeypatch):
     )
     children = [int(pid) for pid in holder.stdout.readline().split()]
     try:
-        with pytest.raises(DeviceError, match=f"process {holder.pid} "), leased_gpu("b", tmp_path / "locks", 0.5):
+        with pytest.raises(DeviceError, match=f"process {holder.pid} "), gpu_lock("b", tmp_path / "locks", 0.5):
             pass
         holder.kill()
         holder.wait()
         for pid in children:
             os.kill(pid, 0)
         started = time.monotonic()
-        with leased_gpu("b", tmp_path / "locks", 0) as gpu:
+        with gpu_lock("b", tmp_path / "locks", 0) as gpu:
             assert gpu == "GPU-aaaa-1" and time.monotonic() - started < 2
     finally:
         for pid in children:
@@ -223,7 +223,7 @@ def test_gpus_of_the_command(smi, tmp_path, monkeypatch, given, resources, visib
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "be,fore")
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "")
     started = []
-    monkeypatch.setattr(workflow, "run_workflow", lambda arguments: started.append(arguments) or 0)
+    monkeypatch.setattr(workflow, "run_workflow", lambda work, arguments: started.append(arguments) or 0)
     (tmp_path / "x.fa").write_text(">r\nACGT\n")
     run = CliRunner().invoke(cli, ["predict", str(tmp_path / "x.fa"), "-o", str(tmp_path / "o"), *given], obj=[])
     assert run.exit_code == 0, run.output
@@ -244,7 +244,7 @@ def test_more_gpus_than_there_are_end_the_command_before_any_job(smi, tmp_path, 
     monkeypatch.setattr(installation, "has_gpu", lambda: bool(listed))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that what the command sets doesn't stay
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(workflow, "run_workflow", lambda arguments: pytest.fail("it ran"))
+    monkeypatch.setattr(workflow, "run_workflow", lambda work, arguments: pytest.fail("it ran"))
     (tmp_path / "x.fa").write_text(">r\nACGT\n")
     run = CliRunner().invoke(
         cli, ["predict", str(tmp_path / "x.fa"), "-o", str(tmp_path / "o"), "--gpus", given], obj=[]
@@ -255,7 +255,7 @@ def test_more_gpus_than_there_are_end_the_command_before_any_job(smi, tmp_path, 
 def test_a_gpu_of_the_command_that_is_not_there_ends_it_before_any_job(smi, tmp_path, monkeypatch):
     smi("GPU 0: A (UUID: GPU-aaaa)\n")
     started = []
-    monkeypatch.setattr(workflow, "run_workflow", lambda arguments: started.append(arguments) or 0)
+    monkeypatch.setattr(workflow, "run_workflow", lambda work, arguments: started.append(arguments) or 0)
     (tmp_path / "x.fa").write_text(">r\nACGT\n")
     words = ["predict", str(tmp_path / "x.fa"), "-o", str(tmp_path / "o"), "--gpus", "0,9"]
     run = CliRunner().invoke(cli, words, obj=[])

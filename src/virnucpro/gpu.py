@@ -1,44 +1,33 @@
-"""Which GPU a job computes on: one that no other job holds.
+"""Which GPUs there are, and the lock that a job holds on one.
 
-Snakemake only counts GPUs. So a job takes one by an ``flock`` on a file named after the device, before PyTorch
-is loaded, and shows itself that one alone. The kernel frees the lock with the process, however that ends.
+Snakemake only counts GPUs. So a job locks a file named after the device, before PyTorch is loaded, and shows itself that
+device alone. The lock is free again when the process ends, however that ends.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from virnucpro import installation
 from virnucpro.errors import DeviceError
+from virnucpro.locks import describe_holder, try_lock
 
 logger = logging.getLogger(__name__)
 
 _LISTED = re.compile(r"^(?:GPU (\d+):|\s+MIG ).*\(UUID:\s*([^\s)]+)\)", re.MULTILINE)
-_POLL = (0.2, 1.0)
-"""Seconds between two looks for a free GPU, drawn anew each time, so that waiting jobs don't all look at once."""
-
-_held: set[int] = set()
-"""Descriptors of locks. A forked child closes its copies, or it would hold the GPU after its parent's death."""
-
-
-def _close_held() -> None:
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_close_held)
+_POLL_SECONDS = (0.2, 1.0)
+"""Between two looks for a free GPU, drawn anew each time, so that waiting jobs don't all look at once."""
 
 
 def visible_gpus() -> list[str]:
@@ -102,8 +91,8 @@ def _list_gpus() -> list[list[str]] | None:
 
 
 @contextmanager
-def leased_gpu(purpose: str, folder: Path, timeout: float) -> Iterator[str | None]:
-    """Hold one of the visible GPUs, waiting until one is free; None where there is none.
+def gpu_lock(purpose: str, folder: Path, timeout: float) -> Iterator[str | None]:
+    """Hold the lock on one of the visible GPUs, waiting until one is free; None where there is no GPU.
 
     From then on CUDA_VISIBLE_DEVICES names it alone, after the block too: this process's CUDA knows no other.
 
@@ -122,8 +111,8 @@ def leased_gpu(purpose: str, folder: Path, timeout: float) -> Iterator[str | Non
         yield None
         return
     started, shown = time.monotonic(), ""
-    while (taken := _take(gpus, folder)) is None:
-        holders = ", ".join(f"{gpu} by {_holder(folder, gpu)}" for gpu in gpus)
+    while (taken := _take(gpus, folder, purpose)) is None:
+        holders = ", ".join(f"{gpu} by {describe_holder(_lock_file(folder, gpu))}" for gpu in gpus)
         if time.monotonic() - started > timeout:
             raise DeviceError(
                 f"no GPU became free in {timeout:,.0f} s; held are {holders}. End that, raise gpu_lease_timeout, "
@@ -132,59 +121,32 @@ def leased_gpu(purpose: str, folder: Path, timeout: float) -> Iterator[str | Non
         if holders != shown:
             logger.info("waiting for a GPU; held are %s", holders)
             shown = holders
-        time.sleep(random.uniform(*_POLL))
-    gpu, descriptor = taken
+        time.sleep(random.uniform(*_POLL_SECONDS))
+    gpu, lock = taken
     try:
-        with suppress(OSError):  # only for those who wait: a full disk must not matter
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} for {purpose}".encode(), 0)
         os.environ |= {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         logger.info("leased GPU: %s, after %.1f s of waiting", gpu, time.monotonic() - started)
         yield gpu
     finally:
-        _held.discard(descriptor)
-        os.close(descriptor)
+        lock.release()
 
 
-def _take(gpus: Sequence[str], folder: Path) -> tuple[str, int] | None:
-    """Lock one of the GPUs, if one is free; returns it with the descriptor that holds the lock."""
+def _take(gpus: Sequence[str], folder: Path, purpose: str) -> tuple[str, FileLock] | None:
+    """Lock one of the GPUs, if one is free."""
     for gpu in random.sample(gpus, len(gpus)):
-        descriptor = _open(folder, gpu)
-        _held.add(descriptor)
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return gpu, descriptor
-        _held.discard(descriptor)
-        os.close(descriptor)
+        try:
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
+                folder.chmod(0o1777)
+            if lock := try_lock(_lock_file(folder, gpu), purpose):
+                return gpu, lock
+        except OSError as error:
+            raise DeviceError(
+                f"can't open the lock of GPU {gpu} ({error}). Make {folder} a folder that all users can write to, or "
+                "choose another one of this machine as gpu_lease_dir."
+            ) from None
     return None
 
 
-def _lock(folder: Path, gpu: str) -> Path:
+def _lock_file(folder: Path, gpu: str) -> Path:
     return folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
-
-
-def _open(folder: Path, gpu: str) -> int:
-    """Open a GPU's lock file, which all users may open and nobody deletes."""
-    path, flags = _lock(folder, gpu), os.O_RDWR | os.O_NOFOLLOW
-    umask = os.umask(0)
-    try:
-        folder.mkdir(0o1777, exist_ok=True)
-        while True:  # O_CREAT for another user's file in such a folder would be refused (fs.protected_regular)
-            with suppress(FileNotFoundError):
-                return os.open(path, flags)
-            with suppress(FileExistsError):
-                return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError as error:
-        raise DeviceError(
-            f"can't open the lock of GPU {gpu} ({error}). Make {folder} a folder that all users can write to, or "
-            "choose another one of this machine as gpu_lease_dir."
-        ) from None
-    finally:
-        os.umask(umask)
-
-
-def _holder(folder: Path, gpu: str) -> str:
-    try:
-        return _lock(folder, gpu).read_text(errors="replace")[:300] or "a process that just started"
-    except OSError:
-        return "an unknown process"

@@ -1,0 +1,57 @@
+"""What jobs need in memory, time, threads and disk, as estimated before they run: for the rules and the doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+THREADS = 8
+"""Of an embedding job on a CPU, at most (more gain nothing with small models), or where a cluster gives it its own."""
+_MINUTES = 30  # of any embedding job, before the frames count
+_GPU_RATE, _CPU_RATE = 10_000_000, 200_000
+"""Frames · megabytes of weights a minute: of a GPU a twentieth as fast as an H200, and of 8 CPU cores."""
+_TEXT_BYTES_PER_FRAME = 600  # in shards, and as four rows of tables
+
+
+def preparing_memory(model_megabytes: int) -> int:
+    """Megabytes to convert a checkpoint: imports, the mapped file, and what is changed of it."""
+    return 2000 + 2 * model_megabytes
+
+
+def embedding_memory(model_megabytes: int, frames: int, bytes_per_frame: int) -> int:
+    """Megabytes of main memory to embed a shard: imports, weights twice, texts and vectors of its frames."""
+    return 3000 + 2 * model_megabytes + frames * bytes_per_frame // 2**20
+
+
+def embedding_minutes(model_megabytes: int, frames: int, gpu: bool) -> int:
+    """Minutes in which a slow device has embedded a shard."""
+    return _MINUTES + frames * model_megabytes // (_GPU_RATE if gpu else _CPU_RATE)
+
+
+def check_memory(model_megabytes: Iterable[int]) -> int:
+    """Megabytes to compare both encoders with fp32, one after the other."""
+    return 4000 + 4 * sum(model_megabytes)
+
+
+def encoder_memory(layers: int, width: int) -> float:
+    """Bytes to compute with an encoder in fp32: 12 · width² weights a layer; PyTorch, a pack and a shard's vectors."""
+    return 4 * 12 * layers * width**2 + 2e9
+
+
+def disk_space(frames: int, residues: int, widths: Iterable[int], model_megabytes: Iterable[int]) -> int:
+    """Bytes that a run writes: vectors twice (per shard and merged), frames as text, tables, prepared models."""
+    vectors = 2 * 4 * sum(widths)  # float32
+    return frames * (vectors + _TEXT_BYTES_PER_FRAME) + 4 * residues + 2**20 * sum(model_megabytes)
+
+
+def threads_beside_embedding(cores: int | None) -> int:
+    """Cores that embedding jobs on GPUs leave to others; ``cores`` is None where a cluster gives each job its own."""
+    return min(4, max(1, cores // 8)) if cores else 4
+
+
+def threads_per_embedding(cores: int | None, gpus: int) -> int:
+    """Threads of an embedding job: the other cores divided by GPUs, so that such jobs run side by side."""
+    if not cores:
+        return THREADS
+    if not gpus:
+        return min(THREADS, cores)
+    return max(1, (cores - threads_beside_embedding(cores)) // gpus)

@@ -1,0 +1,101 @@
+"""What version 0.1 wrote in each format is still read, and means the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.tables import read
+from virnucpro.classifier.predict import Outputs, predict
+from virnucpro.configuration import read_config, resolve
+from virnucpro.embeddings.key import embedding_key
+from virnucpro.embeddings.merge import merge
+from virnucpro.embeddings.shard import EmbedOptions, compute
+from virnucpro.embeddings.store import MergedEmbeddings, open_shard
+from virnucpro.encoders.spec import read_spec
+from virnucpro.provenance import read_provenance
+from virnucpro.sequences.split import iter_records, read_manifest, read_shard
+
+EARLIER = Path(__file__).parents[1] / "data" / "v0.1"
+SAMPLE = EARLIER / "output" / "s"
+MODELS = {"dnabert_s": EARLIER / "models" / "dnabert.safetensors", "esm2": EARLIER / "models" / "esm_a.safetensors"}
+LETTERS = {"dnabert_s": "fna", "esm2": "faa"}
+SHARDS = [shard["sha"] for shard in read_manifest(SAMPLE / "shards")["shards"]]
+
+
+def vectors_of(encoder: str, sha: str) -> Path:
+    """A shard's file under the name that today's code looks for."""
+    return SAMPLE / "embeddings" / encoder / embedding_key(read_spec(MODELS[encoder]), "auto") / f"{sha}.h5"
+
+
+def test_shards_and_records():
+    assert [record[1] for record in iter_records(SAMPLE / "shards")] == [700] * 3
+    ids = {
+        letters: [read_shard(SAMPLE / "shards" / f"{sha}.{letters}")[0] for sha in SHARDS] for letters in ("fna", "faa")
+    }
+    assert ids["fna"] == ids["faa"] and sum(map(len, ids["fna"])) == read_manifest(SAMPLE / "shards")["frames"] == 9
+
+
+@pytest.mark.parametrize("encoder", MODELS)
+def test_vectors_and_prepared_models(encoder):
+    for sha in SHARDS:
+        ids, sequences = read_shard(SAMPLE / "shards" / f"{sha}.{LETTERS[encoder]}")
+        again = compute(MODELS[encoder], ids, sequences, EmbedOptions(), "cpu").vectors
+        with open_shard(vectors_of(encoder, sha)) as file:
+            assert file["ids"].asstr()[:].tolist() == ids
+            assert file.attrs["weights_sha256"] == read_spec(MODELS[encoder]).weights_sha256
+            assert np.abs(file["embeddings"][:] - again).max() < 1e-5
+
+
+def test_merged_vectors(tmp_path):
+    files = ([vectors_of(encoder, sha) for sha in SHARDS] for encoder in MODELS)
+    assert merge(SAMPLE / "shards", *files, *MODELS.values(), tmp_path / "e.h5") == 9
+    before, now = (MergedEmbeddings(path) for path in (SAMPLE / "embeddings.h5", tmp_path / "e.h5"))
+    (ids, vectors), (same_ids, same) = (file.read(slice(0, 9)) for file in (before, now))
+    assert ids == same_ids and np.array_equal(vectors, same)
+    assert before.provenance["dna_encoder"]["weights_sha256"] == now.provenance["dna_encoder"]["weights_sha256"]
+
+
+def test_the_classifier_and_the_tables(tmp_path):
+    names = {
+        "predictions": "predictions.tsv",
+        "chunks": "chunks.tsv",
+        "contigs": "contigs.tsv",
+        "summary": "summary.json",
+    }
+    names |= {"results": "prediction_results.txt", "highest": "prediction_results_highestscore.csv"}
+    predict(
+        SAMPLE / "embeddings.h5", EARLIER / "models" / "classifier_a.safetensors", SAMPLE / "shards",
+        Outputs(**{name: tmp_path / file for name, file in names.items()}), chunk_length=300,
+        encoders=tuple(MODELS.values()),
+    )  # fmt: skip
+    for file in set(names.values()) - {"summary.json"}:
+        before, now = (read(folder / file) for folder in (SAMPLE, tmp_path))
+        assert len(before) == len(now) > 0
+        for old, new in zip(before, now, strict=True):
+            assert old.keys() == new.keys()
+            for key, value in old.items():
+                assert new[key] == value or float(new[key]) == pytest.approx(float(value), abs=1e-6), f"{file}: {key}"
+
+
+def test_the_configuration():
+    settings = resolve(read_config(EARLIER / "config.yaml"))
+    assert (settings.chunk_length, settings.shard_frames, settings.esm_model) == (300, 12, "models/esm_a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("output/s/contigs.tsv", "run"),
+        ("output/s/embeddings.h5", "run"),
+        ("output/s/shards", "run"),
+        ("models/esm_a.safetensors", "weights_sha256"),
+        ("models/classifier_a.safetensors", "weights_sha256"),
+    ],
+)
+def test_the_record_of_their_making(file, key):
+    found = read_provenance(EARLIER / file)
+    assert found[key] and (key != "run" or found["run"]["versions"]["virnucpro"] == "0.1.0")
+    assert read_provenance(vectors_of("esm2", SHARDS[0]))["configuration_sha256"]
