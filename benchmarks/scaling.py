@@ -28,10 +28,11 @@ import numpy as np
 import torch
 
 from virnucpro import installation
-from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES, random_encoder
+from virnucpro.benchmark import random_encoder
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.encoders.canonical import write_canonical
+from virnucpro.encoders.loading import write_encoder
+from virnucpro.models.registry import DNABERT_S, ESM2
 from virnucpro.report.timing import read_benchmark
 
 WARM = 1000  # frames of the run before those that are measured
@@ -39,10 +40,10 @@ WARM = 1000  # frames of the run before those that are measured
 
 def make_models(folder: Path, size: str, tokenizer: Path | None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shapes = {"esm2": ESM2_SHAPES[size], "dnabert_s": DNABERT_S}
+    shapes = {"esm2": ESM2.shapes[size], "dnabert_s": DNABERT_S.shapes["DNABERT-S"]}
     for family, shape in shapes.items():
         encoder = random_encoder(family, shape, tokenizer, device).half().cpu()
-        write_canonical(encoder, folder / f"{family}.safetensors", name=f"random-{family}")
+        write_encoder(encoder, folder / f"{family}.safetensors", name=f"random-{family}")
     joined = sum(shape.width for shape in shapes.values())
     spec = ClassifierSpec(name="random", width=joined, hidden=512)
     write_classifier(folder / "classifier.safetensors", Classifier(joined, 512).eval(), spec)

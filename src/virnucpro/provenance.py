@@ -21,6 +21,7 @@ import numpy as np
 
 from virnucpro import __version__
 from virnucpro.errors import StorageError
+from virnucpro.models.model_file import read_entry
 
 PLACES = (
     "samples", "training_data", "labels", "evaluate_split", "check_published",
@@ -113,7 +114,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     if path.suffix == ".h5":
         found = _of_hdf5(path)
     elif path.suffix == ".safetensors":
-        found = _of_safetensors(path)
+        found = read_entry(path) or {}
     else:
         found = _of_folder(path)
     if not found:
@@ -130,16 +131,6 @@ def _of_hdf5(path: Path) -> dict[str, Any]:
             return read_attributes(file)
     except OSError as error:
         raise StorageError(f"{path}: not a readable HDF5 file ({error}). Delete it and run again.") from error
-
-
-def _of_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return json.loads((file.metadata() or {}).get("virnucpro", "{}"))
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path}: not a readable safetensors file ({error}). Delete it and run again.") from error
 
 
 def _of_folder(path: Path) -> dict[str, Any]:
