@@ -70,22 +70,17 @@ def measure(prepared: Benchmark, compute: Compute) -> tuple[float, np.ndarray]:
 
 def ways(prepared: Benchmark, names: Sequence[str]) -> Iterator[tuple[str, str, Compute]]:
     """(way, precision, function) of the other ways that ``names`` asks for and this encoder and machine have."""
-    exact, device, is_esm2 = prepared.encoder, prepared.device, isinstance(prepared.encoder, ESM2)
+    exact, device = prepared.encoder, prepared.device
     if "original" in names:
-        module = fair_esm(exact) if is_esm2 else None
-        what = (
-            "fair-esm, 2,048 tokens a batch"
-            if module
-            else "padded"
-            if prepared.plan.architecture.role is PROTEIN
-            else "one a call"
-        )
+        module = fair_esm(exact) if isinstance(exact, ESM2) else None
+        own = "padded" if prepared.plan.architecture.role is PROTEIN else "one a call"
+        what = "fair-esm, 2,048 tokens a batch" if module else own
         yield (
             f"the original's ({what})",
             "fp32",
             lambda ids, sequences: embed_original(exact, ids, sequences, device, hidden=module).vectors,
         )
-    if not is_esm2 or device != "cuda":
+    if not isinstance(exact, ESM2) or device != "cuda":
         return
     if "autocast" in names and (module := fair_esm(exact)):
         way = f"fair-esm, autocast, {BATCH} a batch"

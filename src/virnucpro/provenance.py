@@ -104,7 +104,8 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     For the report over all samples, or a run's folder, it is what its samples' records say, each way once.
 
     Raises:
-        StorageError: no such file, or neither it nor its folder says anything.
+        StorageError: no such file, one that can't be read, or neither it nor its folder says anything.
+        ModelError: a safetensors file that can't be read.
     """
     path = Path(path)
     if not path.exists():

@@ -31,8 +31,8 @@ from virnucpro.errors import ModelError
 from virnucpro.files import sha256_file
 
 
-def prepared(source: Path, family: str, output: Path):
-    spec = prepare_encoder(source, family, output)
+def prepared(source: Path, architecture: str, output: Path):
+    spec = prepare_encoder(source, architecture, output)
     assert verify_encoder(output) == spec
     return spec, load_encoder(output)
 
@@ -207,9 +207,9 @@ class Evil:
         return os.system, ("true",)
 
 
-def refuse(source, family, match, tmp_path):
+def refuse(source, architecture, match, tmp_path):
     with pytest.raises(ModelError, match=match) as caught:
-        prepare_encoder(source, family, tmp_path / "out")
+        prepare_encoder(source, architecture, tmp_path / "out")
     assert str(tmp_path) in str(caught.value)
     assert not (tmp_path / "out").exists()
 

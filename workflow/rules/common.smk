@@ -51,7 +51,8 @@ for _package in ("Bio", "filelock", "h5py", "numpy", "safetensors", "tqdm", "zst
     if find_spec(_package) is None:
         raise UserError(
             f"The environment that Snakemake runs in has no package {_package}. Install the workflow there (in the clone: "
-            "pip install .), or with --sdm conda what reading it needs: biopython, filelock, h5py, numpy, safetensors, tqdm, zstandard."
+            "pip install .), or with --sdm conda what reading it needs: biopython, filelock, h5py, numpy, safetensors, "
+            "tqdm, zstandard."
         )
 
 from virnucpro import __version__ as VERSION
