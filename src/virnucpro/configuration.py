@@ -244,6 +244,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any], properties: Mapp
         return ConfigError(f"Unknown configuration key '{path[0]}: {unknown}'{nearest(unknown, known)}")
     about = f"Configuration key '{': '.join(path)}' can't be {error.instance!r}"
     entry = cast(Mapping[str, Any], error.schema)
+    if gone := _REMOVED.get((path[-1], str(error.instance))):
+        return ConfigError(f"{about} any more: {gone}")
     if "enum" in entry:
         return ConfigError(f"{about}{nearest(str(error.instance), [str(choice) for choice in entry['enum']])}")
     kinds = entry.get("type", [])
@@ -251,6 +253,9 @@ def _explain(error: ValidationError, values: Mapping[str, Any], properties: Mapp
     limits = [f"{word} {entry[name]}" for name, word in _LIMITS.items() if name in entry]
     return ConfigError(f"{about}: it must be {' '.join([text, *limits])}.")
 
+
+_REMOVED = {("attention", "varlen"): "'triton' computes the same, faster. Name that one, or 'auto'."}
+"""(Key, value) → what takes the place of a value that there was."""
 
 _WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"} | {
     "object": "a mapping",

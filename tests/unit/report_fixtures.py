@@ -20,6 +20,7 @@ RUN = {
 WAY = {"precision": "fp32", "backend": "sdpa", "batching": "packed", "compile": False, "device": "cpu", **RUN}
 ENCODER = {"layers": 4, "width": 160, "pooling": "mean of all tokens"}
 CHUNK = 500
+ARCHITECTURES = {"dna": "dnabert_s", "protein": "esm2"}
 
 
 def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4, name: str = "contig") -> Path:
@@ -45,7 +46,10 @@ def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4
         for encoder in ("dna", "protein")
     ]
     shards[3] |= {"device": "cuda", "gpu_name": "H9", "gpu_seconds": 2.625, "job_seconds": 83.0, "cpu_seconds": 71.0, "max_rss": 1234.0}  # fmt: skip
-    encoders = {f"{role}_encoder": {"name": f"mini-{role}", "weights_sha256": role[0] * 64, **ENCODER} for role in ("dna", "protein")}  # fmt: skip
+    encoders = {
+        f"{role}_encoder": {"name": f"mini-{role}", "architecture": name, "weights_sha256": role[0] * 64, **ENCODER}
+        for role, name in ARCHITECTURES.items()
+    }
     provenance = {"chunk_length": CHUNK, **encoders, "shards": shards}
     with create_merged(folder / "embeddings.h5", 1, 2, 2, provenance) as file:
         file["ids"][:] = ["x"]

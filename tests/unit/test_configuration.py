@@ -13,7 +13,7 @@ from virnucpro.classifier.labels import read_labelled_fasta
 from virnucpro.classifier.training import TrainOptions
 from virnucpro.configuration import PRESETS, Settings, check_config_file, defaults, resolve, schema
 from virnucpro.errors import ConfigError, InputError, ModelError
-from virnucpro.models import find
+from virnucpro.models.sources import find
 from virnucpro.samples import read_samples, sample_name
 
 ROOT = installation.root()
@@ -111,9 +111,9 @@ def test_only_a_published_model_needs_a_home(monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     settings = resolve({})
-    assert find("esm2", settings.esm_model, settings.models_dir).path.is_file()
+    assert find("protein", settings.esm_model, settings.models_dir).path.is_file()
     with pytest.raises(ModelError, match=r"you have no home folder\. Give models_dir"):
-        find("esm2", "650M", settings.models_dir)
+        find("protein", "650M", settings.models_dir)
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def test_a_sheet_without_permission_is_named(tmp_path, monkeypatch):
 
 
 def test_models_are_found_by_name_and_path(tmp_path):
-    assert find("esm2", "mini-esm2", tmp_path).path.name == "mini-esm2.safetensors"
-    assert not find("esm2", "3B", tmp_path).path.exists()
+    assert find("protein", "mini-esm2", tmp_path).path.name == "mini-esm2.safetensors"
+    assert not find("protein", "3B", tmp_path).path.exists()
     (tmp_path / "esm2_t36_3B_UR50D.pt").write_bytes(b"")
-    assert find("esm2", "3B", tmp_path).path == tmp_path / "esm2_t36_3B_UR50D.pt"
+    assert find("protein", "3B", tmp_path).path == tmp_path / "esm2_t36_3B_UR50D.pt"
     with pytest.raises(ModelError, match="did you mean 'mini-esm2'"):
-        find("esm2", "mini-esm", tmp_path)
+        find("protein", "mini-esm", tmp_path)
     with pytest.raises(ModelError, match="no such file"):
         find("classifier", "somewhere/model.pth", tmp_path)

@@ -14,7 +14,7 @@ from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.merge import merge
 from virnucpro.embeddings.shard import EmbedOptions, compute
 from virnucpro.embeddings.store import MergedEmbeddings, open_shard
-from virnucpro.encoders.canonical import read_spec
+from virnucpro.encoders.spec import read_spec
 from virnucpro.provenance import read_provenance
 from virnucpro.sequences.split import iter_records, read_manifest, read_shard
 

@@ -47,23 +47,26 @@ if _library.is_dir():
     sys.path.insert(0, str(_library))
 
 # What the library needs to read the workflow; Snakemake brings the rest, and jobs may have environments of their own.
-for _package in ("Bio", "filelock", "h5py", "numpy", "tqdm", "zstandard"):
+for _package in ("Bio", "filelock", "h5py", "numpy", "safetensors", "tqdm", "zstandard"):
     if find_spec(_package) is None:
         raise UserError(
             f"The environment that Snakemake runs in has no package {_package}. Install the workflow there (in the clone: "
-            "pip install .), or with --sdm conda what reading it needs: biopython, filelock, h5py, numpy, tqdm, zstandard."
+            "pip install .), or with --sdm conda what reading it needs: biopython, filelock, h5py, numpy, safetensors, "
+            "tqdm, zstandard."
         )
 
 from virnucpro import __version__ as VERSION
-from virnucpro import installation, models, planning
+from virnucpro import installation, planning
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
 from virnucpro.configuration import check_config_file, read_config, resolve
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
-from virnucpro.encoders.canonical import read_spec
+from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import VirNucProError
 from virnucpro.files import sha256_file
 from virnucpro.gpu import visible_gpus
+from virnucpro.models.registry import ROLES
+from virnucpro.models.sources import KEYS, find
 from virnucpro.outputs import REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
@@ -100,14 +103,8 @@ with user_errors():
     else:
         SAMPLES = read_samples(SETTINGS.samples)
     check_folders(SAMPLES, SETTINGS.output_dir)
-    SOURCES = {
-        family: models.find(family, name, SETTINGS.models_dir)
-        for family, name in (
-            ("dnabert_s", SETTINGS.dnabert_model),
-            ("esm2", SETTINGS.esm_model),
-            ("classifier", SETTINGS.classifier),
-        )
-    }
+    # By role: dna, protein, classifier. Rules and files are named by what the encoder in a role is.
+    SOURCES = {role: find(role, getattr(SETTINGS, key), SETTINGS.models_dir) for role, key in KEYS.items()}
 OUT = SETTINGS.output_dir
 # What the user gave, the sequences apart.
 GIVEN = [
@@ -125,12 +122,12 @@ for _folder in (Path(OUT), *Path(OUT).parents):
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
-PREPARED = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}" for family in ("dnabert_s", "esm2")}
+PREPARED = {role: f"{OUT}/models/{SOURCES[role].kind}/{SOURCES[role].identifier}" for role in ROLES}
 # What is prepared from: the user's own files, or for a published model the record of its digests, which says that it
 # is fetched and unchanged; the model itself lies in a folder that runs share, so it is no rule's output.
 CHECKPOINTS = {
-    family: [f"{OUT}/models/{family}/{source.identifier}.sha256"] if source.published else source.files
-    for family, source in SOURCES.items()
+    role: [f"{OUT}/models/{source.kind}/{source.identifier}.sha256"] if source.published else source.files
+    for role, source in SOURCES.items()
 }
 TO_BE_MADE = [name for name, key in (("training", "training_data"), ("evaluation", "labels")) if getattr(SETTINGS, key)]
 with user_errors():
@@ -149,12 +146,12 @@ if not os.path.isdir(".snakemake/metadata") or not os.listdir(".snakemake/metada
                 f"{_changed} isn't the file that {_shards} was made from, but dated before it, and here are no records "
                 f"(.snakemake) of that run. So that all is made anew from this one, give:\ntouch {shlex.quote(str(_changed))}"
             )
-MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
+MODELS = {role: f"{folder}/model.safetensors" for role, folder in PREPARED.items()}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 LETTERS = {"dnabert_s": "fna", "esm2": "faa"}
 # Targets in place of rules whose jobs aren't all planned before the input is split, which `--until` would leave out.
 INSTEAD_OF_UNTIL = {
-    **{f"embed_{family}": f"all_{family}" for family in PREPARED},
+    **{f"embed_{SOURCES[role].kind}": f"all_{SOURCES[role].kind}" for role in ROLES},
     "merge": "all_embeddings",
     "predict": " ".join(f"{OUT}/{sample}/contigs.tsv" for sample in [*SAMPLES][:3]) + " …" * (len(SAMPLES) > 3),
 }
@@ -239,7 +236,7 @@ def purged(said):
     return UserError(f"{said} Vectors that are left are used again. Give this, then the same command again:\n{remedy}")
 
 
-def embeddings_of(family):
+def embeddings_of(role):
     """Input function: shard embeddings of one encoder, of a sample or, without one, of all; once models fit together.
 
     With training data there need not be a classifier that fits.
@@ -251,20 +248,20 @@ def embeddings_of(family):
                 f"--until {name} would do nothing, or too little: which shards there are is known once the input is split. "
                 f"Name a target instead: snakemake {INSTEAD_OF_UNTIL[name]}"
             )
-        checkpoints.prepare_dnabert_s.get()
-        checkpoints.prepare_esm2.get()
+        for each in ROLES:
+            getattr(checkpoints, f"prepare_{SOURCES[each].kind}").get()
         if not SETTINGS.training_data:
             checkpoints.prepare_classifier.get()
         try:
-            spec = read_spec(MODELS[family])
+            spec = read_spec(MODELS[role])
         except VirNucProError as error:
-            raise UserError(f"{error} Then give: rm -r {shlex.quote(PREPARED[family])}") from None
+            raise UserError(f"{error} Then give: rm -r {shlex.quote(PREPARED[role])}") from None
         key = embedding_key(spec, EMBED_OPTIONS.precision, EMBED_OPTIONS.batching)
         vectors = []
         for sample in [wildcards.sample] if hasattr(wildcards, "sample") else SAMPLES:
             for shard in shards_of(sample):
-                vectors.append(f"{OUT}/{sample}/embeddings/{family}/{key}/{shard['sha']}.h5")
-                text = f"{OUT}/{sample}/shards/{shard['sha']}.{LETTERS[family]}"
+                vectors.append(f"{OUT}/{sample}/embeddings/{SOURCES[role].kind}/{key}/{shard['sha']}.h5")
+                text = f"{OUT}/{sample}/shards/{shard['sha']}.{ROLES[role].suffix}"
                 if not os.path.exists(text) and not os.path.exists(vectors[-1]):
                     raise purged(f"{text} is missing, and so are its vectors.")
         return vectors
@@ -308,31 +305,31 @@ def threads_per_embedding(wildcards):
     return planning.threads_per_embedding(cores_here(), gpus_here() if cores_here() else 0)
 
 
-def path_of(family):
+def path_of(role):
     """Param function: where a checkpoint lies, whether it is an input or not."""
-    return lambda wildcards: str(SOURCES[family].path)
+    return lambda wildcards: str(SOURCES[role].path)
 
 
-def preparing_memory(family):
+def preparing_memory(role):
     """Memory request; more at each attempt."""
-    return lambda wildcards, attempt: attempt * planning.preparing_memory(SOURCES[family].megabytes)
+    return lambda wildcards, attempt: attempt * planning.preparing_memory(SOURCES[role].megabytes)
 
 
-def embedding_memory(family, bytes_per_frame):
+def embedding_memory(role):
     """Memory request; more at each attempt."""
 
     def mem_mb(wildcards, attempt):
-        size = SOURCES[family].megabytes
-        return attempt * planning.embedding_memory(size, SETTINGS.shard_frames, bytes_per_frame)
+        size = SOURCES[role].megabytes
+        return attempt * planning.embedding_memory(size, SETTINGS.shard_frames, ROLES[role].bytes_per_frame)
 
     return mem_mb
 
 
-def embedding_minutes(family):
+def embedding_minutes(role):
     """Time request in minutes; more at each attempt."""
 
     def runtime(wildcards, attempt):
-        size = SOURCES[family].megabytes
+        size = SOURCES[role].megabytes
         return attempt * planning.embedding_minutes(size, SETTINGS.shard_frames, gpu=gpus_per_job() > 0)
 
     return runtime
@@ -358,9 +355,7 @@ def require_writable(folder, name, remedy):
         with TemporaryFile(dir=folder) as probe:
             return os.fstat(probe.fileno()).st_mtime
     except OSError as error:
-        raise UserError(
-            f"{name}: {Path(folder).absolute()} can't be written to ({error.strerror}). {remedy}"
-        ) from None
+        raise UserError(f"{name}: {Path(folder).absolute()} can't be written to ({error.strerror}). {remedy}") from None
 
 
 def before_the_first_job():

@@ -1,4 +1,4 @@
-"""A user's checkpoint → canonical encoder file."""
+"""A user's checkpoint → prepared encoder file."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ with job(snakemake.log[0]):
     from virnucpro.encoders.prepare import prepare_encoder
 
     prepare_encoder(
-        Path(snakemake.params.source), snakemake.params.family, Path(snakemake.output[0]) / "model.safetensors"
+        Path(snakemake.params.source), snakemake.params.architecture, Path(snakemake.output[0]) / "model.safetensors"
     )

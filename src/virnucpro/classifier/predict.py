@@ -19,7 +19,7 @@ from virnucpro.classifier.model import Classifier, load_classifier
 from virnucpro.classifier.spec import check_fit
 from virnucpro.classifier.tables import TablePaths, Tables
 from virnucpro.embeddings.store import MergedEmbeddings
-from virnucpro.encoders.canonical import read_spec
+from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import StorageError
 from virnucpro.files import atomic_file
 from virnucpro.provenance import RunRecord
@@ -54,13 +54,13 @@ def predict(
 
     Args:
         merged: ``embeddings.h5``.
-        classifier: canonical classifier file.
+        classifier: classifier file.
         shards: the shard folder.
         outputs: the files to make; ``summary`` appears after all others.
         threshold: see ``tables.Tables``.
         chunk_length: bases per chunk of this run.
         rna_as_dna: whether this run reads U as T in RNA.
-        encoders: the canonical DNA and protein encoders that must have made the embeddings.
+        encoders: the prepared DNA and protein encoders that must have made the embeddings.
         device: where the classifier runs, in fp32.
         threads: that read and score at the same time, beside the one that writes. The numbers are the same with any.
         run: kept in the summary.

@@ -92,7 +92,7 @@ def train(
     """Train, choose the epoch with the lowest validation loss, measure on the test part, and write.
 
     Equal data, options and thread count give equal bytes on a CPU. Memory holds one pool of features
-    (``dataset.POOL_BYTES``), and a byte per frame. Beside the output, a canonical classifier file, appear
+    (``dataset.POOL_BYTES``), and a byte per frame. Beside the output, a classifier file, appear
     ``training.json`` (options, counts, history, metrics) and ``split.tsv`` (genome and part of each record with
     an open frame). ``groups`` is record → genome; see ``Dataset``. The name is the output's stem otherwise;
     ``run`` is kept in both.

@@ -11,10 +11,10 @@ from click.shell_completion import CompletionItem
 
 from virnucpro.configuration import PRESETS, schema
 from virnucpro.errors import ConfigError, InputError
-from virnucpro.models import BUNDLED, KEYS, PUBLISHED
+from virnucpro.models.sources import BUNDLED, KEYS, PUBLISHED
 from virnucpro.paths import expand_home, user_path
 
-_NAMES = {key: [*BUNDLED[family], *PUBLISHED[family]] for family, key in KEYS.items()}
+_NAMES = {key: [*BUNDLED[role], *PUBLISHED[role]] for role, key in KEYS.items()}
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 MODEL_KEYS = ("preset", "chunk_length", "dnabert_model", "esm_model", "models_dir")

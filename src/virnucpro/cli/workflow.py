@@ -26,7 +26,7 @@ from virnucpro.configuration import Settings, path_keys, read_config, resolve
 from virnucpro.errors import ConfigError, DeviceError, StorageError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
-from virnucpro.models import KEYS, find, is_name
+from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_own
 from virnucpro.paths import user_path
 from virnucpro.samples import check_folders
@@ -145,8 +145,8 @@ def start(
     configuration |= {key: value for key, value in given.items() if value is not None}
     asked = resolve(configuration)
     Switches.read(os.environ)
-    for family, key in KEYS.items():
-        find(family, getattr(asked, key), asked.models_dir)
+    for role, key in KEYS.items():
+        find(role, getattr(asked, key), asked.models_dir)
     if gpus and gpus[1]:
         os.environ |= {"CUDA_VISIBLE_DEVICES": gpus[1], "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # the jobs inherit it
     if gpus and gpus[0] and not profile:  # which may be a cluster's, whose nodes have other GPUs
@@ -242,7 +242,7 @@ def run_workflow(work: Path, arguments: Sequence[str]) -> int:
 
 def _absolute(settings: Settings) -> dict[str, Any]:
     """The configuration with absolute paths: the workflow runs in another folder than the user does."""
-    names = {key: family for family, key in KEYS.items()}
+    names = {key: role for role, key in KEYS.items()}
     paths = {*path_keys(), *names}
     return {
         key: str(Path(value).absolute())

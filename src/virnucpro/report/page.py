@@ -49,12 +49,12 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
         data=tables.columns(contigs.listed),
         columns=CONTIGS,
         calls=(VIRAL, NON_VIRAL, UNSCORED),
-        times=timing.rule_times(benchmarks, sample, shards),
+        times=timing.rule_times(benchmarks, sample, shards, methods.architectures(summary)),
         throughput=timing.throughput(shards),
         shards=sorted(shards, key=lambda shard: -shard["seconds"])[:LISTED_SHARDS],
         check=read_check(check, summary),
         methods=methods.methods(summary, sum(contigs.bases.values())),
-        references=methods.references(),
+        references=methods.references(methods.architectures(summary).values()),
     )
 
 

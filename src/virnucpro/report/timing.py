@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RULES = ("prepare_dnabert_s", "prepare_esm2", "prepare_classifier", "split", "embed_dnabert_s", "embed_esm2", "merge", "predict")  # fmt: skip
-"""In the order they run; ``report`` itself isn't over yet, nor need ``extract_viral`` be."""
-EMBEDDING = {"embed_dnabert_s": "dna", "embed_esm2": "protein"}
+from virnucpro.models.registry import ROLES
+
+PER_SAMPLE = ("split", "merge", "predict")
 
 
 @dataclass
@@ -25,22 +25,27 @@ class RuleTime:
     cpu_seconds: float
 
 
-def rule_times(folder: Path, sample: str, shards: Iterable[dict[str, Any]]) -> list[RuleTime]:
+def rule_times(
+    folder: Path, sample: str, shards: Iterable[dict[str, Any]], architectures: Mapping[str, str]
+) -> list[RuleTime]:
     """Time per rule of what made this sample's results; without rules of which nothing is known.
 
     Args:
         folder: ``{output_dir}/benchmarks``.
         sample: its jobs are counted, and the run's preparation of models.
         shards: as recorded in embeddings.h5.
+        architectures: of the encoder in each role.
     """
     times = []
-    for rule in RULES:
-        if rule in EMBEDDING:
-            own = [shard for shard in shards if EMBEDDING[rule] == shard["encoder"] and "job_seconds" in shard]
+    embedding = {f"embed_{name}": role for role, name in architectures.items()}
+    prepare = [f"prepare_{name}" for name in (*architectures.values(), "classifier")]
+    for rule in (*prepare, "split", *embedding, "merge", "predict"):  # as they run; `report` isn't over yet
+        if rule in embedding:
+            own = [shard for shard in shards if embedding[rule] == shard["encoder"] and "job_seconds" in shard]
             names = {"s": "job_seconds", "cpu_time": "cpu_seconds", "max_rss": "max_rss"}
             jobs = [{name: shard[key] for name, key in names.items()} for shard in own]
         else:
-            name = f"{sample}.tsv" if rule in ("split", "merge", "predict") else "*.tsv"
+            name = f"{sample}.tsv" if rule in PER_SAMPLE else "*.tsv"
             jobs = [job for path in sorted((folder / rule).glob(name)) if (job := read_benchmark(path))]
         if jobs:
             rss, cpu = ([job[key] for job in jobs if key in job] for key in ("max_rss", "cpu_time"))
@@ -74,7 +79,7 @@ class Throughput:
 def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
     """Speed per encoder, from the seconds that its jobs spent in the encoder."""
     result = []
-    for encoder in EMBEDDING.values():
+    for encoder in ROLES:
         own = [shard for shard in shards if shard["encoder"] == encoder]
         if own:
             devices = ", ".join(sorted({str(shard.get("gpu_name", shard["device"])) for shard in own}))
