@@ -139,15 +139,6 @@ with user_errors():
         [*(path for files in SAMPLES.values() for path in files), *GIVEN],
         [*PREPARED.values(), *(f"{OUT}/{target}/{name}" for target in TO_BE_MADE for name in TARGETS[target])],
     )
-# What Snakemake knows of former runs it keeps there. Without that, it goes by dates alone.
-if not os.path.isdir(".snakemake/metadata") or not os.listdir(".snakemake/metadata"):
-    for _sample, _files in SAMPLES.items():
-        _shards = f"{OUT}/{_sample}/shards"
-        if (_changed := changed_input(_shards, _files)) and os.stat(_changed).st_mtime <= os.stat(_shards).st_mtime:
-            raise UserError(
-                f"{_changed} isn't the file that {_shards} was made from, but dated before it, and here are no records "
-                f"(.snakemake) of that run. So that all is made anew from this one, give:\ntouch {shlex.quote(str(_changed))}"
-            )
 MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 LETTERS = {"dnabert_s": "fna", "esm2": "faa"}
@@ -212,6 +203,18 @@ def fasta_of(wildcards):
             with user_errors():
                 check_file(path, LABELLED or SETTINGS.samples)
     return current(SAMPLES[wildcards.sample])
+
+
+def fasta_to_split(wildcards):
+    """Input function: the same, and the order to split them if the shards were made from others.
+
+    Snakemake compares an input with its record of the run that read it. Where it has none (the results were moved, or made by
+    the command or from another folder) it goes by dates, and overlooks an older file; the manifest knows.
+    """
+    shards = f"{OUT}/{wildcards.sample}/shards"
+    if changed_input(shards, SAMPLES[wildcards.sample]):
+        workflow.dag.forcefiles.add(shards)
+    return fasta_of(wildcards)
 
 
 def identity_of_fasta(wildcards):

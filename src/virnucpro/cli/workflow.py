@@ -23,13 +23,12 @@ import yaml
 from virnucpro import installation
 from virnucpro.cli.inputs import sheet
 from virnucpro.configuration import Settings, path_keys, read_config, resolve
-from virnucpro.errors import ConfigError, DeviceError, StorageError
+from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.lease import visible_gpus
 from virnucpro.models import KEYS, find, is_name
 from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_own
 from virnucpro.paths import user_path
 from virnucpro.samples import check_folders
-from virnucpro.sequences.split import changed_input
 from virnucpro.switches import Switches
 
 FAILED = 3
@@ -171,12 +170,6 @@ def start(
     if status:
         _explain_failure(Path(output).absolute() / "logs", began)
         sys.exit(FAILED)
-    for name, files in (samples or {}).items():
-        if not dry_run and (changed := changed_input(out / name / "shards", files)):
-            raise StorageError(
-                f"{changed} isn't the file that {out / name} was made from, which the options for Snakemake made it overlook. "
-                f"Give the same command with: -- --forcerun split"
-            )
     for path in made if not dry_run else ():
         if path.exists():  # all of it, unless options of Snakemake's own asked for a part
             click.echo(path)

@@ -198,5 +198,7 @@ def _wrong_letter(path: Path, identifier: str, sequence: bytes, fastq: bool) -> 
     if letter in ";#":
         return InputError(f"{said} If a comment begins there, remove it: every line below a header is sequence.")
     if letter in ">@":
-        return InputError(f"{said} If another record begins there, start it on a line of its own, in the format of the first.")
+        return InputError(
+            f"{said} If another record begins there, start it on a line of its own, in the format of the first."
+        )
     return InputError(f"{said} Correct the record or remove it.")
