@@ -181,7 +181,10 @@ def run_workflow(arguments: Sequence[str]) -> int:
     Interrupts (also SIGTERM and, unless under ``nohup``, a closed terminal) reach Snakemake and its jobs once, and this
     waits for them.
     """
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), *arguments]
+    workflow = installation.root() / "workflow"
+    # Nothing of the folder that the user is in: a numpy.py there isn't numpy, nor another workflow's profiles/default this one's.
+    own = [f"--snakefile={installation.snakefile()}", f"--workflow-profile={workflow / 'profiles' / 'default'}"]
+    command = [sys.executable, "-P", "-m", "snakemake", *own, *arguments]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_heed)
     received: list[int] = []
 
