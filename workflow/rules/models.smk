@@ -75,6 +75,7 @@ checkpoint prepare_classifier:
         runtime=20,
     params:
         source=path_of("classifier"),
+        encoders=[str(SOURCES[family].path) for family in PREPARED],
         identity=identity_of([] if SOURCES["classifier"].published else SOURCES["classifier"].files),
         chunk_length=SETTINGS.chunk_length,
     script:

@@ -23,7 +23,7 @@ rule merge:
     params:
         # Known while the workflow is parsed, so that another model, precision or switch is noticed even
         # where the shards were deleted after a finished run.
-        models=[str(SOURCES[family].path) for family in ("dnabert_s", "esm2")],
+        models=[str(SOURCES[family].path) for family in PREPARED],
         precision=EMBED_OPTIONS.precision,
         batching=EMBED_OPTIONS.batching,
         chunk_length=SETTINGS.chunk_length,
@@ -66,6 +66,7 @@ rule predict:
         mem_mb=lambda wildcards, attempt: attempt * 3000,
         runtime=lambda wildcards, attempt: attempt * 240,
     params:
+        classifier=str(SOURCES["classifier"].path),
         threshold=SETTINGS.threshold,
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,
