@@ -70,8 +70,9 @@ def evaluate_from_table(
     samples = [Labelled(name, folder, labels.get(name), records) for name, folder in folders.items()]
     only = None
     if split:
-        rows = read_table(Path(split), ("sample", "record", "part"), others=True, what="split of a training").rows
-        only = {(row["sample"], row["record"]) for row in rows if row["part"] == "test"}
+        columns = ("sample", "record", "part")
+        parts = read_table(Path(split), columns, others=True, quotes=False, what="split of a training")
+        only = {(row["sample"], row["record"]) for row in parts.rows if row["part"] == "test"}
     return evaluate(samples, output, only=only, contrasts=contrasts, run=run)
 
 
