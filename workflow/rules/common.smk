@@ -76,9 +76,8 @@ installation.prepare_account(Path(".snakemake/cache").absolute())
 installation.prepare_environment()
 _strict = not workflow.modifier.skip_configfile  # else a module, whose configuration the other workflow gives
 if _strict:
-    os.environ["PYTHONSAFEPATH"] = (
-        "1"  # a job's Python takes no modules from the folder it starts in, such as a numpy.py
-    )
+    # A job's Python then takes no modules from the folder that it starts in, such as a user's numpy.py.
+    os.environ["PYTHONSAFEPATH"] = "1"
 with user_errors():
     for _file in workflow.config_settings.configfiles if _strict else ():  # Snakemake takes a key that is twice there
         if _file.suffix != ".json":
