@@ -26,6 +26,8 @@ SAMPLE_FILES = (*TABLES.values(), EMBEDDINGS, VIRAL, REPORT)
 """All that a finished sample's folder has."""
 SAMPLE_FOLDERS = ("shards", "embeddings")
 RUN_FOLDERS = ("benchmarks", "logs")
+SAMPLE_LOGS = ("split", "merge", "predict", "extract_viral", "report")
+"""Folders of ``logs`` that have a file per sample."""
 
 TARGETS = {
     "training": ("training.json", "classifier.safetensors", "split.tsv"),
@@ -36,6 +38,8 @@ TARGETS = {
 OWN = "# Written by virnucpro"
 """What the program's own configuration files and sample sheets begin with."""
 
+_LOG = b" INFO virnucpro "
+"""In the first line of a job's log; see ``joblog``."""
 _REMEDY = "Choose another output folder (--output, output_dir)"
 
 
@@ -87,11 +91,14 @@ def refuse_foreign(output_dir: str | Path, samples: Collection[str], targets: It
     """
     out = Path(output_dir)
     for sample in samples:
-        folder = out / sample
-        if folder.is_dir() and not _is_sample(folder, out / "logs" / "split" / f"{sample}.log"):
-            for name in (*SAMPLE_FILES, *SAMPLE_FOLDERS):
-                if os.path.lexists(folder / name):
-                    raise _foreign(folder / name)
+        folder, logs = out / sample, [out / "logs" / name / f"{sample}.log" for name in SAMPLE_LOGS]
+        if not _is_sample(folder, logs):
+            for path in (folder / name for name in (*SAMPLE_FILES, *SAMPLE_FOLDERS)):
+                if os.path.lexists(path):
+                    raise _foreign(path)
+            for log in logs:
+                if log.is_file() and os.stat(log).st_size and not _begins(log, _LOG):  # empty: its job was killed
+                    raise _foreign(log)
     if len(samples) > 1 and os.path.lexists(out / REPORT) and not _begins(out / REPORT, b"<title>VirNucPro"):
         raise _foreign(out / REPORT)
     for target in targets:
@@ -215,10 +222,11 @@ def _same(path: str | Path, folder: Path) -> bool:
     return False
 
 
-def _is_sample(folder: Path, log: Path) -> bool:
+def _is_sample(folder: Path, logs: Iterable[Path]) -> bool:
     """Whether a run made this folder: one of the files that say so is there, however much else was deleted."""
-    marks = (folder / "shards" / "manifest.json", folder / "summary.json", log)
-    return any(mark.is_file() for mark in marks) or _begins(folder / "contigs.tsv", b"record\tlength\tchunks\t")
+    if any((folder / mark).is_file() for mark in ("shards/manifest.json", "summary.json")):
+        return True
+    return _begins(folder / "contigs.tsv", b"record\tlength\tchunks\t") or any(_begins(log, _LOG) for log in logs)
 
 
 def _begins(path: Path, words: bytes) -> bool:

@@ -78,8 +78,11 @@ from virnucpro.switches import Switches
 
 installation.prepare_account(Path(".snakemake/cache").absolute())
 installation.prepare_environment()
+_strict = not workflow.modifier.skip_configfile  # else a module, whose configuration the other workflow gives
+if _strict:
+    # A job's Python then takes no modules from the folder that it starts in, such as a user's numpy.py.
+    os.environ["PYTHONSAFEPATH"] = "1"
 with user_errors():
-    _strict = not workflow.modifier.skip_configfile  # else a module, whose configuration the other workflow gives
     for _file in workflow.config_settings.configfiles if _strict else ():  # Snakemake takes a key that is twice there
         if _file.suffix != ".json":
             read_config(_file)
@@ -137,18 +140,8 @@ with user_errors():
         [*(path for files in SAMPLES.values() for path in files), *GIVEN],
         [*PREPARED.values(), *(f"{OUT}/{target}/{name}" for target in TO_BE_MADE for name in TARGETS[target])],
     )
-# What Snakemake knows of former runs it keeps there. Without that, it goes by dates alone.
-if not os.path.isdir(".snakemake/metadata") or not os.listdir(".snakemake/metadata"):
-    for _sample, _files in SAMPLES.items():
-        _shards = f"{OUT}/{_sample}/shards"
-        if (_changed := changed_input(_shards, _files)) and os.stat(_changed).st_mtime <= os.stat(_shards).st_mtime:
-            raise UserError(
-                f"{_changed} isn't the file that {_shards} was made from, but dated before it, and here are no records "
-                f"(.snakemake) of that run. So that all is made anew from this one, give:\ntouch {shlex.quote(str(_changed))}"
-            )
 MODELS = {role: f"{folder}/model.safetensors" for role, folder in PREPARED.items()}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
-LETTERS = {"dnabert_s": "fna", "esm2": "faa"}
 # Targets in place of rules whose jobs aren't all planned before the input is split, which `--until` would leave out.
 INSTEAD_OF_UNTIL = {
     **{f"embed_{SOURCES[role].kind}": f"all_{SOURCES[role].kind}" for role in ROLES},
@@ -200,6 +193,18 @@ def fasta_of(wildcards):
     return current(SAMPLES[wildcards.sample])
 
 
+def fasta_to_split(wildcards):
+    """Input function: the same, and the order to split them if the shards were made from others.
+
+    Snakemake compares an input with its record of the run that read it. Where it has none (the results were moved, or made by
+    the command or from another folder) it goes by dates, and overlooks an older file; the manifest knows.
+    """
+    shards = f"{OUT}/{wildcards.sample}/shards"
+    if changed_input(shards, SAMPLES[wildcards.sample]):
+        workflow.dag.forcefiles.add(shards)
+    return fasta_of(wildcards)
+
+
 def identity_of_fasta(wildcards):
     """Param function: which files those of a sample are; of those that a rule makes Snakemake knows."""
     return identity(path for path in SAMPLES[wildcards.sample] if path.exists() and not made(path))
@@ -229,7 +234,7 @@ def purged(said):
         except VirNucProError:
             return True
         names = {entry.name for entry in os.scandir(folder)}
-        return not names.issuperset(f"{shard['sha']}.{letters}" for shard in shards for letters in LETTERS.values())
+        return not names.issuperset(f"{shard['sha']}.{role.suffix}" for shard in shards for role in ROLES.values())
 
     folders = [folder for sample in SAMPLES if os.path.isdir(folder := f"{OUT}/{sample}/shards")]
     remedy = shlex.join(["rm", "-r", *filter(lacks_something, folders)])

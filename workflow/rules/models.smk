@@ -75,6 +75,7 @@ checkpoint prepare_classifier:
         runtime=20,
     params:
         source=path_of("classifier"),
+        encoders=[str(SOURCES[role].path) for role in ROLES],
         identity=identity_of([] if SOURCES["classifier"].published else SOURCES["classifier"].files),
         chunk_length=SETTINGS.chunk_length,
     script:

@@ -66,6 +66,7 @@ rule predict:
         mem_mb=lambda wildcards, attempt: attempt * 3000,
         runtime=lambda wildcards, attempt: attempt * 240,
     params:
+        classifier=str(SOURCES["classifier"].path),
         threshold=SETTINGS.threshold,
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,

@@ -3,7 +3,7 @@
 
 checkpoint split:
     input:
-        fasta_of,
+        fasta_to_split,
     output:
         directory(f"{OUT}/{{sample}}/shards"),
     log:

@@ -26,6 +26,7 @@ from virnucpro.classifier.tables import (
 )  # fmt: skip
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_file
+from virnucpro.input_tables import read_table
 from virnucpro.provenance import RunRecord, origins
 from virnucpro.rendering import saved_figure
 
@@ -81,27 +82,12 @@ def evaluate_from_table(
     else:
         records = read_labelled_records(table)
     samples = [Labelled(name, folder, labels.get(name), records) for name, folder in folders.items()]
-    only = read_test_part(split) if split else None
+    only = None
+    if split:
+        columns = ("sample", "record", "part")
+        parts = read_table(Path(split), columns, others=True, quotes=False, what="split of a training")
+        only = {(row["sample"], row["record"]) for row in parts.rows if row["part"] == "test"}
     return evaluate(samples, output, only=only, contrasts=contrasts, run=run)
-
-
-def read_test_part(path: str | Path) -> set[tuple[str, str]]:
-    """(sample, record) of the test part in a training's ``split.tsv``, read as literally as it was written.
-
-    Raises InputError for any other file.
-    """
-    try:
-        with open(path, encoding="utf-8", newline="\n") as file:  # not csv, which limits the length of a value
-            columns, *rows = (line.rstrip("\n").split("\t") for line in file)
-            at = [columns.index(name) for name in ("sample", "record", "part")]
-            parts = [[row[column] for column in at] for row in rows]
-    except OSError as error:
-        raise InputError(f"{path}: can't read the split of a training ({error.strerror}).") from None
-    except (ValueError, IndexError):
-        raise InputError(
-            f"{path}: isn't the split.tsv of a training, with the columns sample, record and part. Give that file."
-        ) from None
-    return {(sample, record) for sample, record, part in parts if part == "test"}
 
 
 def evaluate(

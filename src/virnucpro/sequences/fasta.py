@@ -183,11 +183,11 @@ def _wrong_letter(path: Path, identifier: str, sequence: bytes, fastq: bool) -> 
     shown = repr(letter) if letter.isascii() else f"byte 0x{ord(letter):02X}"
     said = f"{path}: record '{identifier}' has {shown} at position {at + 1}, which isn't a IUPAC nucleotide."
     others = frozenset(sequence.translate(None, _ALLOWED))
-    # N and X apart, a masked sequence is of few letters; a protein has all that IUPAC's nucleotides share with it.
-    masked = others <= frozenset(b"Xx") and 10 * len(sequence.translate(None, b"ACGTUNXacgtunx")) <= len(sequence)
-    if masked:
+    # N and X apart, DNA is nearly all of four letters; a protein has all that IUPAC's nucleotides share with it.
+    dna = 10 * len(sequence.translate(None, b"ACGTUNXacgtunx")) <= len(sequence)
+    if dna and others <= frozenset(b"Xx"):
         return InputError(f"{said} If X masks bases here, write N in its place.")
-    if others <= _PROTEIN:
+    if not dna and others <= _PROTEIN:
         return InputError(f"{said} It looks like a protein FASTA given as DNA. Give nucleotide sequences.")
     if fastq and letter in "-.":
         return InputError(f"{said} Write N in its place (old programs wrote a dot), in the lines of letters alone.")
@@ -195,4 +195,10 @@ def _wrong_letter(path: Path, identifier: str, sequence: bytes, fastq: bool) -> 
         return InputError(f"{said} It looks like an alignment. Remove the gaps.")
     if sequence.startswith(_BYTE_ORDER_MARK, at):
         return InputError(f"{said} It's a byte order mark, as left where files were joined. Remove it.")
+    if letter in ";#":
+        return InputError(f"{said} If a comment begins there, remove it: every line below a header is sequence.")
+    if letter in ">@":
+        return InputError(
+            f"{said} If another record begins there, start it on a line of its own, in the format of the first."
+        )
     return InputError(f"{said} Correct the record or remove it.")

@@ -104,13 +104,12 @@ def split_fasta(
     return manifest
 
 
-def changed_input(folder: str | Path, fastas: Sequence[Path]) -> Path | None:
-    """The first file that isn't what this shard folder was made from, by size and time; None if nothing says so."""
+def changed_input(folder: str | Path, fastas: Sequence[Path]) -> bool:
+    """Whether these aren't the files, by size and time, that a shard folder was made from; False if nothing tells."""
     try:
-        made_from, now = read_manifest(folder).get("identity", ()), identity(fastas)
+        return read_manifest(folder).get("identity", now := identity(fastas)) != now
     except (StorageError, OSError):
-        return None
-    return next((path for path, old, new in zip(fastas, made_from, now, strict=False) if old != new), None)
+        return False
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
