@@ -149,6 +149,7 @@ if not os.path.isdir(".snakemake/metadata") or not os.listdir(".snakemake/metada
                 f"{_changed} isn't the file that {_shards} was made from, but dated before it, and here are no records "
                 f"(.snakemake) of that run. So that all is made anew from this one, give:\ntouch {shlex.quote(str(_changed))}"
             )
+LETTERS = {"dnabert_s": "fna", "esm2": "faa"}  # which of a shard's two files an encoder reads
 MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 # Targets in place of rules whose jobs aren't all planned before the input is split, which `--until` would leave out.
