@@ -20,7 +20,7 @@ TABLES = {
     "highest": "prediction_results_highestscore.csv",
     "summary": "summary.json",
 }
-"""What prediction makes in a sample's folder; the keys are the fields of ``classifier.predict.Outputs``."""
+"""What prediction makes in a sample's folder; the keys are the fields of ``calls.predict.Outputs``."""
 EMBEDDINGS, VIRAL, REPORT = "embeddings.h5", "viral.fasta.gz", "report.html"
 SAMPLE_FILES = (*TABLES.values(), EMBEDDINGS, VIRAL, REPORT)
 """All that a finished sample's folder has."""

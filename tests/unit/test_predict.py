@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.unit.tables import column, read
+from virnucpro.calls.predict import Outputs, predict
 from virnucpro.classifier.importer import import_original
 from virnucpro.classifier.model import Classifier, write_classifier
-from virnucpro.classifier.predict import Outputs, predict
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.embeddings.store import MergedEmbeddings, create_merged
 from virnucpro.encoders.canonical import write_canonical

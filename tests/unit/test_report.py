@@ -100,7 +100,7 @@ def test_a_table_with_other_columns(tmp_path):
     (folder / "contigs.tsv").write_text("record\tlength\n")
     with pytest.raises(StorageError, match=r"contigs\.tsv: its columns aren't record, length, chunks"):
         page_of(folder)
-    (folder / "contigs.tsv").write_text("\t".join(tables.CONTIGS) + "\na\t5\n")
+    (folder / "contigs.tsv").write_text("\t".join(tables.CONTIG_COLUMNS) + "\na\t5\n")
     with pytest.raises(StorageError, match=r"contigs\.tsv, line 2: has 2 columns"):
         page_of(folder)
 

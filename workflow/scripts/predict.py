@@ -5,7 +5,7 @@ from pathlib import Path
 from virnucpro.joblog import job
 
 with job(snakemake.log[0]):
-    from virnucpro.classifier.predict import Outputs, predict
+    from virnucpro.calls.predict import Outputs, predict
 
     predict(
         Path(snakemake.input.embeddings),

@@ -11,10 +11,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from virnucpro import __version__
-from virnucpro.classifier.tables import CONTIGS, NON_VIRAL, UNSCORED, VIRAL
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.files import atomic_file
 from virnucpro.report import methods, tables, timing
+from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
 
 LISTED_SHARDS = 500
 """Shard jobs listed at most, the slowest ones."""
@@ -47,7 +47,7 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
         contigs=contigs,
         chunks=chunks,
         data=tables.columns(contigs.listed),
-        columns=CONTIGS,
+        columns=CONTIG_COLUMNS,
         calls=(VIRAL, NON_VIRAL, UNSCORED),
         times=timing.rule_times(benchmarks, sample, shards),
         throughput=timing.throughput(shards),

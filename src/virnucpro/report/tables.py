@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from virnucpro.classifier.tables import CHUNKS, CONTIGS, NO_OPEN_FRAME, VIRAL, read_rows
+from virnucpro.result_tables import CHUNK_COLUMNS, CONTIG_COLUMNS, NO_OPEN_FRAME, VIRAL, read_rows
 
 BINS = 40
 """Bars of a score distribution."""
@@ -25,7 +25,7 @@ COLUMNS = 300
 
 Row = dict[str, str]
 
-_LENGTH, _VIRAL_CHUNKS, _MEAN_SCORE, _CALL = map(CONTIGS.index, ("length", "viral_chunks", "mean_score", "call"))
+_LENGTH, _VIRAL_CHUNKS, _MEAN_SCORE, _CALL = map(CONTIG_COLUMNS.index, ("length", "viral_chunks", "mean_score", "call"))
 
 
 @dataclass
@@ -74,7 +74,7 @@ def read_contigs(path: Path) -> ContigFacts:
     facts = ContigFacts()
 
     def counted() -> Iterator[list[str]]:
-        for row in read_rows(path, CONTIGS):
+        for row in read_rows(path, CONTIG_COLUMNS):
             facts.bases[row[_CALL]] += int(row[_LENGTH])
             if row[_MEAN_SCORE]:
                 facts.scores[_bin(row[_MEAN_SCORE])] += 1
@@ -86,9 +86,11 @@ def read_contigs(path: Path) -> ContigFacts:
         left -= len("".join(row).encode()) + 3 * len(row)
         if left < 0:
             break
-        facts.listed.append(dict(zip(CONTIGS, row, strict=True)))
-    scored = (row for row in read_rows(path, CONTIGS) if row[_MEAN_SCORE])
-    facts.drawn = [dict(zip(CONTIGS, row, strict=True)) for row in heapq.nlargest(DRAWN_CONTIGS, scored, key=_evidence)]
+        facts.listed.append(dict(zip(CONTIG_COLUMNS, row, strict=True)))
+    scored = (row for row in read_rows(path, CONTIG_COLUMNS) if row[_MEAN_SCORE])
+    facts.drawn = [
+        dict(zip(CONTIG_COLUMNS, row, strict=True)) for row in heapq.nlargest(DRAWN_CONTIGS, scored, key=_evidence)
+    ]
     return facts
 
 
@@ -98,7 +100,7 @@ def read_chunks(path: Path, drawn: Iterable[Row]) -> ChunkFacts:
     wanted: dict[str, dict[int, Bar]] = {}
     chosen = list(drawn)
     lengths = {row["record"]: (int(row["length"]), min(int(row["chunks"]), COLUMNS)) for row in chosen}
-    for record, _, first, last, open_frames, score, _, call in read_rows(path, CHUNKS):
+    for record, _, first, last, open_frames, score, _, call in read_rows(path, CHUNK_COLUMNS):
         facts.open_frames[int(open_frames)] += 1
         if call != NO_OPEN_FRAME:
             facts.scores[_bin(score)] += 1
@@ -123,7 +125,7 @@ def columns(listed: list[Row]) -> dict[str, list[Any]]:
     def numbers(name: str) -> list[Any]:
         return json.loads(f"[{','.join(row[name] or 'null' for row in listed)}]")
 
-    return {name: [row[name] for row in listed] if name in text else numbers(name) for name in CONTIGS}
+    return {name: [row[name] for row in listed] if name in text else numbers(name) for name in CONTIG_COLUMNS}
 
 
 def _evidence(row: list[str]) -> tuple[bool, int, float]:
