@@ -19,14 +19,14 @@ from pathlib import Path
 
 from virnucpro.locks import locked
 
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 
 
 def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
-        while block := handle.read(BLOCK):
+        while block := handle.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
 

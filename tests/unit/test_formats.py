@@ -9,9 +9,9 @@ import zipfile
 
 import pytest
 
-from tests.unit.test_fasta import bgzip
+from tests.unit.test_read import bgzip
 from virnucpro.errors import InputError
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.read import read_fasta
 
 
 def zipped(*names):

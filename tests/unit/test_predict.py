@@ -19,7 +19,7 @@ from virnucpro.encoders.canonical import write_canonical
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.errors import ModelError, StorageError
 from virnucpro.sequences.chunks import chunk_starts
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.read import read_fasta
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 EXPECTED = PARITY / "expected"

@@ -19,7 +19,7 @@ from virnucpro.errors import StorageError
 from virnucpro.report.page import write_sample_page
 from virnucpro.result_tables import CONTIG_COLUMNS
 from virnucpro.sequences.split import read_manifest, split_fasta
-from virnucpro.sequences.survey import survey
+from virnucpro.sequences.statistics import statistics_of
 
 DNA = [(name, text if number % 2 else text.lower()) for number, (name, text) in enumerate(contigs(6, 8))]
 AS_RNA = str.maketrans("Tt", "Uu")
@@ -44,7 +44,7 @@ def test_rna_gives_the_frames_of_its_dna(tmp_path, form, compress, caplog):
     assert [made["dna"][key] for key in KEYS] == [0, 0, True]
     assert [made["rna"][key] for key in KEYS] == [6, 0, True]
     assert "read 6 records as RNA, U as T, since there is no T: r0, r1, r2, …" in caplog.text
-    found = survey([tmp_path / "rna"], 300)
+    found = statistics_of([tmp_path / "rna"], 300)
     assert (found.rna_records, found.open_frames) == (6, made["dna"]["frames"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from virnucpro.calls.viral import write_viral
 from virnucpro.errors import StorageError
 from virnucpro.result_tables import CONTIG_COLUMNS
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.read import read_fasta
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 

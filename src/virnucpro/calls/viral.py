@@ -11,7 +11,7 @@ from pathlib import Path
 from virnucpro.errors import StorageError
 from virnucpro.files import atomic_file
 from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL, read_rows
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.read import read_fasta
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.errors import ModelError
-from virnucpro.files import BLOCK, atomic_file
+from virnucpro.files import BLOCK_BYTES, atomic_file
 
 if TYPE_CHECKING:
     import torch
@@ -175,8 +175,8 @@ def verify_canonical(path: str | Path) -> EncoderSpec:
             _digest_tensor(digest, key, tensors[key]["dtype"], tensors[key]["shape"])
             start, stop = tensors[key]["data_offsets"]
             handle.seek(data + start)
-            for at in range(start, stop, BLOCK):
-                digest.update(handle.read(min(BLOCK, stop - at)))
+            for at in range(start, stop, BLOCK_BYTES):
+                digest.update(handle.read(min(BLOCK_BYTES, stop - at)))
     if digest.hexdigest() != spec.weights_sha256:
         raise ModelError(f"{path} is damaged: its content doesn't match its own SHA-256; prepare it again")
     return spec
