@@ -68,7 +68,7 @@ from virnucpro.outputs import REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord
-from virnucpro.report.ending import ending
+from virnucpro.report.run_summary import run_summary
 from virnucpro.samples import check_folders, name_samples, read_samples
 from virnucpro.sequences.split import changed_input, read_manifest
 from virnucpro.switches import Switches
@@ -358,9 +358,7 @@ def require_writable(folder, name, remedy):
         with TemporaryFile(dir=folder) as probe:
             return os.fstat(probe.fileno()).st_mtime
     except OSError as error:
-        raise UserError(
-            f"{name}: {Path(folder).absolute()} can't be written to ({error.strerror}). {remedy}"
-        ) from None
+        raise UserError(f"{name}: {Path(folder).absolute()} can't be written to ({error.strerror}). {remedy}") from None
 
 
 def before_the_first_job():

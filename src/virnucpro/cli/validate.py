@@ -16,6 +16,14 @@ from virnucpro.configuration import resolve
 from virnucpro.sequences.statistics import statistics_of
 from virnucpro.switches import Switches
 
+LABELS = {
+    "windows": "chunks",
+    "windows_with_open_frame": "chunks with a stop-free frame",
+    "records_without_open_frame": "records without one",
+    "open_frames": "stop-free frames",
+}
+"""What the text calls the keys that JSON keeps since version 0.1."""
+
 
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
@@ -48,8 +56,8 @@ def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> Non
         click.echo(f"{name}: {', '.join(map(str, samples[name]))}")
         for key, value in asdict(counts).items():
             if key not in ("remarks", "notes", "share_read"):
-                click.echo(f"  {key.replace('_', ' '):28}{value:>16,}")
-        click.echo(f"  {f'embeddings ({chunk_length}-base chunks)':28}{2 * counts.open_frames:>16,}")
+                click.echo(f"  {LABELS.get(key, key.replace('_', ' ')):30}{value:>16,}")
+        click.echo(f"  {f'embeddings ({chunk_length}-base chunks)':30}{2 * counts.open_frames:>16,}")
         for remark, example in counts.remarks.items():
             click.echo(f"  note: records {remark}, e.g. '{example[:60]}'")
         for note in counts.notes:

@@ -1,4 +1,4 @@
-"""A methods paragraph with this run's own facts, and the works to cite for it."""
+"""A methods paragraph for a publication, with the facts of this run, and the works to cite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Reference:
     """A work to cite."""
 
     key: str
-    kind: str  # of the BibTeX entry: article or inproceedings
+    kind: str  # the BibTeX entry's type: article or inproceedings
     authors: str
     title: str
     place: str  # journal or proceedings
@@ -24,7 +24,7 @@ class Reference:
     doi: str
 
     def bibtex(self) -> str:
-        """The entry for a .bib file."""
+        """The BibTeX entry."""
         fields = {
             "author": self.authors,
             "title": f"{{{self.title}}}",
@@ -39,16 +39,16 @@ class Reference:
 
 
 def references() -> list[Reference]:
-    """The works, in the order in which ``methods`` counts them."""
+    """The works to cite, in the order of their numbers in ``methods``."""
     return [Reference(**work) for work in yaml.safe_load((files(__package__) / "references.yaml").read_text("utf-8"))]
 
 
 def methods(summary: dict[str, Any], bases: int) -> str:
-    """The paragraph; numbers in brackets count through ``references``.
+    """The paragraph; numbers in brackets are those of ``references``.
 
     Args:
         summary: summary.json.
-        bases: of all records.
+        bases: of all sequences.
     """
     versions = summary["run"]["versions"]
     ways = [way for ways in summary["computed"].values() for way in ways]
@@ -65,15 +65,15 @@ def methods(summary: dict[str, Any], bases: int) -> str:
     return (
         f"Viral sequences were identified as in VirNucPro [1], with version {versions['virnucpro']} of its Snakemake "
         f"workflow (Snakemake {versions['snakemake']} [4]). "
-        f"The {summary['records']:,} sequences ({bases:,} bases) were cut into {summary['chunks']:,} windows of at most "
-        f"{summary['chunk_length']} bases and each window was translated in all six frames; the "
+        f"The {summary['records']:,} sequences ({bases:,} bases) were cut into {summary['chunks']:,} chunks of at most "
+        f"{summary['chunk_length']} bases and each chunk was translated in all six frames; the "
         f"{summary['frames']:,} frames without a stop codon were kept. The DNA of each frame was embedded with "
         f"{_encoder(summary['dna_encoder'], 'DNABERT-S architecture [2]')}, its protein with "
         f"{_encoder(summary['protein_encoder'], 'ESM-2 architecture [3]')}, and both vectors together were scored by "
         f"the classifier {_identity(summary['classifier'])}.{computed if ways else ''} "
-        f"The score of a window is v / (v + o), where v and o are the largest viral and non-viral scores among its "
-        f"frames; windows without an open frame have no score. A sequence was called viral if the mean score of its "
-        f"scored windows was at least {summary['threshold']}: {summary['viral_records']:,} sequences."
+        f"The score of a chunk is v / (v + o), where v and o are the largest viral and non-viral scores among its "
+        f"frames; chunks without a stop-free frame have no score. A sequence was called viral if the mean score of its "
+        f"scored chunks was at least {summary['threshold']}: {summary['viral_records']:,} sequences."
     )
 
 

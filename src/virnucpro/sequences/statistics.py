@@ -36,9 +36,7 @@ class Statistics:
     open_frames: int = 0
     residues: int = 0
     share_read: float = 1.0  # of the files' bytes; less than 1 if reading stopped early: then so did counting
-    remarks: dict[str, str] = field(
-        default_factory=dict
-    )  # what a user may want to change → a sequence's id, as example
+    remarks: dict[str, str] = field(default_factory=dict)  # what a user may want to change → id of an example
     notes: list[str] = field(default_factory=list)  # what a run would write to its log
 
 
