@@ -95,10 +95,10 @@ def refuse_foreign(output_dir: str | Path, samples: Collection[str], targets: It
     if len(samples) > 1 and os.path.lexists(out / REPORT) and not _begins(out / REPORT, b"<title>VirNucPro"):
         raise _foreign(out / REPORT)
     for target in targets:
-        record, *others = (out / target / name for name in TARGETS[target])
+        first, *others = (out / target / name for name in TARGETS[target])
         if target == "evaluation":
             others.append(out / target)  # the folder is replaced as a whole
-        for path in others if not record.is_file() else ():
+        for path in others if not first.is_file() else ():
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
                 raise _foreign(path)
 

@@ -103,7 +103,7 @@ def predict(
     }
     with atomic_file(outputs.summary) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    logger.info("scored %d frames of %d records, %d viral", counts.frames, counts.records, counts.viral_records)
+    logger.info("scored %d frames of %d sequences, %d viral", counts.frames, counts.records, counts.viral_records)
     return summary
 
 

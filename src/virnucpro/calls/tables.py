@@ -169,7 +169,7 @@ class Tables:
             self._chunk = next(self._chunks_to_fill, None)
         if self._chunk is None:
             raise StorageError(
-                f"{identifier}: the embeddings hold this frame, but the records have no such chunk at its place. "
+                f"{identifier}: the embeddings hold this frame, but the sequences have no such chunk at its place. "
                 "Delete the sample's embeddings and run again."
             )
         return self._chunk

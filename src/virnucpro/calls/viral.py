@@ -66,5 +66,5 @@ def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path) -> in
                     )
         if next(rows, None) is not None:
             raise StorageError(f"{fastas[-1]}: ends before the last record that was scored: the {changed}")
-    logger.info("copied %d records", written)
+    logger.info("copied %d sequences", written)
     return written
