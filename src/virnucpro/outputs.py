@@ -10,7 +10,7 @@ from pathlib import Path
 
 from virnucpro import __version__
 from virnucpro.errors import ConfigError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 
 TABLES = {
     "predictions": "predictions.tsv",

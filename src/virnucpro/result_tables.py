@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import StorageError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 
 PREDICTION_COLUMNS = (
     *("frame_id", "record", "chunk", "strand", "frame", "start", "end"),

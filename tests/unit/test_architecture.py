@@ -19,7 +19,7 @@ LAYERS = [
     "locks",
     "paths",
     "input_tables",
-    "files",
+    "io",
     "outputs",
     "result_tables",
     "rendering",
@@ -43,7 +43,7 @@ LAYERS = [
     "doctor",
     "cli",
 ]
-BESIDE = {"__init__", "__main__", "installation", "joblog"}
+BESIDE = {"__init__", "__main__", "installation", "logging"}
 
 
 def imports(file: Path) -> set[str]:

@@ -27,7 +27,7 @@ from tests.unit.encoder_fixtures import (
 from virnucpro.encoders.canonical import load_encoder, read_spec, verify_canonical, write_canonical
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import ModelError
-from virnucpro.files import sha256_file
+from virnucpro.io import sha256_file
 
 
 def prepared(source: Path, family: str, output: Path):

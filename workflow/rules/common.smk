@@ -62,7 +62,7 @@ from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import VirNucProError
-from virnucpro.files import sha256_file
+from virnucpro.io import sha256_file
 from virnucpro.gpu import visible_gpus
 from virnucpro.outputs import REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future

@@ -16,7 +16,7 @@ from virnucpro.classifier.spec import check_fit
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.encoders.canonical import read_spec
 from virnucpro.errors import StorageError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
 from virnucpro.sequences.split import iter_records, read_manifest
 

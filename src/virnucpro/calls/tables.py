@@ -18,7 +18,7 @@ import numpy as np
 
 from virnucpro.classifier.spec import CLASSES
 from virnucpro.errors import StorageError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.result_tables import (
     CHUNK_COLUMNS,
     CONTIG_COLUMNS,

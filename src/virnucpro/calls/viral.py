@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from virnucpro.errors import StorageError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL, read_rows
 from virnucpro.sequences.read import read_fasta
 

@@ -15,7 +15,7 @@ import numpy as np
 from virnucpro.classifier.labels import Label, has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
 from virnucpro.errors import InputError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord, origins
 from virnucpro.rendering import saved_figure
 from virnucpro.result_tables import (

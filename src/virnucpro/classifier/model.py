@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from virnucpro.classifier.spec import CLASSES, IGNORED, ClassifierSpec, read_classifier, weights_digest
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.skeleton import skeleton
 
 

@@ -20,7 +20,7 @@ from virnucpro.classifier.metrics import binary_metrics
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.errors import ConfigError, ModelError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
 from virnucpro.result_tables import write_table
 

@@ -14,7 +14,7 @@ import click
 
 from virnucpro.cli.options import UserPath
 from virnucpro.errors import ConfigError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.rendering import text_table
 
 if TYPE_CHECKING:

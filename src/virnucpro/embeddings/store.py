@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from virnucpro.errors import StorageError
-from virnucpro.files import atomic_file, named_in_errors
+from virnucpro.io import atomic_file, named_in_errors
 
 ROWS_PER_CHUNK = 1024
 """Rows in one HDF5 chunk; about 2 GB/s at this size, and small enough to stream."""

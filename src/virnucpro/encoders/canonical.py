@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.errors import ModelError
-from virnucpro.files import BLOCK_BYTES, atomic_file
+from virnucpro.io import BLOCK_BYTES, atomic_file
 
 if TYPE_CHECKING:
     import torch

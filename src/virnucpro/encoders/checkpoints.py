@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from virnucpro.encoders.canonical import EncoderSpec, build_encoder, write_canonical
 from virnucpro.encoders.prepare import WEIGHTS
 from virnucpro.errors import ModelError
-from virnucpro.files import sha256_file
+from virnucpro.io import sha256_file
 
 State = dict[str, torch.Tensor]
 

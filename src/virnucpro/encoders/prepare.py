@@ -7,7 +7,7 @@ from pathlib import Path
 
 from virnucpro.encoders.canonical import FAMILIES, EncoderSpec, read_header, verify_canonical
 from virnucpro.errors import ModelError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """What the weights of a model folder may be called, the preferred first."""

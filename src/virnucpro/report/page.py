@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from virnucpro import __version__
 from virnucpro.embeddings.store import MergedEmbeddings
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.report import methods, tables, timing
 from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
 

@@ -15,7 +15,7 @@ from operator import add
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from virnucpro.files import BLOCK_BYTES, sha256_file
+from virnucpro.io import BLOCK_BYTES, sha256_file
 
 _COUNTS_LAYOUT = struct.Struct("5Q")
 """Frames, bases, residues and bytes in the two files, of a chunk or of a shard. Chunks whose shard isn't known yet are kept

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from virnucpro.errors import InputError, StorageError
-from virnucpro.files import atomic_directory
+from virnucpro.io import atomic_directory
 from virnucpro.outputs import identity
 from virnucpro.provenance import RunRecord
 from virnucpro.sequences.chunks import chunk_id
