@@ -31,9 +31,9 @@ from virnucpro.errors import ModelError, VirNucProError
 from virnucpro.models.registry import CLASSIFIER, PROTEIN, ROLES, Shape
 from virnucpro.models.sources import KEYS, ModelSource, find
 from virnucpro.provenance import package_version
-from virnucpro.sequences.fasta import read_fasta
-from virnucpro.sequences.frames import open_frames_of
-from virnucpro.sequences.survey import Survey, survey
+from virnucpro.sequences.frames import stop_free_frames
+from virnucpro.sequences.read import read_fasta
+from virnucpro.sequences.statistics import Statistics, statistics_of
 from virnucpro.switches import Switches
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -104,12 +104,12 @@ class Case:
         return found
 
     @cached_property
-    def work(self) -> Survey:
+    def work(self) -> Statistics:
         """Counts over all samples, extrapolated where a sample wasn't read to its end."""
-        total = Survey()
+        total = Statistics()
         rna_as_dna = Switches.read(os.environ).rna_as_dna
         for paths in self.samples.values():
-            part = survey(paths, self.settings.chunk_length, ENOUGH, self.settings.empty_records, rna_as_dna)
+            part = statistics_of(paths, self.settings.chunk_length, ENOUGH, self.settings.empty_records, rna_as_dna)
             for key in ("records", "bases", "windows", "open_frames", "residues"):
                 setattr(total, key, getattr(total, key) + round(getattr(part, key) / part.share_read))
             total.longest = max(total.longest, part.longest)
@@ -330,7 +330,7 @@ def _frames_per_second(case: Case, role: str) -> float:
 
     torch.set_num_threads(os.cpu_count() or 1)
     records = (record for paths in case.samples.values() for path in paths for record in read_fasta(path, True))
-    batches = open_frames_of((record.sequence for record in islice(records, 10_000)), case.settings.chunk_length)
+    batches = stop_free_frames((record.sequence for record in islice(records, 10_000)), case.settings.chunk_length)
     texts = chain.from_iterable(batch.proteins if role == PROTEIN.name else batch.nucleotides for batch in batches)
     sequences = list(islice(texts, 20_000))
     options = replace(case.options, compile=False)  # compiling alone takes longer than all this

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from virnucpro.encoders.prepare import WEIGHTS
 from virnucpro.errors import ModelError
-from virnucpro.files import atomic_file, sha256_file, sync
+from virnucpro.io import atomic_file, sha256_file, sync
 from virnucpro.locks import locked
 from virnucpro.models.sources import ModelSource
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.classifier.tables import CHUNKS, CONTIGS
 from virnucpro.embeddings.store import create_merged
+from virnucpro.result_tables import CHUNK_COLUMNS, CONTIG_COLUMNS
 
 FASTAS = ["/data/reads & contigs.fa"]
 RUN = {
@@ -56,8 +56,8 @@ def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4
         file["dna"][:] = file["protein"][:] = np.zeros((1, 2), np.float32)
     counts = {"records": contigs, "viral_records": 0, "unscored_records": 0, "scored_chunks": 0, "viral_chunks": 0}
     with open(folder / "contigs.tsv", "w") as table, open(folder / "chunks.tsv", "w") as parts:
-        table.write("\t".join(CONTIGS) + "\n")
-        parts.write("\t".join(CHUNKS) + "\n")
+        table.write("\t".join(CONTIG_COLUMNS) + "\n")
+        parts.write("\t".join(CHUNK_COLUMNS) + "\n")
         for number in range(contigs):
             record, length = f"{name}_{number}", chunks * CHUNK
             scores = [] if number % 10 == 9 else [round(random.random(), 9) for _ in range(chunks - 1)]

@@ -20,8 +20,9 @@ LAYERS = [
     "locks",
     "paths",
     "input_tables",
-    "files",
+    "io",
     "outputs",
+    "result_tables",
     "rendering",
     "switches",
     "planning",
@@ -33,6 +34,7 @@ LAYERS = [
     "gpu",
     "embeddings",
     "classifier",
+    "calls",
     "check",
     "benchmark",
     "report",
@@ -41,7 +43,7 @@ LAYERS = [
     "doctor",
     "cli",
 ]
-BESIDE = {"__init__", "__main__", "installation", "joblog"}
+BESIDE = {"__init__", "__main__", "installation", "logging"}
 
 
 def imports(file: Path) -> set[str]:

@@ -28,7 +28,7 @@ from virnucpro.encoders.loading import load_encoder, write_encoder
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.encoders.spec import read_spec, verify_encoder
 from virnucpro.errors import ModelError
-from virnucpro.files import sha256_file
+from virnucpro.io import sha256_file
 
 
 def prepared(source: Path, architecture: str, output: Path):

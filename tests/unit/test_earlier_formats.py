@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.unit.tables import read
-from virnucpro.classifier.predict import Outputs, predict
+from virnucpro.calls.predict import Outputs, predict
 from virnucpro.configuration import read_config, resolve
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.merge import merge

@@ -10,7 +10,7 @@ import pytest
 from virnucpro.embeddings.cache import prune_cache
 from virnucpro.errors import ConfigError
 from virnucpro.outputs import (
-    OWN,
+    OWN_FIRST_LINE,
     SAMPLE_FILES,
     check_clock,
     check_own,
@@ -130,7 +130,7 @@ def test_what_the_command_writes(out):
     path = out / "config.yaml"
     check_own(path)
     write_own(path, "a: 1\n")
-    assert path.read_text().startswith(OWN)
+    assert path.read_text().startswith(OWN_FIRST_LINE)
     check_own(path)
     check_own(out / "s" / "viral.fasta.gz", out / "absent", path)
     before = path.stat().st_mtime_ns

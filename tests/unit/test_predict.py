@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from tests.unit.tables import column, read
+from virnucpro.calls.predict import Outputs, predict
 from virnucpro.classifier.importer import import_original
 from virnucpro.classifier.model import Classifier, write_classifier
-from virnucpro.classifier.predict import Outputs, predict
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.embeddings.store import MergedEmbeddings, create_merged
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.encoders.loading import write_encoder
 from virnucpro.errors import ModelError, StorageError
 from virnucpro.sequences.chunks import chunk_starts
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.read import read_fasta
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 EXPECTED = PARITY / "expected"

@@ -76,21 +76,21 @@ def test_a_contig_longer_than_its_picture(tmp_path):
     chosen = tables.read_contigs(folder / "contigs.tsv").drawn
     chunks = tables.read_chunks(folder / "chunks.tsv", chosen)
     for drawn in chunks.drawn:
-        assert len(drawn.bars) == tables.COLUMNS
+        assert len(drawn.bars) == tables.MAX_BARS
         assert sum(bar.chunks for bar in drawn.bars) == 2000
         assert max(bar.score or 0 for bar in drawn.bars) == float(drawn.row["best_score"])
         assert [bar.start for bar in drawn.bars] == sorted(bar.start for bar in drawn.bars)
-    assert sum(chunks.open_frames) == 4000 and chunks.open_frames[0] == 2
+    assert sum(chunks.stop_free_frames) == 4000 and chunks.stop_free_frames[0] == 2
 
 
 def test_the_table_is_bounded_in_rows_and_bytes(tmp_path, monkeypatch):
     folder = write_sample(tmp_path, 50)
     everything = tables.read_contigs(folder / "contigs.tsv")
-    monkeypatch.setattr(tables, "LISTED_BYTES", 600)
+    monkeypatch.setattr(tables, "MAX_LISTED_BYTES", 600)
     some = tables.read_contigs(folder / "contigs.tsv")
     assert 1 < len(some.listed) < 12 and some.listed == everything.listed[: len(some.listed)]
     assert some.scores == everything.scores and sum(some.scores) == 45
-    monkeypatch.setattr(tables, "LISTED_CONTIGS", 3)
+    monkeypatch.setattr(tables, "MAX_LISTED_CONTIGS", 3)
     assert len(tables.read_contigs(folder / "contigs.tsv").listed) == 3
     assert "The 3 contigs with the highest mean score of 50" in page_of(folder)
 
@@ -100,7 +100,7 @@ def test_a_table_with_other_columns(tmp_path):
     (folder / "contigs.tsv").write_text("record\tlength\n")
     with pytest.raises(StorageError, match=r"contigs\.tsv: its columns aren't record, length, chunks"):
         page_of(folder)
-    (folder / "contigs.tsv").write_text("\t".join(tables.CONTIGS) + "\na\t5\n")
+    (folder / "contigs.tsv").write_text("\t".join(tables.CONTIG_COLUMNS) + "\na\t5\n")
     with pytest.raises(StorageError, match=r"contigs\.tsv, line 2: has 2 columns"):
         page_of(folder)
 

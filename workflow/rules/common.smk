@@ -63,7 +63,7 @@ from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import VirNucProError
-from virnucpro.files import sha256_file
+from virnucpro.io import sha256_file
 from virnucpro.gpu import visible_gpus
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
@@ -71,7 +71,7 @@ from virnucpro.outputs import REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord
-from virnucpro.report.ending import ending
+from virnucpro.report.run_summary import run_summary
 from virnucpro.samples import check_folders, name_samples, read_samples
 from virnucpro.sequences.split import changed_input, read_manifest
 from virnucpro.switches import Switches

@@ -60,7 +60,7 @@ rule predict:
         f"{OUT}/benchmarks/predict/{{sample}}.tsv"
     conda:
         "../../envs/cpu.yaml"
-    # That read and score; one more writes.
+    # Threads that read and score; another one writes.
     threads: threads_beside_embedding
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 3000,
@@ -124,7 +124,7 @@ rule report:
     params:
         fastas=lambda wildcards: [str(path) for path in SAMPLES[wildcards.sample]],
         version=VERSION,
-        # No input, since nobody has to make it; but a new one gives a new page.
+        # Not an input, since nothing needs to make it; but after a new check, the page is made anew.
         check=check_digest(),
     script:
         "../scripts/report.py"

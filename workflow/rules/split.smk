@@ -1,4 +1,4 @@
-# FASTA → windows → open frames → shards named by their content.
+# FASTA → chunks → stop-free frames → shards named by their content.
 
 
 checkpoint split:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from virnucpro.joblog import job, logger
+from virnucpro.logging import job, logger
 
 with job(snakemake.log[0]):
     from virnucpro.classifier.importer import prepare_classifier

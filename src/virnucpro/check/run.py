@@ -23,7 +23,7 @@ from virnucpro.encoders.attention import BACKENDS, choose_backend
 from virnucpro.encoders.precision import PRECISIONS, choose_precision
 from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import ConfigError, ModelError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 
 logger = logging.getLogger(__name__)
 

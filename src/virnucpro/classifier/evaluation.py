@@ -14,21 +14,21 @@ import numpy as np
 
 from virnucpro.classifier.labels import Label, has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
-from virnucpro.classifier.tables import (
-    CHUNKS,
-    CONTIGS,
+from virnucpro.errors import InputError
+from virnucpro.input_tables import read_table
+from virnucpro.io import atomic_file
+from virnucpro.provenance import RunRecord, origins
+from virnucpro.rendering import saved_figure
+from virnucpro.result_tables import (
+    CHUNK_COLUMNS,
+    CONTIG_COLUMNS,
     NO_OPEN_FRAME,
-    PREDICTIONS,
+    PREDICTION_COLUMNS,
     UNSCORED,
     VIRAL,
     read_rows,
     write_table,
-)  # fmt: skip
-from virnucpro.errors import InputError
-from virnucpro.files import atomic_file
-from virnucpro.input_tables import read_table
-from virnucpro.provenance import RunRecord, origins
-from virnucpro.rendering import saved_figure
+)
 
 LEVELS = {
     "frame": "frames",
@@ -119,18 +119,18 @@ def evaluate(
     excluded = {True: 0, False: 0}
     for sample in samples:
         lengths: dict[str, tuple[Label, int, int]] = {}
-        for record, length, *_, mean_score, _, call in read_rows(sample.folder / "contigs.tsv", CONTIGS):
+        for record, length, *_, mean_score, _, call in read_rows(sample.folder / "contigs.tsv", CONTIG_COLUMNS):
             if only is not None and (sample.name, record) not in only:
                 continue
             label = sample.label_of(record)
             category = categories.setdefault(label.category, len(categories))
             lengths[record] = (label, category, bisect_right(LENGTHS, int(length)) - 1)
             _add(items, "contig", lengths[record], call, mean_score, UNSCORED)
-        for record, *_, score, _, call in read_rows(sample.folder / "chunks.tsv", CHUNKS):
+        for record, *_, score, _, call in read_rows(sample.folder / "chunks.tsv", CHUNK_COLUMNS):
             if about := lengths.get(record):
                 excluded[about[0].viral] += call == NO_OPEN_FRAME
                 _add(items, "chunk", about, call, score, NO_OPEN_FRAME)
-        for _, record, *_, score, frame_label in read_rows(sample.folder / "predictions.tsv", PREDICTIONS):
+        for _, record, *_, score, frame_label in read_rows(sample.folder / "predictions.tsv", PREDICTION_COLUMNS):
             if about := lengths.get(record):
                 items["frame"] += _PACK(about[0].viral, float(score), frame_label == "virus", *about[1:])
     columns = {level: np.frombuffer(packed, _ITEM) for level, packed in items.items()}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from virnucpro.classifier.spec import ClassifierSpec, Encoder, check_fit, check_weights, read_classifier
 from virnucpro.errors import ModelError
-from virnucpro.files import atomic_file, sha256_file
+from virnucpro.io import atomic_file, sha256_file
 
 if TYPE_CHECKING:
     from virnucpro.classifier.model import Classifier

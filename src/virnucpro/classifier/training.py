@@ -19,10 +19,10 @@ from virnucpro.classifier.labels import FROM_HEADER, groups_from_headers, read_l
 from virnucpro.classifier.metrics import binary_metrics
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.classifier.tables import write_table
 from virnucpro.errors import ConfigError, ModelError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
+from virnucpro.result_tables import write_table
 
 logger = logging.getLogger(__name__)
 

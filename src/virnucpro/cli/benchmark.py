@@ -14,7 +14,7 @@ import click
 
 from virnucpro.cli.options import UserPath
 from virnucpro.errors import ConfigError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.models.registry import ARCHITECTURES, ESM2, PROTEIN
 from virnucpro.rendering import text_table
 
@@ -76,7 +76,7 @@ def planned(model: str | None, fasta: str | None, length: str, **given: Any) -> 
     from virnucpro.benchmark import Benchmark, Plan
     from virnucpro.embeddings.shard import resolve_device
     from virnucpro.encoders.prepare import prepare_encoder
-    from virnucpro.sequences.fasta import read_fasta, read_letters
+    from virnucpro.sequences.read import read_fasta, read_letters
     from virnucpro.sequences.split import check_protein
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -10,7 +10,7 @@ import yaml
 from virnucpro.cli.options import UserPath
 from virnucpro.configuration import commented_defaults, read_config, read_value, resolve
 from virnucpro.configuration import schema as read_schema
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.outputs import refuse_existing
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from virnucpro.embeddings.store import open_shard
 from virnucpro.errors import ConfigError, StorageError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.locks import locked
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from virnucpro.encoders.checkpoints import State
 from virnucpro.encoders.encoder import Encoder
 from virnucpro.encoders.spec import EncoderSpec, encoder_digest, read_spec
 from virnucpro.errors import ModelError
-from virnucpro.files import sha256_file
+from virnucpro.io import sha256_file
 from virnucpro.models.empty_weights import init_empty_weights
 from virnucpro.models.model_file import open_tensors, write_model
 from virnucpro.models.registry import ARCHITECTURES

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from virnucpro.encoders.spec import EncoderSpec, verify_encoder
 from virnucpro.errors import ModelError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.models.model_file import read_entry
 from virnucpro.models.registry import ARCHITECTURES
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from safetensors import SafetensorError, safe_open
 
 from virnucpro.errors import ModelError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 
 ENTRY = "virnucpro"
 FORMAT = 2

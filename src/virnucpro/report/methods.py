@@ -1,4 +1,4 @@
-"""A methods paragraph with this run's own facts, and the works to cite for it."""
+"""A methods paragraph for a publication, with the facts of this run, and the works to cite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Reference:
     """A work to cite."""
 
     key: str
-    kind: str  # of the BibTeX entry: article or inproceedings
+    kind: str  # the BibTeX entry's type: article or inproceedings
     authors: str
     title: str
     place: str  # journal or proceedings
@@ -27,7 +27,7 @@ class Reference:
     doi: str
 
     def bibtex(self) -> str:
-        """The entry for a .bib file."""
+        """The BibTeX entry."""
         fields = {
             "author": self.authors,
             "title": f"{{{self.title}}}",
@@ -48,18 +48,18 @@ def architectures(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def references(names: Collection[str]) -> list[Reference]:
-    """The works to cite for a run with encoders of these architectures, in the order in which ``methods`` counts them."""
+    """The works to cite for a run with encoders of these architectures, in the order of their numbers in ``methods``."""
     works = [Reference(**work) for work in yaml.safe_load((files(__package__) / "references.yaml").read_text("utf-8"))]
     unused = {each.citation for each in ARCHITECTURES.values()} - {ARCHITECTURES[name].citation for name in names}
     return [work for work in works if work.key not in unused]
 
 
 def methods(summary: dict[str, Any], bases: int) -> str:
-    """The paragraph; numbers in brackets count through ``references``.
+    """The paragraph; numbers in brackets are those of ``references``.
 
     Args:
         summary: summary.json.
-        bases: of all records.
+        bases: of all sequences.
     """
     versions = summary["run"]["versions"]
     cite = {
@@ -80,15 +80,15 @@ def methods(summary: dict[str, Any], bases: int) -> str:
     return (
         f"Viral sequences were identified as in VirNucPro{cite['virnucpro']}, with version {versions['virnucpro']} of its Snakemake "
         f"workflow (Snakemake {versions['snakemake']}{cite['snakemake']}). "
-        f"The {summary['records']:,} sequences ({bases:,} bases) were cut into {summary['chunks']:,} windows of at most "
-        f"{summary['chunk_length']} bases and each window was translated in all six frames; the "
+        f"The {summary['records']:,} sequences ({bases:,} bases) were cut into {summary['chunks']:,} chunks of at most "
+        f"{summary['chunk_length']} bases and each chunk was translated in all six frames; the "
         f"{summary['frames']:,} frames without a stop codon were kept. The DNA of each frame was embedded with "
         f"{dna}, its protein with "
         f"{protein}, and both vectors together were scored by "
         f"the classifier {_identity(summary['classifier'])}.{computed if ways else ''} "
-        f"The score of a window is v / (v + o), where v and o are the largest viral and non-viral scores among its "
-        f"frames; windows without an open frame have no score. A sequence was called viral if the mean score of its "
-        f"scored windows was at least {summary['threshold']}: {summary['viral_records']:,} sequences."
+        f"The score of a chunk is v / (v + o), where v and o are the largest viral and non-viral scores among its "
+        f"frames; chunks without a stop-free frame have no score. A sequence was called viral if the mean score of its "
+        f"scored chunks was at least {summary['threshold']}: {summary['viral_records']:,} sequences."
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the time went: Snakemake's benchmark files, and what each embedding job measured of itself."""
+"""Time per rule and speed per encoder, from Snakemake's benchmark files and what embedding jobs recorded."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class RuleTime:
 def rule_times(
     folder: Path, sample: str, shards: Iterable[dict[str, Any]], architectures: Mapping[str, str]
 ) -> list[RuleTime]:
-    """Time per rule of what made this sample's results; without rules of which nothing is known.
+    """Time per rule of the jobs that made this sample's results; rules of which nothing is known are left out.
 
     Args:
         folder: ``{output_dir}/benchmarks``.
-        sample: its jobs are counted, and the run's preparation of models.
+        sample: its jobs are counted, and those that prepared the run's models.
         shards: as recorded in embeddings.h5.
         architectures: of the encoder in each role.
     """
@@ -55,7 +55,7 @@ def rule_times(
 
 
 def read_benchmark(path: Path) -> dict[str, float]:
-    """The numbers of a benchmark file's last line, ``s`` among them; none if there is no such file."""
+    """The numbers in a benchmark file's last line, by column; empty without a file or the column ``s`` (seconds)."""
     lines = [line.split("\t") for line in path.read_text().splitlines()] if path.is_file() else []
     numbers = {}
     for name, value in zip(*lines[:: len(lines) - 1], strict=False) if len(lines) > 1 else ():
