@@ -160,5 +160,5 @@ def test_missing_label_and_missing_table(tmp_path):
 def test_a_split_that_is_none_is_named(tmp_path):
     (tmp_path / "labels.tsv").write_text("id\tlabel\nr1\t1\n")
     (tmp_path / "split.tsv").write_text("sample\trecord\ns\tr1\n")
-    with pytest.raises(InputError, match=r"split\.tsv: isn't the split.tsv of a training"):
+    with pytest.raises(InputError, match=r"split\.tsv, line 1: has no column 'part'"):
         evaluate_from_table(tmp_path / "labels.tsv", {}, tmp_path / "out", split=tmp_path / "split.tsv")

@@ -144,7 +144,8 @@ MODELS = {role: f"{folder}/model.safetensors" for role, folder in PREPARED.items
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 # Targets in place of rules whose jobs aren't all planned before the input is split, which `--until` would leave out.
 INSTEAD_OF_UNTIL = {
-    **{f"embed_{SOURCES[role].kind}": f"all_{SOURCES[role].kind}" for role in ROLES},
+    "embed_dnabert_s": "all_dnabert_s",
+    "embed_esm2": "all_esm2",
     "merge": "all_embeddings",
     "predict": " ".join(f"{OUT}/{sample}/contigs.tsv" for sample in [*SAMPLES][:3]) + " …" * (len(SAMPLES) > 3),
 }
@@ -162,8 +163,13 @@ RUN = RunRecord(SETTINGS.as_dict(), SWITCHES.as_dict(), SNAKEMAKE)
 EMBED_OPTIONS = EmbedOptions.of(SETTINGS.as_dict(), SWITCHES, device=DEVICE, run=RUN)
 
 
+def any_of(names):
+    """The pattern of a wildcard that has one of these values."""
+    return "|".join(map(re.escape, sorted(set(names))))
+
+
 wildcard_constraints:
-    sample="|".join(re.escape(sample) for sample in SAMPLES),
+    sample=any_of(SAMPLES),
     key="[^/]+",
     shard="[0-9a-f]+",
 
@@ -254,7 +260,7 @@ def embeddings_of(role):
                 f"Name a target instead: snakemake {INSTEAD_OF_UNTIL[name]}"
             )
         for each in ROLES:
-            getattr(checkpoints, f"prepare_{SOURCES[each].kind}").get()
+            checkpoints.prepare_encoder.get(kind=SOURCES[each].kind, identifier=SOURCES[each].identifier)
         if not SETTINGS.training_data:
             checkpoints.prepare_classifier.get()
         try:
@@ -310,14 +316,26 @@ def threads_per_embedding(wildcards):
     return planning.threads_per_embedding(cores_here(), gpus_here() if cores_here() else 0)
 
 
-def path_of(role):
-    """Param function: where a checkpoint lies, whether it is an input or not."""
-    return lambda wildcards: str(SOURCES[role].path)
+def role_of(wildcards):
+    """The role of the model that a job fetches or prepares."""
+    wanted = (wildcards.kind, wildcards.identifier)
+    return next(role for role, source in SOURCES.items() if (source.kind, source.identifier) == wanted)
+
+
+def how_to_find(wildcards):
+    """Param function: the arguments of ``models.sources.find``."""
+    role = role_of(wildcards)
+    return {"role": role, "name": SOURCES[role].name, "models_dir": str(SOURCES[role].path.parent)}
+
+
+def identity_of_model(role):
+    """Which files a checkpoint of the user's is; a published one has a record of its digests."""
+    return identity(() if SOURCES[role].published else SOURCES[role].files)
 
 
 def preparing_memory(role):
-    """Memory request; more at each attempt."""
-    return lambda wildcards, attempt: attempt * planning.preparing_memory(SOURCES[role].megabytes)
+    """Memory request."""
+    return planning.preparing_memory(SOURCES[role].megabytes)
 
 
 def embedding_memory(role):

@@ -2,58 +2,54 @@
 # ends here.
 
 
-for role, source in SOURCES.items():
-    if source.published:
-
-        # Where Snakemake itself runs, since compute nodes often have no way to the internet, and before anything else.
-        rule:
-            name:
-                f"fetch_{source.kind}"
-            output:
-                CHECKPOINTS[role],
-            log:
-                f"{OUT}/logs/fetch_{source.kind}/{source.identifier}.log",
-            benchmark:
-                f"{OUT}/benchmarks/fetch_{source.kind}/{source.identifier}.tsv"
-            priority: 100
-            localrule: True
-            conda:
-                "../../envs/cpu.yaml"
-            threads: 1
-            resources:
-                mem_mb=1000,
-                runtime=600,
-            params:
-                model={"role": role, "name": source.name, "models_dir": str(source.path.parent)},
-            script:
-                "../scripts/fetch_model.py"
+# Where Snakemake itself runs, since compute nodes often have no way to the internet, and before anything else.
+rule fetch_model:
+    output:
+        f"{OUT}/models/{{kind}}/{{identifier}}.sha256",
+    wildcard_constraints:
+        kind=any_of(source.kind for source in SOURCES.values()),
+        identifier=any_of(source.identifier for source in SOURCES.values()),
+    log:
+        f"{OUT}/logs/fetch_model/{{kind}}/{{identifier}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/fetch_model/{{kind}}-{{identifier}}.tsv"
+    priority: 100
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=600,
+    params:
+        model=how_to_find,
+    script:
+        "../scripts/fetch_model.py"
 
 
-for role in ROLES:
-
-    checkpoint:
-        name:
-            f"prepare_{SOURCES[role].kind}"
-        input:
-            current(CHECKPOINTS[role]),
-        output:
-            directory(PREPARED[role]),
-        log:
-            f"{OUT}/logs/prepare_{SOURCES[role].kind}/{SOURCES[role].identifier}.log",
-        benchmark:
-            f"{OUT}/benchmarks/prepare_{SOURCES[role].kind}/{SOURCES[role].identifier}.tsv"
-        conda:
-            "../../envs/cpu.yaml"
-        threads: 1
-        resources:
-            mem_mb=preparing_memory(role),
-            runtime=60,
-        params:
-            source=path_of(role),
-            architecture=SOURCES[role].kind,
-            identity=identity_of([] if SOURCES[role].published else SOURCES[role].files),
-        script:
-            "../scripts/prepare_encoder.py"
+checkpoint prepare_encoder:
+    input:
+        lambda wildcards: current(CHECKPOINTS[role_of(wildcards)]),
+    output:
+        directory(f"{OUT}/models/{{kind}}/{{identifier}}"),
+    wildcard_constraints:
+        kind=any_of(SOURCES[role].kind for role in ROLES),
+        identifier=any_of(SOURCES[role].identifier for role in ROLES),
+    log:
+        f"{OUT}/logs/prepare_encoder/{{kind}}/{{identifier}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/prepare_encoder/{{kind}}-{{identifier}}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * preparing_memory(role_of(wildcards)),
+        runtime=60,
+    params:
+        source=lambda wildcards: str(SOURCES[role_of(wildcards)].path),
+        identity=lambda wildcards: identity_of_model(role_of(wildcards)),
+    script:
+        "../scripts/prepare_encoder.py"
 
 
 checkpoint prepare_classifier:
@@ -74,9 +70,9 @@ checkpoint prepare_classifier:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=20,
     params:
-        source=path_of("classifier"),
+        source=str(SOURCES["classifier"].path),
         encoders=[str(SOURCES[role].path) for role in ROLES],
-        identity=identity_of([] if SOURCES["classifier"].published else SOURCES["classifier"].files),
+        identity=lambda wildcards: identity_of_model("classifier"),
         chunk_length=SETTINGS.chunk_length,
     script:
         "../scripts/prepare_classifier.py"

@@ -8,5 +8,5 @@ with job(snakemake.log[0]):
     from virnucpro.encoders.prepare import prepare_encoder
 
     prepare_encoder(
-        Path(snakemake.params.source), snakemake.params.architecture, Path(snakemake.output[0]) / "model.safetensors"
+        Path(snakemake.params.source), snakemake.wildcards.kind, Path(snakemake.output[0]) / "model.safetensors"
     )
