@@ -116,7 +116,7 @@ class Benchmark:
             spec = read_spec(plan.model)
             weights = f"{spec.name}, SHA-256 {spec.weights_sha256}"
         else:
-            weights = f"random, of {plan.architecture.title} {plan.size}"
+            weights = f"random, of {plan.size}"
         low, high = plan.lengths
         setting = {
             "encoder": self.encoder.architecture,
