@@ -22,8 +22,7 @@ from virnucpro import downloads, installation, planning
 from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES, Shape, random_encoder
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.spec import read_classifier_spec
-from virnucpro.configuration import Settings
-from virnucpro.embeddings.shard import EmbedOptions, compute, resolve_device
+from virnucpro.embeddings.shard import compute, resolve_device
 from virnucpro.encoders.attention import BACKENDS, choose_backend, obstacle
 from virnucpro.encoders.canonical import EncoderSpec, read_spec, write_canonical
 from virnucpro.encoders.embed import compute_dtype, resolve_precision
@@ -33,7 +32,7 @@ from virnucpro.provenance import package_version
 from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.frames import open_frames_of
 from virnucpro.sequences.survey import Survey, survey
-from virnucpro.switches import Switches
+from virnucpro.settings.options import Settings
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ENOUGH = 20_000_000  # bases of a sample that are counted; the rest is taken to be alike
@@ -59,10 +58,6 @@ class Case:
     settings: Settings
     samples: dict[str, list[Path]]
     measure: bool = True
-
-    @cached_property
-    def options(self) -> EmbedOptions:
-        return EmbedOptions.of(self.settings.as_dict(), Switches.read(os.environ))
 
     @cached_property
     def device(self) -> str:
@@ -104,10 +99,9 @@ class Case:
     @cached_property
     def work(self) -> Survey:
         """Counts over all samples, extrapolated where a sample wasn't read to its end."""
-        total = Survey()
-        rna_as_dna = Switches.read(os.environ).rna_as_dna
+        total, asked = Survey(), self.settings
         for paths in self.samples.values():
-            part = survey(paths, self.settings.chunk_length, ENOUGH, self.settings.empty_records, rna_as_dna)
+            part = survey(paths, asked.chunk_length, ENOUGH, asked.empty_records, asked.rna_as_dna)
             for key in ("records", "bases", "windows", "open_frames", "residues"):
                 setattr(total, key, getattr(total, key) + round(getattr(part, key) / part.share_read))
             total.longest = max(total.longest, part.longest)
@@ -188,20 +182,25 @@ def arithmetic(case: Case) -> Iterator[Finding]:
     """Attention and precision."""
     import torch
 
-    options, why = case.options, {True: "the best here", False: "as configured"}
+    settings, why = case.settings, {True: "the best here", False: "as configured"}
     for family, (name, shape) in case.shapes.items():
-        precision = resolve_precision(options.precision, case.device, family)
-        found = f"{precision} on {case.device}: {why[options.precision == 'auto']}"
+        precision = resolve_precision(settings.precision, case.device, family)
+        found = f"{precision} on {case.device}: {why[settings.precision == 'auto']}"
         yield Finding(f"precision of {name}", OK, found)
-        if options.batching == "original":
-            yield Finding("attention", NOTE, "the original's (VIRNUCPRO_V1_ATTENTION)", "Slow; for comparisons only.")
+        if settings.batching == "original":
+            yield Finding(
+                "attention",
+                NOTE,
+                "the original's (batching: original, or VIRNUCPRO_V1_ATTENTION)",
+                "Slow; for comparisons only.",
+            )
             continue
         head, alibi = shape.width // shape.heads, family == "dnabert_s"
         needs = torch.device(case.device), compute_dtype(precision), head, alibi
-        chosen = choose_backend(options.attention, *needs).name
+        chosen = choose_backend(settings.attention, *needs).name
         reasons = ((other, obstacle(other, *needs)) for other in BACKENDS if other not in ("auto", chosen))
         others = "; ".join(f"not {other}: {reason}" for other, reason in reasons if reason)
-        found = f"{chosen}: {why[options.attention == 'auto']}, head size {head}{' with ALiBi' * alibi}"
+        found = f"{chosen}: {why[settings.attention == 'auto']}, head size {head}{' with ALiBi' * alibi}"
         yield Finding(f"attention of {name}", OK, f"{found} ({others})" if others else found)
 
 
@@ -212,10 +211,10 @@ def compiler(case: Case) -> Iterator[Finding]:
     if case.device == "cuda" and not package_version("triton"):
         found.append("no triton")
     missing = any(part.startswith("no ") for part in found)
-    state = PROBLEM if missing and case.options.compile else OK
+    state = PROBLEM if missing and case.settings.compile else OK
     remedy = "Install what is missing, or set compile: false." if state == PROBLEM else ""
     yield Finding(
-        "compiler", state, f"compile is {'on' if case.options.compile else 'off'}; {', '.join(found)}", remedy
+        "compiler", state, f"compile is {'on' if case.settings.compile else 'off'}; {', '.join(found)}", remedy
     )
 
 
@@ -330,7 +329,7 @@ def _frames_per_second(case: Case, family: str) -> float:
     batches = open_frames_of((record.sequence for record in islice(records, 10_000)), case.settings.chunk_length)
     texts = chain.from_iterable(batch.proteins if family == "esm2" else batch.nucleotides for batch in batches)
     sequences = list(islice(texts, 20_000))
-    options = replace(case.options, compile=False)  # compiling alone takes longer than all this
+    settings = replace(case.settings, compile=False)  # compiling alone takes longer than all this
     count, began = 4, time.monotonic()  # a large model on a CPU may need seconds for each
     with tempfile.TemporaryDirectory() as folder:
         if family in case.encoders:
@@ -340,7 +339,7 @@ def _frames_per_second(case: Case, family: str) -> float:
             share = _draw(model, family, case.shapes[family][1])
         while True:
             some = list(islice(cycle(sequences), count))
-            seconds = compute(model, [str(n) for n in range(count)], some, options, case.device).statistics["seconds"]
+            seconds = compute(model, [str(n) for n in range(count)], some, settings, case.device).statistics["seconds"]
             if seconds > MEASURE / 4 or time.monotonic() - began > MEASURE / 2:
                 return share * count / seconds
             count = int(min(16 * count, count * MEASURE / 2 / seconds)) + 1

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from virnucpro import installation
-from virnucpro.configuration import PRESETS
 from virnucpro.errors import ModelError, nearest
 from virnucpro.paths import expand_home
+from virnucpro.settings.presets import PRESETS
 
 
 class Published(NamedTuple):

@@ -28,7 +28,7 @@ from virnucpro.check.reference import reference_vectors
 from virnucpro.check.run import check
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.embeddings.shard import EmbedOptions, embed_shard
+from virnucpro.embeddings.shard import embed_shard
 from virnucpro.encoders.canonical import load_encoder, read_spec, verify_canonical
 from virnucpro.encoders.checkpoints import FAIR_ESM, export_state
 from virnucpro.encoders.embed import compute_dtype, embed, resolve_precision
@@ -37,6 +37,7 @@ from virnucpro.encoders.original import esm2_hidden, pool_residues
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.models import find
 from virnucpro.sequences.split import read_shard, split_fasta
+from virnucpro.settings.options import Settings
 
 CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
 DOMINATING = 11  # the dimension that is made to dominate, as one of the real 3B does
@@ -141,7 +142,7 @@ def test_from_a_file_to_a_passed_check(size, layers, width, heads, device, tmp_p
     with step(f"{size}, verify"):
         assert verify_canonical(model) == spec
     source.path.unlink()
-    options = EmbedOptions(device=device, gpu_lease=False)
+    options = Settings(device=device, gpu_lease=False)
     precision = resolve_precision(options.precision, device)
     with step(f"{size}, load in {precision} from a warm cache"):
         assert next(load_encoder(model, device, compute_dtype(precision)).parameters()).device.type == device

@@ -18,12 +18,11 @@ LAYERS = [
     "errors",
     "locks",
     "paths",
-    "input_tables",
     "files",
+    "settings",
     "outputs",
     "rendering",
     "skeleton",
-    "switches",
     "planning",
     "provenance",
     "sequences",
@@ -34,8 +33,6 @@ LAYERS = [
     "check",
     "benchmark",
     "report",
-    "configuration",
-    "samples",
     "models",
     "downloads",
     "doctor",
@@ -81,7 +78,7 @@ def test_size():
 
 def test_parsing_the_workflow_needs_no_torch():
     code = (
-        "import sys; import virnucpro.configuration, virnucpro.models, virnucpro.embeddings.key, virnucpro.embeddings.shard;"
+        "import sys; import virnucpro.settings.validation, virnucpro.models, virnucpro.embeddings.key, virnucpro.embeddings.shard;"
         "import virnucpro.encoders.canonical, virnucpro.sequences.split;"
         "sys.exit(str([m for m in ('torch', 'transformers', 'esm', 'Bio.SeqIO') if m in sys.modules]) if 'torch' in sys.modules else 0)"
     )

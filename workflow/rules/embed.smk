@@ -25,7 +25,8 @@ for family, bytes_per_frame in (("dnabert_s", 6_000), ("esm2", 16_000)):
             mem_mb=embedding_memory(family, bytes_per_frame),
             runtime=embedding_minutes(family),
         params:
-            options=EMBED_OPTIONS,
+            settings=JOB_SETTINGS,
+            run=RUN,
         script:
             "../scripts/embed.py"
 
