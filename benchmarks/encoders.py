@@ -24,9 +24,10 @@ import transformers
 from virnucpro.benchmark import Benchmark
 from virnucpro.check.reference import fair_esm
 from virnucpro.cli.benchmark import benchmark, planned, show
-from virnucpro.encoders.checkpoints import HF_ESM, export_state
-from virnucpro.encoders.esm2 import ESM2, tokenize
+from virnucpro.encoders.checkpoints import export_state
+from virnucpro.encoders.esm2 import ESM2, HF_ESM, tokenize
 from virnucpro.encoders.original import embed_original
+from virnucpro.models.registry import PROTEIN
 
 Compute = Callable[[list[str], list[bytes]], np.ndarray]
 BATCH = 97  # sequences
@@ -69,16 +70,17 @@ def measure(prepared: Benchmark, compute: Compute) -> tuple[float, np.ndarray]:
 
 def ways(prepared: Benchmark, names: Sequence[str]) -> Iterator[tuple[str, str, Compute]]:
     """(way, precision, function) of the other ways that ``names`` asks for and this encoder and machine have."""
-    exact, device, is_esm2 = prepared.encoder, prepared.device, prepared.plan.family == "esm2"
+    exact, device = prepared.encoder, prepared.device
     if "original" in names:
-        module = fair_esm(exact) if is_esm2 else None
-        what = "fair-esm, 2,048 tokens a batch" if module else "padded" if is_esm2 else "one a call"
+        module = fair_esm(exact) if isinstance(exact, ESM2) else None
+        own = "padded" if prepared.plan.architecture.role is PROTEIN else "one a call"
+        what = "fair-esm, 2,048 tokens a batch" if module else own
         yield (
             f"the original's ({what})",
             "fp32",
             lambda ids, sequences: embed_original(exact, ids, sequences, device, hidden=module).vectors,
         )
-    if not is_esm2 or device != "cuda":
+    if not isinstance(exact, ESM2) or device != "cuda":
         return
     if "autocast" in names and (module := fair_esm(exact)):
         way = f"fair-esm, autocast, {BATCH} a batch"

@@ -28,10 +28,11 @@ import numpy as np
 import torch
 
 from virnucpro import installation
-from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES, random_encoder
+from virnucpro.benchmark import random_encoder
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.encoders.canonical import write_canonical
+from virnucpro.encoders.loading import write_encoder
+from virnucpro.models.registry import DNABERT_S, ESM2
 from virnucpro.report.timing import read_benchmark
 
 WARM = 1000  # frames of the run before those that are measured
@@ -39,10 +40,10 @@ WARM = 1000  # frames of the run before those that are measured
 
 def make_models(folder: Path, size: str, tokenizer: Path | None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shapes = {"esm2": ESM2_SHAPES[size], "dnabert_s": DNABERT_S}
-    for family, shape in shapes.items():
-        encoder = random_encoder(family, shape, tokenizer, device).half().cpu()
-        write_canonical(encoder, folder / f"{family}.safetensors", name=f"random-{family}")
+    shapes = {"esm2": ESM2.shapes[size], "dnabert_s": DNABERT_S.shapes["DNABERT-S"]}
+    for architecture, shape in shapes.items():
+        encoder = random_encoder(architecture, shape, tokenizer, device).half().cpu()
+        write_encoder(encoder, folder / f"{architecture}.safetensors", name=f"random-{architecture}")
     joined = sum(shape.width for shape in shapes.values())
     spec = ClassifierSpec(name="random", width=joined, hidden=512)
     write_classifier(folder / "classifier.safetensors", Classifier(joined, 512).eval(), spec)
@@ -130,9 +131,9 @@ def main() -> None:
         if rules != ["all"]:
             shutil.rmtree(results / sample, ignore_errors=True)
             timed("split", f"results/{sample}/shards")
-        for family in [rule for rule in rules if rule in ("dnabert_s", "esm2")]:
-            timed(family, f"all_{family}")
-            timed(f"{family} again", f"all_{family}")
+        for encoder in [rule for rule in rules if rule in ("dnabert_s", "esm2")]:
+            timed(encoder, f"all_{encoder}")
+            timed(f"{encoder} again", f"all_{encoder}")
         if "rest" in rules:
             timed("rest")
             row["sum"] = sum(row[what] for what in ("split", "dnabert_s", "esm2", "rest") if what in row)
@@ -141,16 +142,16 @@ def main() -> None:
         row["single"] = {table.parent.name: read_benchmark(table)["s"] for table in tables if table.exists()}
         row["jobs"] = jobs(results, sample)
         print({key: value for key, value in row.items() if key != "jobs"}, flush=True)
-        for family, each in row["jobs"].items():
+        for encoder, each in row["jobs"].items():
             keys = each[0].keys() - {"gpu", "ended"}
             mean = {key: round(float(np.mean([job[key] for job in each])), 2) for key in sorted(keys)}
-            row[f"{family} jobs"] = max(job["ended"] for job in each) - min(
+            row[f"{encoder} jobs"] = max(job["ended"] for job in each) - min(
                 job["ended"] - job["job_seconds"] for job in each
             )
-            print(f"   {family}: {len(each)} jobs in {row[f'{family} jobs']:.1f} s; means: {mean}", flush=True)
-            for gpu in sorted({job["gpu"] for job in each}) if family in row else ():
+            print(f"   {encoder}: {len(each)} jobs in {row[f'{encoder} jobs']:.1f} s; means: {mean}", flush=True)
+            for gpu in sorted({job["gpu"] for job in each}) if encoder in row else ():
                 own = [job for job in each if job["gpu"] == gpu]
-                busy = sum(job.get("gpu_seconds", 0) for job in own) / row[family]
+                busy = sum(job.get("gpu_seconds", 0) for job in own) / row[encoder]
                 print(f"    {gpu}: {len(own)} jobs, kernels in {busy:.1%} of the time", flush=True)
         (given.folder / f"scaling{gpus}.json").write_text(json.dumps(row, indent=1))
 

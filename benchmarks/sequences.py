@@ -30,8 +30,8 @@ from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 
 from virnucpro.sequences.chunks import chunk_starts
-from virnucpro.sequences.fasta import read_fasta
-from virnucpro.sequences.frames import open_frames_of
+from virnucpro.sequences.frames import stop_free_frames
+from virnucpro.sequences.read import read_fasta
 from virnucpro.sequences.shards import ShardWriter
 
 TABLE = CodonTable.unambiguous_dna_by_id[1]
@@ -57,7 +57,7 @@ def plain_frames(records: list[SeqRecord], chunk_length: int) -> Iterator[Frame]
 
 def fast_frames(sequences: list[bytes], chunk_length: int) -> Iterator[Frame]:
     """The same from the library."""
-    for batch in open_frames_of(sequences, chunk_length):
+    for batch in stop_free_frames(sequences, chunk_length):
         columns = batch.record.tolist(), batch.chunk.tolist(), batch.frame.tolist()
         texts = ([text.decode() for text in batch.nucleotides], [text.decode() for text in batch.proteins])
         yield from zip(*columns, *texts, strict=True)
@@ -100,7 +100,7 @@ def measure(name: str, sequences: list[bytes], chunk_length: int, repeats: int) 
         for _inner in range(3):
             frames = chunks = 0
             begin = time.process_time()
-            for batch in open_frames_of(many, chunk_length):
+            for batch in stop_free_frames(many, chunk_length):
                 frames, chunks = frames + len(batch.proteins), chunks + batch.chunks
             fast.append(bases * copies / (time.process_time() - begin))
     return {

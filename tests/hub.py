@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from virnucpro.files import sha256_file
+from virnucpro.io import sha256_file
 
 COMMIT = "c" * 40
 

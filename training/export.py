@@ -1,4 +1,4 @@
-"""Averaged weights of checkpoints → the two canonical files in half precision."""
+"""Averaged weights of checkpoints → the two prepared files in half precision."""
 
 import argparse
 import json
@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from models import Pair
 
-from virnucpro.encoders.canonical import verify_canonical, write_canonical
+from virnucpro.encoders.loading import write_encoder
+from virnucpro.encoders.spec import verify_encoder
 
 
 def main():
@@ -29,8 +30,8 @@ def main():
     args.folder.mkdir(parents=True, exist_ok=True)
     for encoder, name in ((encoders["dna"], "mini-dnabert-s"), (encoders["esm"], "mini-esm2")):
         path = args.folder / f"{name}.safetensors"
-        write_canonical(encoder.half(), path, name=name, source={"name": f"VirNucPro training/ ({name})", "files": {}})
-        spec = verify_canonical(path)
+        write_encoder(encoder.half(), path, name=name, source={"name": f"VirNucPro training/ ({name})", "files": {}})
+        spec = verify_encoder(path)
         print(path, path.stat().st_size, "bytes", spec.weights_sha256)
 
 

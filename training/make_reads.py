@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from curate import marker_group
 
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.read import read_fasta
 
 HELD_OUT = Path(__file__).with_name("held_out.tsv")
 COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")

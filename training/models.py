@@ -10,7 +10,8 @@ from torch import nn
 
 from virnucpro.encoders.attention import alibi_slopes
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
-from virnucpro.encoders.esm2 import ESM2, ESM2Config, rotary_tables, rotate
+from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.ops import PYTORCH, rotary_tables, rotate
 
 PROTEIN_PAD, PROTEIN_MASK = 1, 32
 DNA_PAD, DNA_MASK = 3, 4
@@ -40,14 +41,14 @@ def esm_hidden(model: ESM2, tokens: torch.Tensor, dropout: float = 0.0) -> torch
     bias = torch.zeros(b, 1, 1, length, device=tokens.device, dtype=torch.bfloat16 if tokens.is_cuda else x.dtype)
     bias = bias.masked_fill(~real[:, None, None], float("-inf")).expand(b, model.config.heads, length, length)
     for layer in model.layers:
-        q, k, v = layer.project(x, None, None)
+        q, k, v = layer.project(PYTORCH, x)
         attended = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, bias.to(v.dtype))
         if dropout:
-            new = layer.finish(x, F.dropout(attended, dropout))
+            new = layer.finish(PYTORCH, x, F.dropout(attended, dropout))
             keep = (torch.rand(b, 1, 1, device=x.device) >= dropout).to(new.dtype) / (1 - dropout)
             x = x + (keep * (new - x).view(b, length, -1)).view_as(x)
         else:
-            x = layer.finish(x, attended)
+            x = layer.finish(PYTORCH, x, attended)
     return model.final_norm(x).view(b, length, -1)
 
 
@@ -62,9 +63,9 @@ def dna_hidden(model: DNABERT, tokens: torch.Tensor, dropout: float = 0.0) -> to
     bias = bias.expand(b, -1, -1, -1).masked_fill(~real[:, None, None], float("-inf"))
     x = model.embed_norm(model.embed_tokens(tokens) + model.token_type).reshape(b * length, -1)
     for layer in model.layers:
-        q, k, v = layer.project(F.dropout(x, dropout) if dropout else x)
+        q, k, v = layer.project(PYTORCH, F.dropout(x, dropout) if dropout else x)
         attended = attend(q, k, v, bias.to(v.dtype))
-        x = layer.finish(x, F.dropout(attended, dropout) if dropout else attended)
+        x = layer.finish(PYTORCH, x, F.dropout(attended, dropout) if dropout else attended)
     return x.view(b, length, -1)
 
 

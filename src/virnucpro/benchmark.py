@@ -13,51 +13,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from virnucpro import installation
 from virnucpro.encoders.accuracy import relative_l2, relative_l2_rest
-from virnucpro.encoders.canonical import build_encoder, load_encoder, read_spec
-from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
-from virnucpro.encoders.embed import compute_dtype, resolve_precision, start
-from virnucpro.encoders.esm2 import ESM2, ESM2Config
-from virnucpro.encoders.fp8 import FREQUENCIES
-from virnucpro.encoders.job import matmul_precision
+from virnucpro.encoders.embedder import Embedder, matmul_precision
+from virnucpro.encoders.encoder import Encoder
+from virnucpro.encoders.loading import build_encoder, encoder_class, load_encoder
 from virnucpro.encoders.original import embed_original
+from virnucpro.encoders.precision import choose_precision
+from virnucpro.encoders.spec import read_spec
+from virnucpro.models.registry import ARCHITECTURES, Architecture, Shape
 
 logger = logging.getLogger(__name__)
 
 
-class Shape(NamedTuple):
-    """What makes an encoder large."""
-
-    layers: int
-    width: int
-    heads: int
-
-
-ESM2_SHAPES = {
-    "8M": Shape(6, 320, 20), "35M": Shape(12, 480, 20), "150M": Shape(30, 640, 20),
-    "650M": Shape(33, 1280, 20), "3B": Shape(36, 2560, 40), "15B": Shape(48, 5120, 40),
-}  # fmt: skip
-DNABERT_S = Shape(12, 768, 12)
 COMPARED_SEQUENCES = 64
 AVERAGED_SEQUENCES = 4096
 """Of which the mean length is taken."""
-COMPOSITION = {"esm2": FREQUENCIES, "dnabert_s": dict.fromkeys("ACGT", 1)}
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to measure: an encoder, sequences, and the ways of computing."""
 
-    family: str
-    size: str = "650M"  # of ESM-2, where there is no checkpoint
-    model: Path | None = None  # canonical file
-    tokenizer: Path | None = None  # tokenizer.json of DNABERT-S, where there is no checkpoint
+    architecture: Architecture
+    size: str = ""  # one of the architecture's shapes, where there is no checkpoint
+    model: Path | None = None  # prepared file
+    tokenizer: Path | None = None  # a byte-pair tokenizer.json, where there is no checkpoint
     lengths: tuple[int, int] = (166, 166)  # shortest and longest sequence, uniform between them
     precisions: tuple[str, ...] = ("auto",)
     attentions: tuple[str, ...] = ("auto",)
@@ -81,8 +67,8 @@ class Benchmark:
         if plan.model is not None:
             encoder = load_encoder(plan.model, device, torch.float32)
         else:
-            shape = ESM2_SHAPES[plan.size] if plan.family == "esm2" else DNABERT_S
-            encoder = random_encoder(plan.family, shape, plan.tokenizer, device)
+            shape = plan.architecture.shapes[plan.size]
+            encoder = random_encoder(plan.architecture.name, shape, plan.tokenizer, device)
         self.draw = _sequences(plan)
         self.sample = self.draw(COMPARED_SEQUENCES)
         self.ids = [str(number) for number in range(COMPARED_SEQUENCES)]
@@ -106,12 +92,13 @@ class Benchmark:
         """Rows for this project's way in each precision and attention, the first time after its bound."""
         plan, state, device = self.plan, self.encoder.cpu(), self.device
         for precision in plan.precisions:
-            resolved = resolve_precision(precision, device, state.family)
-            if resolved not in self._bounds:
+            resolved = choose_precision(precision, device, plan.architecture)
+            name = resolved.name
+            if name not in self._bounds:
                 with matmul_precision(resolved):
-                    bound = self._bounds[resolved] = _bound(state, compute_dtype(resolved), device, plan)
-                self.add("matrix products alone", resolved.replace("fp8", "fp16"), bound / self._tokens_each, None)
-            bound = self._bounds[resolved]
+                    bound = self._bounds[name] = _bound(state, resolved.dtype, device, plan)
+                self.add("matrix products alone", name.replace("fp8", "fp16"), bound / self._tokens_each, None)
+            bound = self._bounds[name]
             for attention, compile in product(plan.attentions, (False, True)[: 1 + plan.compile]):
                 if device == "cuda":
                     torch.cuda.empty_cache()
@@ -120,7 +107,7 @@ class Benchmark:
                     plan, state, precision, attention, compile, device, self.draw, self.ids, self.sample
                 )
                 share = facts["tokens_per_second"] / bound
-                self.add(way + remark, resolved, speed, vectors, **facts, share_of_bound=share)
+                self.add(way + remark, name, speed, vectors, **facts, share_of_bound=share)
 
     def result(self) -> dict[str, Any]:
         """``{"setting": {...}, "rows": [...]}``, plain values."""
@@ -129,10 +116,10 @@ class Benchmark:
             spec = read_spec(plan.model)
             weights = f"{spec.name}, SHA-256 {spec.weights_sha256}"
         else:
-            weights = f"random, of {plan.size if plan.family == 'esm2' else 'DNABERT-S'}"
+            weights = f"random, of {plan.architecture.title} {plan.size}"
         low, high = plan.lengths
         setting = {
-            "encoder": self.encoder.family,
+            "encoder": self.encoder.architecture,
             "weights": weights,
             "shape": vars(self.encoder.config),
             "sequences": "given" if plan.sequences else f"random, of natural composition, {low} to {high} letters",
@@ -143,29 +130,29 @@ class Benchmark:
         return {"setting": setting, "rows": self.rows}
 
 
-def random_encoder(family: str, shape: Shape, tokenizer: Path | None = None, device: str = "cpu") -> ESM2 | DNABERT:
-    """An encoder of that family and shape in fp32, with random weights: the same ones for each call.
+def random_encoder(architecture: str, shape: Shape, tokenizer: Path | None = None, device: str = "cpu") -> Encoder:
+    """An encoder of that architecture and shape in fp32, with random weights: the same ones for each call.
 
     Args:
-        family, shape: what to make: ``esm2`` or ``dnabert_s``, and how large.
-        tokenizer: tokenizer.json of DNABERT-S; if None, the bundled small model's.
+        architecture, shape: what to make, and how large.
+        tokenizer: tokenizer.json, where tokens are byte pairs; if None, the bundled small model's.
         device: where it is made.
     """
-    layers, width, heads = shape
+    folder = installation.root() / "resources" / "models"
+    bundled = [read_spec(folder / f"{name}.safetensors") for name in ARCHITECTURES[architecture].bundled]
+    text = tokenizer.read_text() if tokenizer else bundled[0].tokenizer if bundled else None
+    kind = encoder_class(architecture)
     torch.manual_seed(0)
     with torch.device(device):
-        if family == "esm2":
-            return ESM2(ESM2Config(layers, width, heads, 4 * width))
-        bundled = installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors"
-        text = tokenizer.read_text() if tokenizer else read_spec(bundled).tokenizer
-        return DNABERT(DNABERTConfig(layers, width, heads, 4 * width), text)
+        return kind(kind.Config(*shape), text)
 
 
 def _sequences(plan: Plan) -> Callable[[int], list[bytes]]:
     """A function that gives so many sequences."""
     rng = np.random.default_rng(0)
-    letters = np.frombuffer("".join(COMPOSITION[plan.family]).encode(), np.uint8)
-    weights = np.array(list(COMPOSITION[plan.family].values()), float)
+    composition = plan.architecture.role.composition
+    letters = np.frombuffer("".join(composition).encode(), np.uint8)
+    weights = np.array(list(composition.values()), float)
     weights /= weights.sum()
     given = [
         plan.sequences[i] for i in rng.permutation(len(plan.sequences))
@@ -223,34 +210,34 @@ def _own(
     """This project's way on a copy of the encoder: (way, sequences a second, vectors, what ran)."""
     settings: dict[str, Any] = {"tokens_per_batch": plan.tokens_per_batch, "attention": attention}
     settings |= {"precision": precision, "device": device, "compile": compile}
-    resolved = resolve_precision(precision, device, state.family)
-    encoder = _copy(state, compute_dtype(resolved), device)
+    resolved = choose_precision(precision, device, plan.architecture)
+    encoder = _copy(state, resolved.dtype, device)
     began = time.perf_counter()
-    for _ in start(encoder, names, sample, **settings).windows():
+    for _ in Embedder(encoder, names, sample, **settings).vectors():
         pass
     ready, count = time.perf_counter() - began, COMPARED_SEQUENCES
-    if resolved == "fp8":  # is in fp8 already
-        encoder = _copy(state, compute_dtype(resolved), device)
+    if resolved.name == "fp8":  # is in fp8 already
+        encoder = _copy(state, resolved.dtype, device)
     while True:
         sequences, places = draw(count), np.linspace(0, count - 1, COMPARED_SEQUENCES).astype(int)
         for place, sequence in zip(places, sample, strict=True):  # what is compared is part of what is timed
             sequences[place] = sequence
         vectors = np.full((COMPARED_SEQUENCES, encoder.config.width), np.nan, np.float32)
-        job = start(encoder, [str(i) for i in range(count)], sequences, **settings)
+        job = Embedder(encoder, [str(i) for i in range(count)], sequences, **settings)
         began = time.perf_counter()
-        for first, rows in job.windows():
+        for first, rows in job.vectors():
             here = (places >= first) & (places < first + len(rows))
             vectors[here] = rows[places[here] - first]
         seconds = time.perf_counter() - began
         if seconds > 0.7 * plan.seconds or count > 10**7:
             break
         count = max(2 * count, int(count * min(20.0, plan.seconds / seconds)))
-        if resolved == "fp8":
-            encoder = _copy(state, compute_dtype(resolved), device)
+        if resolved.name == "fp8":
+            encoder = _copy(state, resolved.dtype, device)
     facts = job.statistics()
     kept = (
         "backend",
-        "stages",
+        "kernels",
         "tokens_per_batch",
         "fill",
         "gpu_seconds",
@@ -265,9 +252,11 @@ def _own(
     if "gpu_seconds" in statistics:
         statistics["gpu_share"] = statistics["gpu_seconds"] / seconds
     statistics["ready_seconds"] = ready
-    return f"this ({facts['backend']}, {facts['stages']})", count / seconds, vectors, statistics
+    return f"this ({facts['backend']}, {facts['kernels']})", count / seconds, vectors, statistics
 
 
 def _copy(encoder: Any, dtype: torch.dtype, device: str) -> Any:
     weights = {key: value.to(device, dtype, copy=True) for key, value in encoder.state_dict().items()}
-    return build_encoder(encoder.family, vars(encoder.config), weights, encoder.tokenizer_json, "benchmark").eval()
+    return build_encoder(
+        encoder.architecture, vars(encoder.config), weights, encoder.tokenizer_json, "benchmark"
+    ).eval()

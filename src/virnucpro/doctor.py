@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,25 +18,28 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from virnucpro import downloads, installation, planning
-from virnucpro.benchmark import DNABERT_S, ESM2_SHAPES, Shape, random_encoder
+from virnucpro.benchmark import random_encoder
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.spec import read_classifier_spec
 from virnucpro.embeddings.shard import compute, resolve_device
-from virnucpro.encoders.attention import BACKENDS, choose_backend, obstacle
-from virnucpro.encoders.canonical import EncoderSpec, read_spec, write_canonical
-from virnucpro.encoders.embed import compute_dtype, resolve_precision
+from virnucpro.encoders.attention import BACKENDS, choose_backend, unavailable_reason
+from virnucpro.encoders.loading import write_encoder
+from virnucpro.encoders.precision import choose_precision
+from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import ModelError, VirNucProError
-from virnucpro.models import KEYS, ModelSource, find
+from virnucpro.models.registry import CLASSIFIER, PROTEIN, ROLES, Shape
+from virnucpro.models.sources import KEYS, ModelSource, find
 from virnucpro.provenance import package_version
-from virnucpro.sequences.fasta import read_fasta
-from virnucpro.sequences.frames import open_frames_of
-from virnucpro.sequences.survey import Survey, survey
+from virnucpro.sequences.frames import stop_free_frames
+from virnucpro.sequences.read import read_fasta
+from virnucpro.sequences.statistics import Statistics, statistics_of
 from virnucpro.settings.options import Settings
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ENOUGH = 20_000_000  # bases of a sample that are counted; the rest is taken to be alike
 LISTED = 10  # partitions of a cluster, at most
 MEASURE = 10.0  # seconds of embedding per encoder, about
+PUBLISHED_WIDTHS = {"dna": 768, "protein": 2560}  # of the encoders that published classifiers were trained on
 DRAWN = 160_000_000  # random weights that stand for a model that isn't here, at most
 
 
@@ -63,19 +65,19 @@ class Case:
     def device(self) -> str:
         return resolve_device(self.settings.device)
 
-    def source(self, family: str) -> ModelSource:
-        return find(family, getattr(self.settings, KEYS[family]), self.settings.models_dir)
+    def source(self, role: str) -> ModelSource:
+        return find(role, getattr(self.settings, KEYS[role]), self.settings.models_dir)
 
     @cached_property
     def encoders(self) -> dict[str, tuple[Path, EncoderSpec]]:
-        """Encoders in canonical form: bundled, or prepared by an earlier run in the output folder."""
+        """Prepared encoders: bundled, or prepared by an earlier run in the output folder."""
         found = {}
-        for family in ("dnabert_s", "esm2"):
-            source = self.source(family)
-            prepared = Path(self.settings.output_dir, "models", family, source.identifier, "model.safetensors")
+        for role in ROLES:
+            source = self.source(role)
+            prepared = Path(self.settings.output_dir, "models", source.kind, source.identifier, "model.safetensors")
             for path in (source.path, prepared):
                 try:
-                    found[family] = path, read_spec(path)
+                    found[role] = path, read_spec(path)
                 except (ModelError, OSError):
                     continue
         return found
@@ -84,24 +86,24 @@ class Case:
     def shapes(self) -> dict[str, tuple[str, Shape]]:
         """Names and shapes of the encoders that are prepared, and of those published ones whose name says what they are."""
         found: dict[str, tuple[str, Shape]] = {}
-        for family in ("dnabert_s", "esm2"):
-            source = self.source(family)
-            size = re.search(r"_(\d+[MB])_", source.path.name)
-            if family in self.encoders:
-                spec = self.encoders[family][1]
-                found[family] = spec.name, Shape(spec.config["layers"], spec.width, spec.config["heads"])
-            elif source.published and family == "esm2" and size and size[1] in ESM2_SHAPES:
-                found[family] = source.name, ESM2_SHAPES[size[1]]
-            elif source.published and source.path.name == "DNABERT-S":
-                found[family] = source.name, DNABERT_S
+        for role in ROLES:
+            source = self.source(role)
+            if role in self.encoders:
+                spec = self.encoders[role][1]
+                found[role] = (
+                    spec.name,
+                    Shape(spec.config["layers"], spec.width, spec.config["heads"], spec.config["ffn"]),
+                )
+            elif source.published and (shape := source.architecture.shape_of(source.path.name)):
+                found[role] = source.name, shape
         return found
 
     @cached_property
-    def work(self) -> Survey:
+    def work(self) -> Statistics:
         """Counts over all samples, extrapolated where a sample wasn't read to its end."""
-        total, asked = Survey(), self.settings
+        total, asked = Statistics(), self.settings
         for paths in self.samples.values():
-            part = survey(paths, asked.chunk_length, ENOUGH, asked.empty_records, asked.rna_as_dna)
+            part = statistics_of(paths, asked.chunk_length, ENOUGH, asked.empty_records, asked.rna_as_dna)
             for key in ("records", "bases", "windows", "open_frames", "residues"):
                 setattr(total, key, getattr(total, key) + round(getattr(part, key) / part.share_read))
             total.longest = max(total.longest, part.longest)
@@ -183,9 +185,10 @@ def arithmetic(case: Case) -> Iterator[Finding]:
     import torch
 
     settings, why = case.settings, {True: "the best here", False: "as configured"}
-    for family, (name, shape) in case.shapes.items():
-        precision = resolve_precision(settings.precision, case.device, family)
-        found = f"{precision} on {case.device}: {why[settings.precision == 'auto']}"
+    for role, (name, shape) in case.shapes.items():
+        architecture = case.source(role).architecture
+        precision = choose_precision(settings.precision, case.device, architecture)
+        found = f"{precision.name} on {case.device}: {why[settings.precision == 'auto']}"
         yield Finding(f"precision of {name}", OK, found)
         if settings.batching == "original":
             yield Finding(
@@ -195,10 +198,10 @@ def arithmetic(case: Case) -> Iterator[Finding]:
                 "Slow; for comparisons only.",
             )
             continue
-        head, alibi = shape.width // shape.heads, family == "dnabert_s"
-        needs = torch.device(case.device), compute_dtype(precision), head, alibi
+        head, alibi = shape.width // shape.heads, architecture.alibi
+        needs = torch.device(case.device), precision.dtype, head, alibi
         chosen = choose_backend(settings.attention, *needs).name
-        reasons = ((other, obstacle(other, *needs)) for other in BACKENDS if other not in ("auto", chosen))
+        reasons = ((other, unavailable_reason(other, *needs)) for other in BACKENDS if other not in ("auto", chosen))
         others = "; ".join(f"not {other}: {reason}" for other, reason in reasons if reason)
         found = f"{chosen}: {why[settings.attention == 'auto']}, head size {head}{' with ALiBi' * alibi}"
         yield Finding(f"attention of {name}", OK, f"{found} ({others})" if others else found)
@@ -220,8 +223,8 @@ def compiler(case: Case) -> Iterator[Finding]:
 
 def checkpoints(case: Case) -> Iterator[Finding]:
     """Models."""
-    for family, key in KEYS.items():
-        source = case.source(family)
+    for role, key in KEYS.items():
+        source = case.source(role)
         found, remedy = f"{source.path} ({source.megabytes:,} MB)", ""
         if not source.path.exists():
             found = f"{source.name} isn't on this machine; the run will fetch {source.megabytes:,} MB to {source.path}"
@@ -231,7 +234,7 @@ def checkpoints(case: Case) -> Iterator[Finding]:
 
 def fit(case: Case) -> Iterator[Finding]:
     """Classifier."""
-    source = case.source("classifier")
+    source = case.source(CLASSIFIER)
     inputs, given = _inputs(source), [shape.width for _, shape in case.shapes.values()]
     if len(given) == 2 and inputs not in (None, sum(given)):
         found = f"{source.name} takes {inputs:,} inputs, but the encoders give {given[0]:,} + {given[1]:,}"
@@ -242,7 +245,7 @@ def fit(case: Case) -> Iterator[Finding]:
         return
     remarks: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        dna, protein = (case.encoders[family][1] for family in ("dnabert_s", "esm2"))
+        dna, protein = (case.encoders[role][1] for role in ROLES)
         length = case.settings.chunk_length
         target = Path(folder, "classifier.safetensors")
         spec = prepare_classifier(
@@ -254,8 +257,8 @@ def fit(case: Case) -> Iterator[Finding]:
 
 def space(case: Case) -> Iterator[Finding]:
     """Disk."""
-    widths = {"dnabert_s": 768, "esm2": 2560} | {family: shape.width for family, (_, shape) in case.shapes.items()}
-    models = (case.source(family).megabytes for family in KEYS)
+    widths = PUBLISHED_WIDTHS | {role: shape.width for role, (_, shape) in case.shapes.items()}
+    models = (case.source(role).megabytes for role in KEYS)
     needed = planning.disk_space(case.work.open_frames, case.work.residues, widths.values(), models)
     output, scratch = Path(case.settings.output_dir).absolute(), Path(tempfile.gettempdir())
     for about, folder, wanted, short in ("disk", output, needed, PROBLEM), ("scratch", scratch, 2**30, NOTE):
@@ -304,7 +307,7 @@ def duration(case: Case) -> Iterator[Finding]:
     elif not case.measure:
         yield Finding("time", OK, counted)
     else:
-        rates = {name: _frames_per_second(case, family) for family, (name, _) in case.shapes.items()}
+        rates = {name: _frames_per_second(case, role) for role, (name, _) in case.shapes.items()}
         how = "measured" if len(case.encoders) == 2 else "measured with random weights, as the model isn't prepared yet"
         hours = sum(frames / rate for rate in rates.values()) / 3600
         if hours > 1.5:
@@ -320,23 +323,23 @@ def duration(case: Case) -> Iterator[Finding]:
 CHECKS = (programs, sequences, devices, arithmetic, compiler, checkpoints, fit, memory, space, cluster, duration)
 
 
-def _frames_per_second(case: Case, family: str) -> float:
+def _frames_per_second(case: Case, role: str) -> float:
     """Speed on the first frames of the input, repeated if they are few."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
     records = (record for paths in case.samples.values() for path in paths for record in read_fasta(path, True))
-    batches = open_frames_of((record.sequence for record in islice(records, 10_000)), case.settings.chunk_length)
-    texts = chain.from_iterable(batch.proteins if family == "esm2" else batch.nucleotides for batch in batches)
+    batches = stop_free_frames((record.sequence for record in islice(records, 10_000)), case.settings.chunk_length)
+    texts = chain.from_iterable(batch.proteins if role == PROTEIN.name else batch.nucleotides for batch in batches)
     sequences = list(islice(texts, 20_000))
     settings = replace(case.settings, compile=False)  # compiling alone takes longer than all this
     count, began = 4, time.monotonic()  # a large model on a CPU may need seconds for each
     with tempfile.TemporaryDirectory() as folder:
-        if family in case.encoders:
-            model, share = case.encoders[family][0], 1.0
+        if role in case.encoders:
+            model, share = case.encoders[role][0], 1.0
         else:
             model = Path(folder, "model.safetensors")
-            share = _draw(model, family, case.shapes[family][1])
+            share = _draw(model, case.source(role).architecture.name, case.shapes[role][1])
         while True:
             some = list(islice(cycle(sequences), count))
             seconds = compute(model, [str(n) for n in range(count)], some, settings, case.device).statistics["seconds"]
@@ -345,17 +348,17 @@ def _frames_per_second(case: Case, family: str) -> float:
             count = int(min(16 * count, count * MEASURE / 2 / seconds)) + 1
 
 
-def _draw(path: Path, family: str, shape: Shape) -> float:
+def _draw(path: Path, architecture: str, shape: Shape) -> float:
     """Write an encoder of that shape with random weights, or with as many of its blocks as DRAWN allows; their share."""
     layers = max(1, min(shape.layers, DRAWN // (12 * shape.width**2)))
-    write_canonical(random_encoder(family, shape._replace(layers=layers)).half(), path, name="random")
+    write_encoder(random_encoder(architecture, shape._replace(layers=layers)).half(), path, name="random")
     return layers / shape.layers
 
 
 def _inputs(source: ModelSource) -> int | None:
     """How many inputs a classifier takes, where that can be told without fetching or converting it."""
     if source.published:
-        return DNABERT_S.width + ESM2_SHAPES["3B"][1]
+        return sum(PUBLISHED_WIDTHS.values())
     return read_classifier_spec(source.path).width if source.path.suffix == ".safetensors" else None
 
 

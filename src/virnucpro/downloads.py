@@ -17,17 +17,11 @@ from pathlib import Path
 
 from virnucpro.encoders.prepare import WEIGHTS
 from virnucpro.errors import ModelError
-from virnucpro.files import atomic_file, sha256_file, sync
+from virnucpro.io import atomic_file, sha256_file, sync
 from virnucpro.locks import locked
-from virnucpro.models import ModelSource
+from virnucpro.models.sources import ModelSource
 
 logger = logging.getLogger(__name__)
-
-PUBLISHERS = {
-    "esm2": ("VIRNUCPRO_ESM_URL", "https://dl.fbaipublicfiles.com/fair-esm/models"),
-    "classifier": ("VIRNUCPRO_CLASSIFIER_URL", "https://github.com/Li-Jing-1997/VirNucPro/raw/HEAD"),
-}
-"""Family → the variable that names a mirror, and the publisher's address of single files."""
 
 
 def obtain(source: ModelSource, record: Path | None = None) -> dict[str, str]:
@@ -85,7 +79,8 @@ def _fetch(source: ModelSource) -> dict[str, str]:
             logger.info("fetching %s to %s", repository, source.path)
             fetched, found = _fetch_repository(repository, source.path)
         else:
-            variable, default = PUBLISHERS[source.family]
+            assert source.published is not None and source.published.publisher is not None
+            variable, default = source.published.publisher
             url = f"{os.environ.get(variable, default).rstrip('/')}/{source.path.name}"
             logger.info("fetching %s to %s", url, source.path)
             fetched = _fetch_file(url, source.path)

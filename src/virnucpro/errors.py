@@ -7,8 +7,17 @@ import errno
 import os
 from collections.abc import Iterable
 
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
-"""Errors of a disk, a quota or a mount: for the user to mend, and no fault of the program."""
+_STORAGE_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+)
+"""Error numbers of a disk, a quota or a mount: for the user to mend, not faults of the program."""
 
 
 class VirNucProError(Exception):
@@ -39,7 +48,7 @@ def storage_message(error: OSError) -> str | None:
     """The message for a full disk, or a folder that can't be written or is gone; None for any other OSError."""
     where: str = error.filename2 or error.filename or ""  # of a copy, what it is copied to
     vanished = error.errno == errno.ENOENT and where and not os.path.isdir(os.path.dirname(os.path.abspath(where)))
-    if error.errno not in _STORAGE and not vanished:
+    if error.errno not in _STORAGE_ERRORS and not vanished:
         return None
     where = where or " ".join(str(error).split())
     return (

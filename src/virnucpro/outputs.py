@@ -1,4 +1,4 @@
-"""The files that a run makes, and the refusal to make one where a file of the user's is."""
+"""The files that a run makes, and refusing to overwrite files of the user's with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from virnucpro import __version__
 from virnucpro.errors import ConfigError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 
 TABLES = {
     "predictions": "predictions.tsv",
@@ -20,37 +20,41 @@ TABLES = {
     "highest": "prediction_results_highestscore.csv",
     "summary": "summary.json",
 }
-"""What prediction makes in a sample's folder; the keys are the fields of ``classifier.predict.Outputs``."""
+"""What ``calls.predict`` writes to a sample's folder; the keys are the fields of ``calls.predict.Outputs``."""
 EMBEDDINGS, VIRAL, REPORT = "embeddings.h5", "viral.fasta.gz", "report.html"
 SAMPLE_FILES = (*TABLES.values(), EMBEDDINGS, VIRAL, REPORT)
-"""All that a finished sample's folder has."""
+"""All files in a finished sample's folder."""
 SAMPLE_FOLDERS = ("shards", "embeddings")
 RUN_FOLDERS = ("benchmarks", "logs")
+SAMPLE_LOGS = ("split", "merge", "predict", "extract_viral", "report")
+"""Folders of ``logs`` that have a file per sample."""
 
 TARGETS = {
     "training": ("training.json", "classifier.safetensors", "split.tsv"),
     "evaluation": ("evaluation.json", "metrics.tsv"),
     "check": ("check.json", "check.txt", "check.png", "check.svg"),
 }
-"""Folders of the targets that aren't part of ``all``, and their files; the first one tells that a run made the others."""
-OWN = "# Written by virnucpro"
-"""What the program's own configuration files and sample sheets begin with."""
+"""Folders of the targets that aren't part of ``all``, and their files; if the first is there, a run made the others."""
+OWN_FIRST_LINE = "# Written by virnucpro"
+"""The beginning of the configuration files and sample sheets that the program writes."""
 
-_REMEDY = "Choose another output folder (--output, output_dir)"
+_LOG = b" INFO virnucpro "
+"""In the first line of a job's log; see ``virnucpro.logging``."""
+_FOLDER_REMEDY = "Choose another output folder (--output, output_dir)"
 
 
 def refuse_inputs(
     output_dir: str | Path, samples: Collection[str], inputs: Iterable[str | Path], others: Iterable[str | Path] = ()
 ) -> None:
-    """Refuse a run that would write over one of its inputs or into a folder's place that holds one.
+    """Refuse a run that would overwrite one of its inputs, or replace a folder that holds one.
 
-    Files are compared as files: through links, relative paths and other spellings of a folder.
+    Files are compared as files, also through links, relative paths and other spellings of a folder.
 
     Args:
         output_dir: the folder of results.
         samples: names of the samples.
-        inputs: files that the run reads; those that don't exist are compared by name.
-        others: further files and folders that the run makes, wherever they are.
+        inputs: files that the run reads; those that don't exist are compared by path.
+        others: further files and folders that the run makes, anywhere.
 
     Raises:
         ConfigError: names the input and the output.
@@ -59,7 +63,7 @@ def refuse_inputs(
     known = {name: out / name for name in samples}
     made = [out / REPORT, *(out / name for name in RUN_FOLDERS), *map(Path, others)]
     made += [folder / name for folder in known.values() for name in SAMPLE_FOLDERS]
-    # Only folders that are there can hold an input that is; os.stat, since there may be 10,000 samples.
+    # Folders that exist are known by device and inode, too. With os.stat, which is fast: there may be 10,000 samples.
     places: dict[tuple[int, int] | str, Path] = {}
     for folder in (*known.values(), *made):
         places[os.path.abspath(folder)] = folder
@@ -75,7 +79,7 @@ def refuse_inputs(
 
 
 def refuse_foreign(output_dir: str | Path, samples: Collection[str], targets: Iterable[str] = ()) -> None:
-    """Refuse a run that would replace files which no run of this workflow made.
+    """Refuse a run that would replace files that no run of this workflow made.
 
     Args:
         output_dir: the folder of results.
@@ -87,24 +91,27 @@ def refuse_foreign(output_dir: str | Path, samples: Collection[str], targets: It
     """
     out = Path(output_dir)
     for sample in samples:
-        folder = out / sample
-        if folder.is_dir() and not _is_sample(folder, out / "logs" / "split" / f"{sample}.log"):
-            for name in (*SAMPLE_FILES, *SAMPLE_FOLDERS):
-                if os.path.lexists(folder / name):
-                    raise _foreign(folder / name)
+        folder, logs = out / sample, [out / "logs" / name / f"{sample}.log" for name in SAMPLE_LOGS]
+        if not _is_sample(folder, logs):
+            for path in (folder / name for name in (*SAMPLE_FILES, *SAMPLE_FOLDERS)):
+                if os.path.lexists(path):
+                    raise _foreign(path)
+            for log in logs:
+                if log.is_file() and os.stat(log).st_size and not _begins(log, _LOG):  # empty: its job was killed
+                    raise _foreign(log)
     if len(samples) > 1 and os.path.lexists(out / REPORT) and not _begins(out / REPORT, b"<title>VirNucPro"):
         raise _foreign(out / REPORT)
     for target in targets:
-        record, *others = (out / target / name for name in TARGETS[target])
+        first, *others = (out / target / name for name in TARGETS[target])
         if target == "evaluation":
-            others.append(out / target)  # is replaced as a whole
-        for path in others if not record.is_file() else ():
+            others.append(out / target)  # the folder is replaced as a whole
+        for path in others if not first.is_file() else ():
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
                 raise _foreign(path)
 
 
 def refuse_existing(path: str | Path, force: bool, source: str | Path | None = None) -> None:
-    """Refuse to write a file that the user named where one is, unless told to; never over ``source``, its input.
+    """Refuse to write a file that the user named where there is one, unless ``force``; never over its input, ``source``.
 
     Raises:
         ConfigError: names the file.
@@ -117,21 +124,21 @@ def refuse_existing(path: str | Path, force: bool, source: str | Path | None = N
 
 
 def check_own(path: Path, *beside: Path) -> None:
-    """Refuse to write a file where one is that this program didn't write.
+    """Refuse to write a file where there is one that this program didn't write.
 
     Args:
-        path: what is to be written; a text file that begins with ``OWN``.
-        beside: files of which one that does stands for ``path``, too.
+        path: the file to write. One that the program wrote begins with ``OWN_FIRST_LINE``.
+        beside: if one of these begins so, ``path`` counts as the program's, too.
 
     Raises:
         ConfigError: names the file.
     """
-    if os.path.lexists(path) and not any(_begins(file, OWN.encode()) for file in (path, *beside)):
+    if os.path.lexists(path) and not any(_begins(file, OWN_FIRST_LINE.encode()) for file in (path, *beside)):
         raise _foreign(path)
 
 
 def refuse_replacing(path: Path, content: str, inputs: Iterable[str | Path]) -> None:
-    """Refuse to write ``content`` to a file that is also an input of the run, unless that is what it holds.
+    """Refuse to write ``content`` to a file that is also an input of the run, unless it has that content already.
 
     Raises:
         ConfigError: names both.
@@ -143,15 +150,15 @@ def refuse_replacing(path: Path, content: str, inputs: Iterable[str | Path]) -> 
 
 
 def write_own(path: Path, content: str) -> None:
-    """Write a text file of the program's own, whole or not at all; one with the same content is left as it is."""
+    """Write a text file of the program's own, whole or not at all; if it has that content already, it isn't touched."""
     if _holds(path, content):
         return
     with atomic_file(path) as temporary:
-        temporary.write_text(f"{OWN} {__version__}\n{content}", encoding="utf-8")
+        temporary.write_text(f"{OWN_FIRST_LINE} {__version__}\n{content}", encoding="utf-8")
 
 
 def identity(paths: Iterable[str | Path]) -> list[list[int]]:
-    """Size in bytes and modification time in ns of each file: what tells one from another, older ones too.
+    """Size in bytes and modification time in ns of each file, by which a replaced file is noticed, an older one too.
 
     Raises FileNotFoundError for a file that isn't there.
     """
@@ -159,7 +166,7 @@ def identity(paths: Iterable[str | Path]) -> list[list[int]]:
 
 
 def without_future(paths: Iterable[str | Path], now: float) -> list[str]:
-    """The files without those dated later than ``now`` (seconds since 1970): all results would seem older than they are."""
+    """The files that aren't dated later than ``now`` (seconds since 1970); no result can be newer than those are."""
     return [str(path) for path in paths if not (os.path.exists(path) and os.stat(path).st_mtime > now)]
 
 
@@ -168,12 +175,12 @@ def check_clock(output_dir: str | Path, clock: float, inputs: Iterable[str | Pat
 
     Args:
         output_dir: the folder of results.
-        clock: what a file is dated that is made there now, in seconds since 1970.
-        inputs: files that results are compared with.
+        clock: the time of that folder's file system, in seconds since 1970: the date of a file made there now.
+        inputs: files that results are compared with, by date.
         now: this machine's time.
 
     Raises:
-        ConfigError: names the file, and the command that dates it back.
+        ConfigError: names the file, and the command that gives it an earlier date.
     """
     for path in filter(os.path.exists, without_future(inputs, now)):
         if (ahead := os.stat(path).st_mtime - clock) > 0:
@@ -187,7 +194,7 @@ def check_clock(output_dir: str | Path, clock: float, inputs: Iterable[str | Pat
 def _holds(path: Path, content: str) -> bool:
     """Whether a file of the program's own has this content below its first line."""
     try:
-        return path.read_text(encoding="utf-8").removeprefix(OWN).partition("\n")[2] == content
+        return path.read_text(encoding="utf-8").removeprefix(OWN_FIRST_LINE).partition("\n")[2] == content
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -207,7 +214,7 @@ def _above(path: Path, places: dict[tuple[int, int] | str, Path]) -> Iterator[tu
 
 
 def _same(path: str | Path, folder: Path) -> bool:
-    """Whether a file is one that a run makes in a sample's folder, under whichever spelling."""
+    """Whether a file is one of those that a run makes in a sample's folder, however its path is written."""
     for name in SAMPLE_FILES:
         with suppress(OSError):
             if os.path.samefile(path, folder / name) and not (folder / name).is_symlink():
@@ -215,10 +222,11 @@ def _same(path: str | Path, folder: Path) -> bool:
     return False
 
 
-def _is_sample(folder: Path, log: Path) -> bool:
-    """Whether a run made this folder: one of the files that say so is there, however much else was deleted."""
-    marks = (folder / "shards" / "manifest.json", folder / "summary.json", log)
-    return any(mark.is_file() for mark in marks) or _begins(folder / "contigs.tsv", b"record\tlength\tchunks\t")
+def _is_sample(folder: Path, logs: Iterable[Path]) -> bool:
+    """Whether a run made this folder: at least one of the files that show it is there."""
+    if any((folder / mark).is_file() for mark in ("shards/manifest.json", "summary.json")):
+        return True
+    return _begins(folder / "contigs.tsv", b"record\tlength\tchunks\t") or any(_begins(log, _LOG) for log in logs)
 
 
 def _begins(path: Path, words: bytes) -> bool:
@@ -231,10 +239,10 @@ def _begins(path: Path, words: bytes) -> bool:
 
 
 def _clash(given: str | Path, made: Path) -> ConfigError:
-    return ConfigError(f"{given} is an input of this run, which would write {made} in its place. {_REMEDY}.")
+    return ConfigError(f"{given} is an input of this run, which would write {made} in its place. {_FOLDER_REMEDY}.")
 
 
 def _foreign(path: Path) -> ConfigError:
     return ConfigError(
-        f"{path} is there already, and no run of VirNucPro made it: it would be replaced. {_REMEDY}, or move it away."
+        f"{path} is there already, and no run of VirNucPro made it: it would be replaced. {_FOLDER_REMEDY}, or move it away."
     )

@@ -9,6 +9,7 @@ import difflib
 import errno
 import glob
 import os
+import re
 import stat
 import unicodedata
 from contextlib import suppress
@@ -20,6 +21,7 @@ MAX_NAME = 255
 """Bytes of a file's or folder's name that file systems take."""
 MAX_PATH = 4095
 """Bytes of a path that Linux takes."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _RENAME = "Rename it, or give a link to it (ln -s)."
 
 
@@ -32,10 +34,12 @@ def user_path(text: str, folder: str | Path = "") -> Path:
     """A path that a user wrote; a relative one starts at ``folder``.
 
     Raises:
-        InputError: it is empty, or has a name that a run can't use.
+        InputError: it is empty, an address such as https://..., or has a name that a run can't use.
     """
     if not text:
         raise InputError("an empty path. Give a name; perhaps a variable isn't set.")
+    if _ADDRESS.match(text):
+        raise InputError(f"{text}: is an address, not a path of this machine. What is to be read, download first.")
     return _usable(os.path.join(folder, expand_home(text)))
 
 
@@ -96,6 +100,8 @@ def _absent(path: Path, error: OSError) -> str:
         siblings = os.listdir(path.parent)
     odd = [letter for letter in path.name if letter != " " and unicodedata.category(letter) in ("Zs", "Cf")]
     seen = f" (it has U+{ord(odd[0]):04X} {unicodedata.name(odd[0], '')})" if odd else ""
+    if "\\" in path.name:
+        seen = " (folders are separated by / here, not by \\)"
     close = difflib.get_close_matches(path.name, siblings, cutoff=0.5)
     return f"no such file{seen}{nearest(path.name, siblings) if close else '.'}"
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from virnucpro import __version__
 from virnucpro.errors import StorageError
+from virnucpro.models.model_file import read_entry
 from virnucpro.settings.options import path_keys
 
 OF_VECTORS = ("precision", "backend", "batching", "compile", "device", "versions", "configuration_sha256", "switches")
@@ -100,7 +101,8 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     For the report over all samples, or a run's folder, it is what its samples' records say, each way once.
 
     Raises:
-        StorageError: no such file, or neither it nor its folder says anything.
+        StorageError: no such file, one that can't be read, or neither it nor its folder says anything.
+        ModelError: a safetensors file that can't be read.
     """
     path = Path(path)
     if not path.exists():
@@ -110,7 +112,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     if path.suffix == ".h5":
         found = _of_hdf5(path)
     elif path.suffix == ".safetensors":
-        found = _of_safetensors(path)
+        found = read_entry(path) or {}
     else:
         found = _of_folder(path)
     if not found:
@@ -127,16 +129,6 @@ def _of_hdf5(path: Path) -> dict[str, Any]:
             return read_attributes(file)
     except OSError as error:
         raise StorageError(f"{path}: not a readable HDF5 file ({error}). Delete it and run again.") from error
-
-
-def _of_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return json.loads((file.metadata() or {}).get("virnucpro", "{}"))
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path}: not a readable safetensors file ({error}). Delete it and run again.") from error
 
 
 def _of_folder(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,6 +1,7 @@
 """Both encoders on a GPU against the plain fp32 forward pass: every backend, precision and way through the blocks."""
 
 import copy
+import dataclasses
 import importlib.util
 
 import numpy as np
@@ -8,15 +9,18 @@ import pytest
 import torch
 
 from virnucpro import installation
-from virnucpro.encoders import job as jobs
-from virnucpro.encoders.accuracy import RELATIVE_L2, relative_l2, relative_l2_rest
-from virnucpro.encoders.canonical import load_encoder
+from virnucpro.encoders.accuracy import relative_l2, relative_l2_rest
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.embed import embed
+from virnucpro.encoders.embedder import Embedder
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.esmc import ESMC, ESMCConfig
 from virnucpro.encoders.graphs import Graphs
+from virnucpro.encoders.loading import load_encoder
 from virnucpro.encoders.original import embed_original
+from virnucpro.encoders.precision import PRECISIONS, Gate
 from virnucpro.errors import ConfigError
+from virnucpro.models.registry import ARCHITECTURES
 
 pytestmark = pytest.mark.gpu
 
@@ -26,18 +30,20 @@ SHAPES = {16: (3, 64, 4), 24: (3, 96, 4), 32: (3, 128, 4), 64: (3, 256, 4), 128:
 LENGTHS = [166, 166, 1, 40, 165, 164, 10, 300, 1022, 700, 64, 62]
 
 
-def sequences(family: str, lengths=LENGTHS, seed=0) -> list[bytes]:
-    letters = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC" if family == "esm2" else b"ACGT", np.uint8)
+def sequences(architecture: str, lengths=LENGTHS, seed=0) -> list[bytes]:
+    letters = np.frombuffer(b"ACGT" if architecture == "dnabert_s" else b"LAGVSERTIDPKQNFYMHWC", np.uint8)
     rng = np.random.default_rng(seed)
-    return [rng.choice(letters, length * (1 if family == "esm2" else 3)).tobytes() for length in lengths]
+    return [rng.choice(letters, length * (3 if architecture == "dnabert_s" else 1)).tobytes() for length in lengths]
 
 
-def random_encoder(family: str, head_dim: int):
-    """Weights in which nothing is one or zero, and (as ESM-2 3B has it) one dimension dominates the vectors."""
+def random_encoder(architecture: str, head_dim: int):
+    """Weights in which nothing is one or zero, and (as ESM-2 3B has it) one dimension is an outlier."""
     layers, width, heads = SHAPES[head_dim]
     torch.manual_seed(head_dim)
-    if family == "esm2":
+    if architecture == "esm2":
         encoder = ESM2(ESM2Config(layers, width, heads, 4 * width))
+    elif architecture == "esmc":
+        encoder = ESMC(ESMCConfig(layers, width, heads, 2 * width))
     else:
         bundled = load_encoder(installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors")
         encoder = DNABERT(DNABERTConfig(layers, width, heads, 2 * width), bundled.tokenizer_json)
@@ -47,8 +53,11 @@ def random_encoder(family: str, head_dim: int):
                 module.weight.uniform_(0.5, 1.5)
             if isinstance(module, torch.nn.LayerNorm | torch.nn.Linear) and module.bias is not None:
                 module.bias.normal_(std=0.1)
-        last = encoder.final_norm if family == "esm2" else encoder.layers[-1].ffn_norm
-        last.bias[7] += 60
+        if architecture == "esmc":  # whose last norm has no bias
+            encoder.final_norm.weight[7] += 60
+        else:
+            last = encoder.final_norm if architecture == "esm2" else encoder.layers[-1].ffn_norm
+            last.bias[7] += 60
     return encoder.requires_grad_(False).eval()
 
 
@@ -61,51 +70,53 @@ def compared(encoder, texts, **settings):
     return found.vectors, expected, found.statistics
 
 
-@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
-@pytest.mark.parametrize("attention", ["triton", "sdpa", "varlen", FLASH])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES])
+@pytest.mark.parametrize("attention", ["triton", "sdpa", FLASH])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 @pytest.mark.parametrize("head_dim", SHAPES)
-def test_every_combination(family, attention, precision, head_dim):
-    encoder = random_encoder(family, head_dim)
+def test_every_combination(architecture, attention, precision, head_dim):
+    encoder = random_encoder(architecture, head_dim)
     half = precision in ("fp16", "bf16")
-    if attention in ("varlen", "flash-attn") and (not half or (attention == "varlen" and family == "dnabert_s")):
+    if attention == "flash-attn" and not half:
         with pytest.raises(ConfigError, match=f"'{attention}' is not available"):
-            embed(encoder, ["a"], sequences(family, [20]), device="cuda", precision=precision, attention=attention)
+            embed(
+                encoder, ["a"], sequences(architecture, [20]), device="cuda", precision=precision, attention=attention
+            )
         return
     found, expected, ran = compared(
-        encoder, sequences(family), precision=precision, attention=attention, tokens_per_batch=900
+        encoder, sequences(architecture), precision=precision, attention=attention, tokens_per_batch=900
     )
-    assert (ran["backend"], ran["stages"], ran["precision"]) == (attention, "fused", precision)
+    assert (ran["backend"], ran["kernels"], ran["precision"]) == (attention, "triton", precision)
     assert ran["packs"] >= 3 and ran["redone_batches"] == 0 and ran["gpu_seconds"] > 0 and ran["gpu_uuid"]
     gate = {"fp32": 1e-5, "tf32": 5e-3, "fp16": 2e-3, "bf16": 2e-2}[precision]
     assert np.sqrt(np.mean(relative_l2_rest(found, expected) ** 2)) < gate
     assert relative_l2(found, expected).max() < gate
 
 
-@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
-def test_what_auto_means(family):
-    found, expected, ran = compared(random_encoder(family, 64), sequences(family))
-    assert (ran["backend"], ran["stages"], ran["precision"]) == ("triton", "fused", "fp16")
-    assert ran["tokens_per_batch"] == jobs.MOST_TOKENS[family], "measured: there is room"
-    assert relative_l2_rest(found, expected).max() < RELATIVE_L2["fp16"]
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES])
+def test_what_auto_means(architecture):
+    found, expected, ran = compared(random_encoder(architecture, 64), sequences(architecture))
+    assert (ran["backend"], ran["kernels"], ran["precision"]) == ("triton", "triton", "fp16")
+    assert ran["tokens_per_batch"] == ARCHITECTURES[architecture].max_tokens, "measured: there is room"
+    assert relative_l2_rest(found, expected).max() < PRECISIONS["fp16"].gate.relative_l2
 
 
-@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
-def test_compiled_blocks(family):
-    encoder = random_encoder(family, 64)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES])
+def test_compiled_blocks(architecture):
+    encoder = random_encoder(architecture, 64)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    found, expected, ran = compared(encoder, sequences(family), compile=True, tokens_per_batch=900)
-    assert ran["stages"] == "compiled" and ran["compiled_graphs"] <= 4, "not for every pack anew"
-    assert relative_l2_rest(found, expected).max() < RELATIVE_L2["fp16"]
+    found, expected, ran = compared(encoder, sequences(architecture), compile=True, tokens_per_batch=900)
+    assert ran["kernels"] == "compiled" and ran["compiled_graphs"] <= 4, "not for every pack anew"
+    assert relative_l2_rest(found, expected).max() < PRECISIONS["fp16"].gate.relative_l2
 
 
-def test_fp8_keeps_to_its_gate_in_spite_of_a_dominating_dimension():
+def test_fp8_keeps_to_its_gate_in_spite_of_an_outlier_dimension():
     encoder = random_encoder("esm2", 64)
     found, expected, ran = compared(encoder, sequences("esm2", [166] * 40), precision="fp8")
-    assert (ran["stages"], ran["precision"]) == ("fp8", "fp8")
+    assert (ran["kernels"], ran["precision"]) == ("fp8", "fp8")
     error = np.sqrt(np.mean(relative_l2_rest(found, expected) ** 2))
-    assert 1e-4 < error < RELATIVE_L2["fp8"], "fp8 did run, and is close"
+    assert 1e-4 < error < PRECISIONS["fp8"].gate.relative_l2, "fp8 did run, and is close"
     assert relative_l2(found, expected).max() < error, "which plain relative L2 would flatter"
     assert (
         embed(random_encoder("dnabert_s", 64), ["a"], [b"ACGT" * 9], device="cuda", precision="fp8").statistics[
@@ -116,15 +127,15 @@ def test_fp8_keeps_to_its_gate_in_spite_of_a_dominating_dimension():
 
 
 def test_fp8_that_is_too_far_off_stops_the_job(monkeypatch):
-    monkeypatch.setitem(RELATIVE_L2, "fp8", 1e-4)
+    monkeypatch.setitem(PRECISIONS, "fp8", dataclasses.replace(PRECISIONS["fp8"], gate=Gate(1e-4, 1.0)))
     with pytest.raises(ConfigError, match=r"precision: fp8 changes the vectors.*Use 'fp16'"):
         embed(random_encoder("esm2", 64), ["a"], sequences("esm2", [100]), device="cuda", precision="fp8")
 
 
-@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
-def test_out_of_memory_halves_the_budget_and_goes_on(family):
-    encoder = random_encoder(family, 64)
-    texts = sequences(family, [400] * 600)
+@pytest.mark.parametrize("architecture", ["esm2", "dnabert_s"])
+def test_out_of_memory_halves_the_budget_and_goes_on(architecture):
+    encoder = random_encoder(architecture, 64)
+    texts = sequences(architecture, [400] * 600)
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     expected = embed(copy.deepcopy(encoder), [str(i) for i in range(600)], texts, device="cuda", tokens_per_batch=4096)
@@ -136,8 +147,11 @@ def test_out_of_memory_halves_the_budget_and_goes_on(family):
         )
         assert found.statistics["out_of_memory"] > 0 and found.statistics["tokens_per_batch"] < 250_000
         auto = embed(copy.deepcopy(encoder), [str(i) for i in range(600)], texts, device="cuda")
-        assert auto.statistics["out_of_memory"] == 0 and auto.statistics["tokens_per_batch"] <= jobs.MOST_TOKENS[family]
-        letters = b"M" if family == "esm2" else b"ACGTTGCA"
+        assert (
+            auto.statistics["out_of_memory"] == 0
+            and auto.statistics["tokens_per_batch"] <= ARCHITECTURES[architecture].max_tokens
+        )
+        letters = b"M" if architecture == "esm2" else b"ACGTTGCA"
         with pytest.raises(ConfigError, match=r"sequence giant .* doesn't fit in the memory"):
             embed(copy.deepcopy(encoder), ["giant"], [letters * 1_000_000], device="cuda", tokens_per_batch=4096)
     finally:
@@ -154,8 +168,8 @@ def test_packs_of_one_shape_are_replayed_as_graphs(monkeypatch):
     for _ in range(2):
         found, expected, ran = compared(encoder, texts, tokens_per_batch=20_000)
         assert 1 <= ran["graphs"] <= 4 and ran["packs"] > ran["graph_packs"] > ran["packs"] / 2
-        assert relative_l2_rest(found, expected).max() < RELATIVE_L2["fp16"]
-    monkeypatch.setattr(jobs.Job, "_graphed", lambda job: False)
+        assert relative_l2_rest(found, expected).max() < PRECISIONS["fp16"].gate.relative_l2
+    monkeypatch.setattr(Embedder, "_graphed", lambda embedder: False)
     launched, _, ran = compared(encoder, texts, tokens_per_batch=20_000)
     assert "graphs" not in ran
     assert relative_l2(found, launched).max() < 5e-4, "rounding only"
@@ -176,13 +190,15 @@ def test_graphs_share_their_memory(monkeypatch):
     assert sum(grown[1:]) < grown[0] / 2, "the first one's serves the others, which never run at the same time"
 
 
-@pytest.mark.parametrize("family", ["esm2", "dnabert_s"])
-def test_an_overflow_is_computed_again_in_fp32(family):
-    encoder = random_encoder(family, 64)
-    if family == "dnabert_s":
+@pytest.mark.parametrize("architecture", ["esm2", "dnabert_s"])
+def test_an_overflow_is_computed_again_in_fp32(architecture):
+    encoder = random_encoder(architecture, 64)
+    if architecture == "dnabert_s":
         with torch.no_grad():
             encoder.layers[-1].gated.weight *= 3000
-        found, expected, ran = compared(encoder.half().float(), sequences(family, [166] * 100), tokens_per_batch=3000)
+        found, expected, ran = compared(
+            encoder.half().float(), sequences(architecture, [166] * 100), tokens_per_batch=3000
+        )
         assert ran["redone_batches"] > 0 and "graphs" not in ran
         assert relative_l2_rest(found, expected).max() < 1e-3
         return

@@ -14,7 +14,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -23,24 +22,27 @@ import torch
 
 from tests.hub import serving
 from virnucpro import installation
-from virnucpro.check.measure import GATES, compare_vectors
+from virnucpro.check.measure import compare_vectors
 from virnucpro.check.reference import reference_vectors
 from virnucpro.check.run import check
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.embeddings.shard import embed_shard
-from virnucpro.encoders.canonical import load_encoder, read_spec, verify_canonical
-from virnucpro.encoders.checkpoints import FAIR_ESM, export_state
-from virnucpro.encoders.embed import compute_dtype, embed, resolve_precision
-from virnucpro.encoders.esm2 import ESM2, ESM2Config
-from virnucpro.encoders.original import esm2_hidden, pool_residues
+from virnucpro.encoders.checkpoints import export_state
+from virnucpro.encoders.embed import embed
+from virnucpro.encoders.esm2 import ESM2, FAIR_ESM, ESM2Config
+from virnucpro.encoders.loading import load_encoder
+from virnucpro.encoders.ops import PYTORCH
+from virnucpro.encoders.original import padded_hidden, pool_padded
+from virnucpro.encoders.precision import choose_precision
 from virnucpro.encoders.prepare import prepare_encoder
-from virnucpro.models import find
+from virnucpro.encoders.spec import read_spec, verify_encoder
+from virnucpro.models.sources import find
 from virnucpro.sequences.split import read_shard, split_fasta
 from virnucpro.settings.options import Settings
 
 CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
-DOMINATING = 11  # the dimension that is made to dominate, as one of the real 3B does
+OUTLIER = 11  # the dimension that is made an outlier, as one of the real 3B is
 Steps = Callable[[str], AbstractContextManager[None]]
 
 
@@ -84,7 +86,7 @@ def step(say) -> Steps:
 
 
 def random_esm2(layers: int, width: int, heads: int, device: str, dtype: torch.dtype) -> ESM2:
-    """Weights that come into being on the device; one dimension of the vectors dominates."""
+    """Weights that come into being on the device; one dimension of the vectors is an outlier."""
     with torch.device("meta"):
         encoder = ESM2(ESM2Config(layers, width, heads, 4 * width)).to(dtype)
     encoder = encoder.to_empty(device=device).requires_grad_(False).eval()
@@ -94,7 +96,7 @@ def random_esm2(layers: int, width: int, heads: int, device: str, dtype: torch.d
     for module in encoder.modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.weight += 1
-    encoder.final_norm.bias[DOMINATING] += 60
+    encoder.final_norm.bias[OUTLIER] += 60
     return encoder
 
 
@@ -120,7 +122,7 @@ def publish(path: Path, layers: int, width: int, heads: int, device: str) -> Non
 def test_from_a_file_to_a_passed_check(size, layers, width, heads, device, tmp_path, step: Steps, say):
     require_memory(device, 20)
     pytest.importorskip("esm", reason="NOT RUN: fair-esm, the reference, isn't installed (pip install fair-esm)")
-    source = find("esm2", size, tmp_path / "models")
+    source = find("protein", size, tmp_path / "models")
     published = tmp_path / "hub" / "fair-esm" / source.path.name
     with step(f"{size}, random weights to a file"):
         publish(published, layers, width, heads, device)
@@ -140,12 +142,12 @@ def test_from_a_file_to_a_passed_check(size, layers, width, heads, device, tmp_p
     assert (spec.config["layers"], spec.width, spec.config["heads"]) == (layers, width, heads)
     assert list(spec.source["files"]) == [source.path.name]
     with step(f"{size}, verify"):
-        assert verify_canonical(model) == spec
+        assert verify_encoder(model) == spec
     source.path.unlink()
     options = Settings(device=device, gpu_lease=False)
-    precision = resolve_precision(options.precision, device)
-    with step(f"{size}, load in {precision} from a warm cache"):
-        assert next(load_encoder(model, device, compute_dtype(precision)).parameters()).device.type == device
+    precision = choose_precision(options.precision, device)
+    with step(f"{size}, load in {precision.name} from a warm cache"):
+        assert next(load_encoder(model, device, precision.dtype).parameters()).device.type == device
 
     records, frames = (300, 64) if device == "cuda" else (12, 8)
     rng = np.random.default_rng(0)
@@ -160,15 +162,16 @@ def test_from_a_file_to_a_passed_check(size, layers, width, heads, device, tmp_p
     with h5py.File(tmp_path / "shard.h5") as file:
         vectors, ran = file["embeddings"][:], dict(file.attrs)
     say(f"{size}, tokens a second once loaded", f"{ran['tokens_per_second']:,.0f}")
-    assert ran["precision"] == precision and ran["redone_batches"] == 0
+    assert ran["precision"] == precision.name and ran["redone_batches"] == 0
     assert ran["backend"] == ("triton" if device == "cuda" else "sdpa")
     with step(f"{size}, fair-esm's own module in fp32"):
         expected, module = reference_vectors(model, ids, proteins, device)
     measures, errors = compare_vectors(vectors, expected)
-    assert module == "fair-esm" and measures["dominating_dimensions"] == [DOMINATING]
-    assert errors.max() <= GATES[precision].relative_l2
+    assert module == "fair-esm" and measures["outlier_dimensions"] == [OUTLIER]
+    assert errors.max() <= precision.gate.relative_l2
     say(
-        f"{size} in {precision}, relative L2 without the dominating dimension", f"{errors.max():.1e} in the worst frame"
+        f"{size} in {precision.name}, relative L2 without the outlier dimension",
+        f"{errors.max():.1e} in the worst frame",
     )
 
     dna = installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors"
@@ -189,7 +192,7 @@ def test_from_a_file_to_a_passed_check(size, layers, width, heads, device, tmp_p
         )
     assert result["passed"] and result["frames"] == frames
     (row,) = (row for row in result["rows"] if row["chosen"] and row["encoder"] == "protein")
-    assert (row["reference"], row["precision"], row["backend"]) == ("fair-esm", precision, ran["backend"])
+    assert (row["reference"], row["precision"], row["backend"]) == ("fair-esm", precision.name, ran["backend"])
     say(f"{size}, check", "\n" + (tmp_path / "check" / "check.txt").read_text())
 
 
@@ -200,9 +203,9 @@ def test_from_a_file_to_a_passed_check(size, layers, width, heads, device, tmp_p
 def test_a_model_that_is_created_on_the_device(size, layers, width, heads, device, step: Steps, say):
     """Its fp32 reference is computed with one block at a time in fp32: all of 15B would need 61 GB."""
     require_memory(device, 38)
-    precision = resolve_precision("auto", device)
-    with step(f"{size}, weights in {precision}"):
-        encoder = random_esm2(layers, width, heads, device, compute_dtype(precision))
+    precision = choose_precision("auto", device)
+    with step(f"{size}, weights in {precision.name}"):
+        encoder = random_esm2(layers, width, heads, device, precision.dtype)
     rng = np.random.default_rng(0)
     letters = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC", np.uint8)
     proteins = [rng.choice(letters, 166).tobytes() for _ in range(512 if device == "cuda" else 16)]
@@ -213,14 +216,15 @@ def test_a_model_that_is_created_on_the_device(size, layers, width, heads, devic
         again = embed(encoder, ids, proteins, device=device)
     for vectors, ran in (found, again):
         assert np.isfinite(vectors).all() and ran["redone_batches"] == 0
-        assert (ran["precision"], ran["backend"]) == (precision, "triton" if device == "cuda" else "sdpa")
+        assert (ran["precision"], ran["backend"]) == (precision.name, "triton" if device == "cuda" else "sdpa")
     say(f"{size}, statistics", str(again.statistics))
     with step(f"{size}, 8 frames in fp32, block by block"):
         expected = vectors_by_block(encoder, proteins[:8])
     measures, errors = compare_vectors(found.vectors[:8], expected)
-    assert measures["dominating_dimensions"] == [DOMINATING] and errors.max() <= GATES[precision].relative_l2
+    assert measures["outlier_dimensions"] == [OUTLIER] and errors.max() <= precision.gate.relative_l2
     say(
-        f"{size} in {precision}, relative L2 without the dominating dimension", f"{errors.max():.1e} in the worst frame"
+        f"{size} in {precision.name}, relative L2 without the outlier dimension",
+        f"{errors.max():.1e} in the worst frame",
     )
 
 
@@ -232,11 +236,9 @@ def vectors_by_block(encoder: ESM2, proteins: list[bytes]) -> np.ndarray:
 
     tokens, lengths = encoder.tokenize(proteins)
     padded = torch.from_numpy(tokens.astype(np.int64)).view(len(proteins), -1).to(encoder.embed_tokens.weight.device)
-    plain = SimpleNamespace(
-        config=encoder.config,
-        embed_tokens=exact(encoder.embed_tokens),
-        layers=map(exact, encoder.layers),
-        final_norm=exact(encoder.final_norm),
-    )
+    rows = ESM2.__new__(ESM2)  # with one block at a time in fp32
+    torch.nn.Module.__init__(rows)
+    rows.__dict__ |= {"config": encoder.config, "ops": PYTORCH, "_rotary": None, "layers": map(exact, encoder.layers)}
+    rows.embed_tokens, rows.final_norm = exact(encoder.embed_tokens), exact(encoder.final_norm)
     with torch.inference_mode():
-        return pool_residues(esm2_hidden(plain, padded), lengths).cpu().numpy()
+        return pool_padded(rows, padded_hidden(rows, padded), lengths).cpu().numpy()

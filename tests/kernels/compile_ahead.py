@@ -71,13 +71,20 @@ def main(capability: int) -> None:
             for width, (block, (rows, warps)) in zip((768, 1280, 2560, 5120), pointwise.NORM.items(), strict=True):
                 constants = {"WIDTH": width, "BLOCK": block, "ROWS": rows, "num_warps": warps}
                 out = {"out": "*fp8e4nv"} if quantise else {}
-                constants |= {"ADD": add, "SHIFT": True, "QUANTISE": quantise}
+                constants |= {"ADD": add, "SHIFT": True, "BIAS": True, "QUANTISE": quantise}
+                constants |= {"STRIDE": width, "OUT_STRIDE": width}
                 cases.append((pointwise.norm_kernel, same | out, constants))
+        apart = {"WIDTH": 960, "BLOCK": 1024, "ROWS": 1, "num_warps": 1, "STRIDE": 2880, "OUT_STRIDE": 2880}
+        apart |= {"ADD": False, "SHIFT": False, "BIAS": False, "QUANTISE": False}  # ESM C's queries
+        cases.append((pointwise.norm_kernel, same, apart))
         exact = {"EXACT": dtype == torch.float32}
         cases.append((pointwise.gelu_kernel, same, exact | {"WIDTH": 10240} | pointwise.GELU))
-        cases.append((pointwise.glu_kernel, same, exact | {"WIDTH": 3072, "BLOCK": 1024} | pointwise.GLU))
+        cases.append(
+            (pointwise.glu_kernel, same, exact | {"WIDTH": 3072, "SILU": False, "BLOCK": 1024} | pointwise.GLU)
+        )
+        cases.append((pointwise.glu_kernel, same, exact | {"WIDTH": 2560, "SILU": True, "BLOCK": 512} | pointwise.GLU))
         pooled = {"x": pointer, "out": "*fp32", "cu_seqlens": "*i32"}
-        cases.append((pointwise.pool_kernel, pooled, {"SKIP": 1, "MOST": 1024, "WIDTH": 2560, "BLOCK": 256}))
+        cases.append((pointwise.pool_kernel, pooled, {"SKIP": 1, "LIMIT": 1024, "WIDTH": 2560, "BLOCK": 256}))
         if capability >= 89 and dtype != torch.float32:
             constants = {"GELU": True, "WIDTH": 10240, "HEAD": 8192, "TAIL": 2048, "num_warps": 8}
             cases.append((pointwise.quantise_kernel, same | {"out": "*fp8e4nv"}, constants))

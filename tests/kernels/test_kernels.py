@@ -8,11 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from virnucpro.encoders.attention import alibi_slopes
-from virnucpro.encoders.esm2 import rotary_tables, rotate
+from tests.unit.encoder_fixtures import bpe_json, dna, proteins, random_dnabert, random_esm2, random_esmc
+from virnucpro.encoders import fp8
+from virnucpro.encoders.attention import Sdpa, Triton, alibi_slopes
 from virnucpro.encoders.kernels import attention as attention_kernels
 from virnucpro.encoders.kernels import pointwise
-from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.ops import Kernels, rotary_tables, rotate
+from virnucpro.encoders.packing import PackedBatch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(
@@ -64,7 +66,7 @@ def test_attention(kind, head_dim, dtype):
         torch.manual_seed(head_dim)
         qkv = torch.randn(sum(lengths), 3, heads, head_dim, device=DEVICE).to(dtype)
         q, k, v = qkv.unbind(1)
-        pack = Pack.build(np.array(lengths)).to(DEVICE)
+        pack = PackedBatch.build(np.array(lengths)).to(DEVICE)
         at = torch.arange(max(lengths), device=DEVICE)
         rotary = rotary_tables(at, head_dim) if kind == "rotary" else None
         slopes = torch.tensor(alibi_slopes(heads), device=DEVICE) if kind == "alibi" else None
@@ -80,13 +82,13 @@ def test_a_sequence_of_more_numbers_than_32_bits_count_is_refused():
 
 
 @pytest.mark.parametrize("lengths", [[105, 70], [200, 2]], ids=["short", "long"])
-def test_what_a_pack_has_room_for_changes_nothing(lengths):
+def test_padding_changes_nothing(lengths):
     total = sum(lengths)
     qkv = torch.randn(total + 50, 3, 2, 16, device=DEVICE).to(HALVES[0])
     got = []
     for room in ((0, 0), (5, total + 50)):
         q, k, v = qkv[: max(total, room[1])].unbind(1)
-        pack = Pack.build(np.array(lengths), room=room).to(DEVICE)
+        pack = PackedBatch.build(np.array(lengths), pad_to=room).to(DEVICE)
         slopes = torch.tensor(alibi_slopes(2), device=DEVICE)
         out = attention_kernels.attention(q, k, v, pack.cu_seqlens, min(lengths), max(lengths), None, slopes)
         pooled = pointwise.pool(out.flatten(1).contiguous(), pack.cu_seqlens)
@@ -120,11 +122,27 @@ def test_norm_with_everything(dtype, width):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+def test_norm_of_rows_that_are_apart(dtype):
+    """As queries and keys within their fused projection, and without a bias."""
+    qkv = torch.randn(5, 3 * 48, device=DEVICE).to(dtype)
+    module = torch.nn.LayerNorm(48, bias=False, device=DEVICE)
+    torch.nn.init.normal_(module.weight)
+    before, (q, k, v) = qkv.clone(), qkv.chunk(3, dim=1)
+    wanted = F.layer_norm(k.float(), (48,), module.weight).detach()
+    assert error(pointwise.norm(k, module), wanted) < TOLERANCE[dtype]
+    assert torch.equal(qkv, before)
+    assert pointwise.norm(k, module, out=k) is k
+    assert error(k, wanted) < TOLERANCE[dtype]
+    assert torch.equal(q, before[:, :48]) and torch.equal(v, before[:, 96:]), "and nothing else"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 @pytest.mark.parametrize("width", [20, 1280, 5120])
 def test_activations(dtype, width):
     x = torch.linspace(-12, 12, 4 * width, device=DEVICE).view(2, 2 * width).to(dtype)
     gate, value = x.float().chunk(2, dim=1)
     assert error(pointwise.glu(x), F.gelu(gate) * value) < TOLERANCE[dtype]
+    assert error(pointwise.glu(x, silu=True), F.silu(gate) * value) < TOLERANCE[dtype]
     wanted = F.gelu(x.float())
     got = pointwise.gelu_(x)
     assert got is x and error(got, wanted) < TOLERANCE[dtype]
@@ -155,6 +173,50 @@ def test_rows_in_fp8(gelu):
 def test_pool(skip, most):
     lengths = [3, 40, 9, 6]
     hidden = torch.randn(sum(lengths), 300, device=DEVICE)
-    got = pointwise.pool(hidden, Pack.build(np.array(lengths)).to(DEVICE).cu_seqlens, skip, most)
+    got = pointwise.pool(hidden, PackedBatch.build(np.array(lengths)).to(DEVICE).cu_seqlens, skip, most)
     wanted = [part[skip : len(part) - skip][: most or None].double().mean(0) for part in hidden.split(lengths)]
     assert error(got, torch.stack(wanted)) < 1e-6
+
+
+def batch_of(encoder, sequences) -> PackedBatch:
+    tokens, lengths = encoder.tokenize(sequences)
+    return PackedBatch.build(lengths, tokens).to(DEVICE)
+
+
+def models():
+    return [random_esm2(layers=3), random_dnabert(layers=3, tokenizer=bpe_json()), random_esmc(layers=3)]
+
+
+@pytest.mark.parametrize("encoder", models(), ids=lambda encoder: encoder.architecture)
+def test_a_forward_pass_in_kernels_is_the_one_in_pytorch(encoder):
+    """The same text over both sets of operations, in the same numbers; and again, with what kernels remember."""
+    encoder = encoder.to(DEVICE)
+    sequences = dna([90, 31, 90, 5]) if encoder.architecture == "dnabert_s" else proteins([30, 7, 30, 1])
+    batch = batch_of(encoder, sequences)
+    with torch.inference_mode():
+        wanted = encoder.vectors(batch, Sdpa())
+        encoder.ops = Kernels()
+        for _ in range(2):
+            assert error(encoder.vectors(batch, Triton()), wanted) < 2e-6
+    biases = [layer.out.bias for layer in encoder.layers if layer.out.bias is not None]
+    assert len(encoder.ops._biases) == 2 * len(biases)
+
+
+def test_a_forward_pass_in_fp8_carries_what_its_products_could_not_accumulate(monkeypatch):
+    """With layers in fp8 that compute exactly: so only the stream's bookkeeping can be wrong."""
+
+    def exact(layer, quantised, bias):
+        rows, scales = quantised
+        out = (rows.float() * scales) @ (layer.weight.float() * layer.scales.t()).t()
+        return (out + layer.bias.float() if bias else out).to(layer.bias.dtype)
+
+    monkeypatch.setattr(fp8.Fp8Linear, "product", exact)
+    encoder = random_esm2(layers=3, width=64).to(DEVICE).half()
+    batch = batch_of(encoder, proteins([30, 7, 30, 1]))
+    with torch.inference_mode():
+        wanted = encoder.vectors(batch, Sdpa())
+        encoder.ops = fp8.Fp8Kernels()
+        for layer in encoder.layers[1:]:
+            layer.fc1, layer.fc2 = fp8.Fp8Linear(layer.fc1), fp8.Fp8Linear(layer.fc2)
+        found = encoder.vectors(batch, Triton())
+    assert 1e-4 < error(found, wanted) < 0.1

@@ -53,9 +53,9 @@ def tables(folder: Path) -> list[bytes]:
     return [(folder / SAMPLE / name).read_bytes() for name in TABLES]
 
 
-def devices(folder: Path, family: str) -> list[str]:
+def devices(folder: Path, architecture: str) -> list[str]:
     """The CUDA_VISIBLE_DEVICES that the jobs of an encoder saw, by their logs."""
-    logs = (folder / "results" / "logs" / f"embed_{family}").rglob("*.log")
+    logs = (folder / "results" / "logs" / f"embed_{architecture}").rglob("*.log")
     return [re.search(r"SLURM_JOB_ID=\d+, CUDA_VISIBLE_DEVICES=(\S*)$", log.read_text(), re.M)[1] for log in logs]
 
 
@@ -83,8 +83,8 @@ def test_the_example_runs_with_a_gpu_for_each_embedding_job(cluster, example):
     assert {job.state for job in done} == {"COMPLETED"}
     shards = len(list((example / SAMPLE / "shards").glob("*.fna")))
     assert shards > 1
-    for family in ("dnabert_s", "esm2"):
-        assert len(devices(example, family)) == shards
+    for architecture in ("dnabert_s", "esm2"):
+        assert len(devices(example, architecture)) == shards
     assert set(devices(example, "dnabert_s") + devices(example, "esm2")) == {"0", "1"}
     assert sum(job.partition == "gpu" for job in done) == 2 * shards
     single = ("split", "merge", "predict", "extract_viral", "report")

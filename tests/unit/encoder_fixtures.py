@@ -13,7 +13,8 @@ from transformers import EsmConfig, EsmModel
 
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
-from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.esmc import ESMC, ESMCConfig
+from virnucpro.encoders.packing import PackedBatch
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
@@ -109,6 +110,11 @@ def random_esm2(layers=2, width=32, heads=2) -> ESM2:
     return spread(ESM2(ESM2Config(layers, width, heads, 4 * width)).eval())
 
 
+def random_esmc(layers=2, width=48, heads=3) -> ESMC:
+    torch.manual_seed(3)
+    return spread(ESMC(ESMCConfig(layers, width, heads, 96)).eval())
+
+
 def random_dnabert(layers=2, width=48, heads=3, ffn=64, tokenizer=None) -> DNABERT:
     torch.manual_seed(2)
     return spread(DNABERT(DNABERTConfig(layers, width, heads, ffn, 256), tokenizer).eval())
@@ -164,7 +170,7 @@ def split(flat: torch.Tensor, lengths) -> list[torch.Tensor]:
 def forward(model, sequences, backend=None) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     """Hidden states, pooled vectors and token counts of one pack."""
     tokens, lengths = model.tokenize(sequences)
-    pack = Pack.build(lengths, tokens=tokens)
+    pack = PackedBatch.build(lengths, tokens=tokens)
     with torch.inference_mode():
         hidden = model(pack.tokens, pack, backend)
         return hidden, model.pool(hidden, pack), lengths

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.classifier.tables import CHUNKS, CONTIGS
 from virnucpro.embeddings.store import create_merged
+from virnucpro.result_tables import CHUNK_COLUMNS, CONTIG_COLUMNS
 
 FASTAS = ["/data/reads & contigs.fa"]
 RUN = {
@@ -20,6 +20,7 @@ RUN = {
 WAY = {"precision": "fp32", "backend": "sdpa", "batching": "packed", "compile": False, "device": "cpu", **RUN}
 ENCODER = {"layers": 4, "width": 160, "pooling": "mean of all tokens"}
 CHUNK = 500
+ARCHITECTURES = {"dna": "dnabert_s", "protein": "esm2"}
 
 
 def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4, name: str = "contig") -> Path:
@@ -45,15 +46,18 @@ def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4
         for encoder in ("dna", "protein")
     ]
     shards[3] |= {"device": "cuda", "gpu_name": "H9", "gpu_seconds": 2.625, "job_seconds": 83.0, "cpu_seconds": 71.0, "max_rss": 1234.0}  # fmt: skip
-    encoders = {f"{role}_encoder": {"name": f"mini-{role}", "weights_sha256": role[0] * 64, **ENCODER} for role in ("dna", "protein")}  # fmt: skip
+    encoders = {
+        f"{role}_encoder": {"name": f"mini-{role}", "architecture": name, "weights_sha256": role[0] * 64, **ENCODER}
+        for role, name in ARCHITECTURES.items()
+    }
     provenance = {"chunk_length": CHUNK, **encoders, "shards": shards}
     with create_merged(folder / "embeddings.h5", 1, 2, 2, provenance) as file:
         file["ids"][:] = ["x"]
         file["dna"][:] = file["protein"][:] = np.zeros((1, 2), np.float32)
     counts = {"records": contigs, "viral_records": 0, "unscored_records": 0, "scored_chunks": 0, "viral_chunks": 0}
     with open(folder / "contigs.tsv", "w") as table, open(folder / "chunks.tsv", "w") as parts:
-        table.write("\t".join(CONTIGS) + "\n")
-        parts.write("\t".join(CHUNKS) + "\n")
+        table.write("\t".join(CONTIG_COLUMNS) + "\n")
+        parts.write("\t".join(CHUNK_COLUMNS) + "\n")
         for number in range(contigs):
             record, length = f"{name}_{number}", chunks * CHUNK
             scores = [] if number % 10 == 9 else [round(random.random(), 9) for _ in range(chunks - 1)]

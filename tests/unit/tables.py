@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from virnucpro.classifier.tables import TablePaths, Tables
+from virnucpro.calls.tables import TablePaths, Tables
 
 
 def tables_of(folder, records, frames, chunk_length=500, threshold=0.5, batch=3):

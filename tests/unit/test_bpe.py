@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.unit.encoder_fixtures import bpe_json, dna, dnabert_tokenizer, random_dnabert
-from virnucpro.encoders import job, tokenizing
+from virnucpro.encoders import embedder, tokenizing
 from virnucpro.encoders.bpe import Tokenizer, TokenizerProcess
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.tokenizing import tokens_ahead
@@ -116,15 +116,15 @@ def running(pid: int) -> bool:
         return False
 
 
-def test_windows_of_a_job_that_waits_begin_small(monkeypatch):
+def test_slices_of_a_job_that_waits_begin_small(monkeypatch):
     encoder = random_dnabert(tokenizer=bpe_json())
     sequences = dna(list(range(20, 80)))
     ids = [str(i) for i in range(len(sequences))]
     here = embed(encoder, ids, sequences).vectors
     calls = counted(monkeypatch)
-    monkeypatch.setattr(job, "APART", 59)
-    monkeypatch.setattr(job, "FIRST", 8)
-    monkeypatch.setattr(tokenizing, "WINDOW", 30)
+    monkeypatch.setattr(embedder, "SUBPROCESS_SEQUENCES", 59)
+    monkeypatch.setattr(embedder, "FIRST_SLICE_SIZE", 8)
+    monkeypatch.setattr(tokenizing, "SLICE_SIZE", 30)
     assert np.allclose(embed(encoder, ids, sequences).vectors, here, atol=1e-5)
     assert calls == [8, 16, 30, 6]
     sequences[50] = b""
@@ -133,7 +133,7 @@ def test_windows_of_a_job_that_waits_begin_small(monkeypatch):
 
 
 def test_a_shard_is_tokenized_ahead_of_its_job(monkeypatch):
-    """By a process that begins at once, with windows of full size, and ends with the block."""
+    """By a process that begins at once, with slices of full size, and ends with the block."""
     encoder = random_dnabert(tokenizer=bpe_json())
     sequences = dna(list(range(20, 80)))
     ids = [str(i) for i in range(len(sequences))]
@@ -141,27 +141,27 @@ def test_a_shard_is_tokenized_ahead_of_its_job(monkeypatch):
     calls, spec = counted(monkeypatch), SimpleNamespace(tokenizer=bpe_json(), config={"vocabulary": 256})
     with tokens_ahead(spec, ids, sequences) as none:
         assert none is None, "too few"
-    monkeypatch.setattr(tokenizing, "APART", 59)
+    monkeypatch.setattr(tokenizing, "SUBPROCESS_SEQUENCES", 59)
     with tokens_ahead(SimpleNamespace(tokenizer=None), ids, sequences) as none:
-        assert none is None, "letters are tokens"
+        assert none is None, "no byte pairs"
     with tokens_ahead(spec, ids, sequences, wanted=False) as none:
         assert none is None
-    with tokens_ahead(spec, ids, sequences) as windows:
+    with tokens_ahead(spec, ids, sequences) as slices:
         deadline = time.monotonic() + 20
         while not calls:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         monkeypatch.setattr(type(encoder), "tokenize", None)  # nobody tokenizes again
-        assert np.allclose(embed(encoder, ids, sequences, tokens=windows).vectors, here, atol=1e-5)
+        assert np.allclose(embed(encoder, ids, sequences, tokens=slices).vectors, here, atol=1e-5)
     assert calls == [60]
-    with pytest.raises(ZeroDivisionError), tokens_ahead(spec, ids, sequences) as windows:
+    with pytest.raises(ZeroDivisionError), tokens_ahead(spec, ids, sequences) as slices:
         raise ZeroDivisionError
-    assert windows.tokenize.process.poll() is not None
+    assert slices.tokenize.process.poll() is not None
 
 
 def test_a_job_that_does_not_begin_ends_its_process(monkeypatch):
     encoder, ended = random_dnabert(tokenizer=bpe_json()), []
-    monkeypatch.setattr(job, "APART", 1)
+    monkeypatch.setattr(embedder, "SUBPROCESS_SEQUENCES", 1)
     monkeypatch.setattr(TokenizerProcess, "end", lambda self: ended.append(self.process.pid) or self.process.kill())
     with pytest.raises(ConfigError, match="not available"):
         embed(encoder, ["a", "b"], dna([50, 60]), attention="triton")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 
@@ -12,13 +13,15 @@ import torch
 from tests.unit.encoder_fixtures import bpe_json, dna, random_dnabert, random_esm2
 from virnucpro.check import reference, run
 from virnucpro.check.frames import read_published, sample_frames
-from virnucpro.check.measure import GATES, compare_scores, compare_vectors, within
+from virnucpro.check.measure import compare_scores, compare_vectors, within
 from virnucpro.check.reference import reference_vectors
 from virnucpro.check.run import check
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.encoders import embed as embedding
-from virnucpro.encoders.canonical import write_canonical
+from virnucpro.encoders import embedder as embedding
+from virnucpro.encoders import precision
+from virnucpro.encoders.loading import write_encoder
+from virnucpro.encoders.precision import PRECISIONS, Gate
 from virnucpro.errors import InputError, ModelError
 from virnucpro.provenance import read_provenance
 from virnucpro.sequences.split import read_shard, split_fasta
@@ -31,14 +34,14 @@ def row(precision="fp16", against="fair-esm", encoder="protein", **measures):
     return {"precision": precision, "reference": against, "encoder": encoder, "score_change": 0.0} | measures
 
 
-def test_a_dominating_dimension_hides_errors_from_all_measures_but_one():
+def test_an_outlier_dimension_hides_errors_from_all_measures_but_one():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(20, 64)).astype(np.float32)
     vectors[:, 7] += 3000
     wrong = vectors + 0.1 * rng.normal(size=vectors.shape).astype(np.float32)
     measures, errors = compare_vectors(wrong, vectors)
-    assert measures["dominating_dimensions"] == [7]
-    assert measures["cosine"] > 0.9999999 and measures["relative_l2"] < GATES["fp16"].relative_l2
+    assert measures["outlier_dimensions"] == [7]
+    assert measures["cosine"] > 0.9999999 and measures["relative_l2"] < PRECISIONS["fp16"].gate.relative_l2
     assert measures["relative_l2_rest"] == errors.max() > 0.08
     assert not within(row(**measures))
     exact, _ = compare_vectors(vectors, vectors)
@@ -67,8 +70,8 @@ def made(tmp_path_factory):
     (folder / "in.fa").write_bytes(b"".join(b">r%d\n%s\n" % pair for pair in enumerate(records)))
     split_fasta([folder / "in.fa"], folder / "shards", chunk_length=300, shard_frames=40, empty_records="error")
     models = {"dna": folder / "dna.safetensors", "protein": folder / "protein.safetensors"}
-    write_canonical(random_dnabert(tokenizer=bpe_json()), models["dna"], name="d")
-    write_canonical(random_esm2(), models["protein"], name="p")
+    write_encoder(random_dnabert(tokenizer=bpe_json()), models["dna"], name="d")
+    write_encoder(random_esm2(), models["protein"], name="p")
     torch.manual_seed(0)
     classifier = Classifier(sum(WIDTHS), 16).eval()
     write_classifier(folder / "c.safetensors", classifier, ClassifierSpec(name="c", width=sum(WIDTHS), hidden=16))
@@ -131,13 +134,14 @@ def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):
 def test_other_precisions_only_inform(made, tmp_path, monkeypatch):
     """A CPU that is said to have half precision; bf16 with a gate that nothing keeps to."""
 
-    def resolve(name, device, family="esm2"):
-        return "fp16" if name == "auto" or (name, family) == ("fp8", "dnabert_s") else name
+    def choose(name, device, architecture=None):
+        fp16 = name == "auto" or (name == "fp8" and architecture and not architecture.fp8)
+        return PRECISIONS["fp16" if fp16 else name]
 
-    for module in (embedding, run):
-        monkeypatch.setattr(module, "resolve_precision", resolve)
-    monkeypatch.setattr(run, "PRECISIONS", ("auto", "fp32", "fp16", "bf16", "fp8"))
-    monkeypatch.setitem(GATES, "bf16", type(GATES["bf16"])(1e-9, 1e-9))
+    for module in (embedding, run, precision):
+        monkeypatch.setattr(module, "choose_precision", choose)
+    monkeypatch.delitem(PRECISIONS, "tf32")
+    monkeypatch.setitem(PRECISIONS, "bf16", dataclasses.replace(PRECISIONS["bf16"], gate=Gate(1e-9, 1e-9)))
     result = check(*made, tmp_path, Settings(), frames=10)
     ways = [(row["precision"], row["chosen"], row["passed"]) for row in result["rows"] if row["encoder"] == "protein"]
     assert sorted(ways) == [("bf16", False, False), ("fp16", True, True), ("fp32", False, True)]

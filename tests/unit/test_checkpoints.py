@@ -24,15 +24,16 @@ from tests.unit.encoder_fixtures import (
     random_dnabert,
     relative,
 )
-from virnucpro.encoders.canonical import load_encoder, read_spec, verify_canonical, write_canonical
+from virnucpro.encoders.loading import load_encoder, write_encoder
 from virnucpro.encoders.prepare import prepare_encoder
+from virnucpro.encoders.spec import read_spec, verify_encoder
 from virnucpro.errors import ModelError
-from virnucpro.files import sha256_file
+from virnucpro.io import sha256_file
 
 
-def prepared(source: Path, family: str, output: Path):
-    spec = prepare_encoder(source, family, output)
-    assert verify_canonical(output) == spec
+def prepared(source: Path, architecture: str, output: Path):
+    spec = prepare_encoder(source, architecture, output)
+    assert verify_encoder(output) == spec
     return spec, load_encoder(output)
 
 
@@ -163,11 +164,11 @@ def test_two_jobs_that_prepare_at_once_do_not_clash(pt, tmp_path):
     for job in jobs:
         job.join()
     assert [job.exitcode for job in jobs] == [0] * 4
-    assert verify_canonical(tmp_path / "out" / "model.safetensors").name == "esm2_t2_tiny"
+    assert verify_encoder(tmp_path / "out" / "model.safetensors").name == "esm2_t2_tiny"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
 
 
-def test_a_canonical_file_is_taken_as_it_is(dnabert, tmp_path):
+def test_a_prepared_file_is_taken_as_it_is(dnabert, tmp_path):
     spec = prepare_encoder(dnabert, "dnabert_s", tmp_path / "a")
     assert prepare_encoder(tmp_path / "a", "dnabert_s", tmp_path / "b") == spec
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -182,7 +183,7 @@ def test_a_canonical_file_is_taken_as_it_is(dnabert, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
-def test_a_canonical_file_needs_no_torch(dnabert, tmp_path):
+def test_a_prepared_file_needs_no_torch(dnabert, tmp_path):
     spec = prepare_encoder(dnabert, "dnabert_s", tmp_path / "a")
     code = (
         "import sys; from pathlib import Path; from virnucpro.encoders.prepare import prepare_encoder;"
@@ -196,7 +197,7 @@ def test_a_canonical_file_needs_no_torch(dnabert, tmp_path):
 
 def test_half_storage_computes_close_to_fp32(pt, tmp_path):
     _, exact = prepared(pt, "esm2", tmp_path / "a")
-    write_canonical(load_encoder(tmp_path / "a", dtype=torch.float16), tmp_path / "b", name="half")
+    write_encoder(load_encoder(tmp_path / "a", dtype=torch.float16), tmp_path / "b", name="half")
     rounded = load_encoder(tmp_path / "b", dtype=torch.float32)
     assert 0 < relative(forward(rounded, proteins([50]))[1], forward(exact, proteins([50]))[1]) < 1e-2
 
@@ -206,16 +207,16 @@ class Evil:
         return os.system, ("true",)
 
 
-def refuse(source, family, match, tmp_path):
+def refuse(source, architecture, match, tmp_path):
     with pytest.raises(ModelError, match=match) as caught:
-        prepare_encoder(source, family, tmp_path / "out")
+        prepare_encoder(source, architecture, tmp_path / "out")
     assert str(tmp_path) in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_pickle_with_code_is_refused(tmp_path, dnabert):
     torch.save({"cfg": {"model": Evil()}, "model": {}}, tmp_path / "evil.pt")
-    refuse(tmp_path / "evil.pt", "esm2", r"refused: its pickle wants to run \S*system", tmp_path)
+    refuse(tmp_path / "evil.pt", "esm2", r"refused: its pickle asks for \S*system", tmp_path)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil()))
     refuse(tmp_path / "plain.pt", "esm2", r"refused|can't be read", tmp_path)
     torch.save({"x": Evil()}, dnabert / "pytorch_model.bin")
@@ -225,12 +226,12 @@ def test_a_pickle_with_code_is_refused(tmp_path, dnabert):
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 broken"])
 def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
     (tmp_path / "a.pt").write_bytes(content)
-    refuse(tmp_path / "a.pt", "esm2", "can't be read as a PyTorch checkpoint", tmp_path)
+    refuse(tmp_path / "a.pt", "esm2", "or damaged: it can't be read", tmp_path)
 
 
 def test_a_truncated_checkpoint_is_refused(pt, hf, tmp_path):
     pt.write_bytes(pt.read_bytes()[:-3000])
-    refuse(pt, "esm2", "can't be read as a PyTorch checkpoint", tmp_path)
+    refuse(pt, "esm2", "or damaged: it can't be read", tmp_path)
     weights = hf / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     refuse(hf, "esm2", "can't be read as a safetensors file", tmp_path)
@@ -244,7 +245,7 @@ def test_other_paths_are_refused(tmp_path, dnabert, pt):
     refuse(tmp_path / "empty", "esm2", "config.json is missing", tmp_path)
     torch.save({"x": torch.zeros(2)}, tmp_path / "x.pt")
     refuse(tmp_path / "x.pt", "esm2", "not a fair-esm ESM-2 checkpoint", tmp_path)
-    with pytest.raises(ModelError, match="not an encoder family"):
+    with pytest.raises(ModelError, match="not an encoder's architecture"):
         prepare_encoder(pt, "bert", tmp_path / "out")
 
 
@@ -359,7 +360,5 @@ def test_neither_transformers_nor_esm_is_imported():
 def test_names_of_published_layouts_survive(tmp_path, pt):
     prepare_encoder(pt, "esm2", tmp_path / "m.safetensors")
     spec = read_spec(tmp_path / "m.safetensors")
-    again = write_canonical(
-        load_encoder(tmp_path / "m.safetensors"), tmp_path / "n", name=spec.name, source=spec.source
-    )
+    again = write_encoder(load_encoder(tmp_path / "m.safetensors"), tmp_path / "n", name=spec.name, source=spec.source)
     assert again == spec and (tmp_path / "n").read_bytes() == (tmp_path / "m.safetensors").read_bytes()

@@ -3,12 +3,14 @@
 import collections
 import functools
 import io
+import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,7 +115,7 @@ def test_damage_is_found(tmp_path):
     with pytest.raises(ModelError, match="digest"):
         load_classifier(path)
     path.write_bytes(whole[:-3])
-    with pytest.raises(ModelError, match="bytes long"):
+    with pytest.raises(ModelError, match="can't be read"):
         load_classifier(path)
     with pytest.raises(ModelError, match="does not exist"):
         load_classifier(tmp_path / "absent")
@@ -136,12 +138,16 @@ def test_other_safetensors_files_are_refused(tmp_path):
     with pytest.raises(ModelError, match="not a VirNucPro classifier"):
         read_classifier_spec(tmp_path / "plain")
     save_file(tensors, tmp_path / "encoder", metadata={"virnucpro": '{"format": 1, "family": "esm2"}'})
-    with pytest.raises(ModelError, match="encoder, not a classifier"):
+    with pytest.raises(ModelError, match="holds encoder weights, not classifier weights"):
         read_classifier_spec(tmp_path / "encoder")
     save_file(tensors, tmp_path / "newer", metadata={"virnucpro": '{"format": 99, "kind": "classifier"}'})
     with pytest.raises(ModelError, match="another version"):
         read_classifier_spec(tmp_path / "newer")
-    save_file(tensors, tmp_path / "no weights", metadata={"virnucpro": trained_spec().to_json()})
+    save_file(
+        tensors,
+        tmp_path / "no weights",
+        metadata={"virnucpro": json.dumps({"kind": "classifier", "format": 2, **asdict(trained_spec())})},
+    )
     with pytest.raises(ModelError, match="digest"):
         load_classifier(tmp_path / "no weights")
 
@@ -156,7 +162,7 @@ def test_prepared_copy_is_the_same_file(tmp_path):
     assert (tmp_path / "out" / "c").read_bytes() == (tmp_path / "c").read_bytes()
 
 
-def test_preparing_a_canonical_file_needs_no_torch(tmp_path):
+def test_preparing_a_classifier_file_needs_no_torch(tmp_path):
     write_classifier(tmp_path / "c", make(), trained_spec())
     code = (
         "import sys; from types import SimpleNamespace; from virnucpro.classifier.importer import prepare_classifier;"
@@ -214,6 +220,7 @@ def test_import_reproduces_the_original_scores():
 def archive(path, program, **entries):
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("model/data.pkl", program)
+        file.writestr("model/version", "3\n")
         for name, data in entries.items():
             file.writestr(f"model/{name.replace('_', '/')}", data)
     return path
@@ -239,7 +246,7 @@ class Calls:
         (Calls(torch.load, "x"), "torch.serialization.load"),
         (Calls(torch.nn.Sequential), "torch.nn.modules.container.Sequential"),
         (Calls(collections.defaultdict, list), "collections.defaultdict"),
-        (torch._utils._rebuild_tensor, "torch._utils._rebuild_tensor"),
+        (Calls(torch.nn.Linear, 1, 1), "torch.nn.modules.linear.Linear"),
     ],
 )
 @pytest.mark.parametrize("protocol", [0, 2, 4])
@@ -248,8 +255,15 @@ def test_pickle_that_asks_for_more_is_refused_by_name(tmp_path, monkeypatch, pay
     path = archive(tmp_path / "evil.pth", pickle.dumps({"model": payload}, protocol))
     with pytest.raises(ModelError) as caught:
         import_original(path)
-    asked = str(caught.value).replace("__builtin__", "builtins")
-    assert f"asks for {named}," in asked and "trust" in asked
+    said = str(caught.value).replace("__builtin__", "builtins")
+    if protocol != 2 or named.endswith(
+        "Linear"
+    ):  # a pickle of another kind than PyTorch's; a stand-in without arguments
+        assert "not an original VirNucPro classifier, or damaged" in said
+    else:
+        assert (
+            f"asks for {named.removeprefix('builtins.')}," in said.replace("for builtins.", "for ") and "trust" in said
+        )
     assert sorted(os.listdir(tmp_path)) == ["evil.pth"]
 
 
@@ -289,21 +303,27 @@ def test_odd_programs_give_one_clear_error(tmp_path, program):
         import_original(archive(tmp_path / "odd.pth", program))
 
 
-def tensor_program(shape, stride, offset=0, count=4):
-    def tuple_of(values):
-        return b"(" + b"".join(b"I%d\n" % value for value in values) + b"t"
+def tensor_program(shape, stride, offset=0, count=4, tensors=1):
+    """A module with tensors that are all the same view of one storage, in the opcodes that PyTorch's files have."""
 
-    storage = b"(U\x07storage" + FLOAT + b"U\x010U\x03cpuI%d\ntQ" % count
-    tensor = TENSOR + b"(" + storage + b"I%d\n" % offset + tuple_of(shape) + tuple_of(stride) + b"I00\n}tR"
-    inner = b"(U\x06weight" + tensor + b"d"
-    layer = MODULE + b")\x81(U\x0b_parameters" + inner + b"U\x08_buffers}db"
-    return MODULE + b")\x81(U\x08_modules(U\x0chidden_layer" + layer + b"ddb."
+    def integer(value):
+        return b"J" + struct.pack("<i", value)
+
+    def tuple_of(values):
+        return b"(" + b"".join(map(integer, values)) + b"t"
+
+    storage = b"(U\x07storage" + FLOAT + b"U\x010U\x03cpu" + integer(count) + b"tQ"
+    tensor = TENSOR + b"(" + storage + integer(offset) + tuple_of(shape) + tuple_of(stride) + b"\x89}tR"
+    names = [b"U\x06weight", *(b"U\x02%02d" % number for number in range(1, tensors))]
+    inner = b"}(" + b"".join(name + tensor for name in names) + b"u"
+    layer = MODULE + b")\x81}(U\x0b_parameters" + inner + b"U\x08_buffers}ub"
+    return b"\x80\x02" + MODULE + b")\x81}U\x08_modules}U\x0chidden_layer" + layer + b"ssb."
 
 
 @pytest.mark.parametrize(
     ("shape", "stride", "offset"),
     [
-        ((2, 2), (1, 2), 0),
+        ((1 << 20, 1 << 20), (0, 0), 0),
         ((2, 2), (0, 0), 0),
         ((3, 2), (2, 1), 0),
         ((2, 2), (2, 1), 1),
@@ -313,7 +333,7 @@ def tensor_program(shape, stride, offset=0, count=4):
 )
 def test_tensors_beyond_their_storage_are_refused(tmp_path, shape, stride, offset):
     path = archive(tmp_path / "t.pth", tensor_program(shape, stride, offset), data_0=b"\0" * 16)
-    with pytest.raises(ModelError, match="tensor"):
+    with pytest.raises(ModelError, match="not an original VirNucPro classifier, or damaged"):
         import_original(path)
 
 
@@ -327,29 +347,30 @@ def test_wrong_architecture_and_short_data_are_refused(tmp_path):
 
 
 def test_many_tensors_of_one_storage_are_refused(tmp_path):
-    program = tensor_program((2, 2), (2, 1))
-    start, stop = program.index(b"(U\x06weight") + 1, program.index(b"dU\x08_buffers")
-    tensor = program[start + 8 : stop]
-    many = b"".join(b"U\x02%02d" % number + tensor for number in range(30))
-    path = archive(tmp_path / "t.pth", program[:start] + many + program[stop:], data_0=b"\0" * 16)
-    with pytest.raises(ModelError, match="too many tensors"):
-        import_original(path)
+    """Together they would take more memory than the file has bytes."""
+    for program in (
+        tensor_program((64, 64), (64, 1), count=4096, tensors=30),
+        tensor_program((1 << 20, 9), (0, 0), count=4096),
+    ):
+        path = archive(tmp_path / "t.pth", program, data_0=b"\0" * 16384)
+        with pytest.raises(ModelError, match="its tensors are larger than the file"):
+            import_original(path)
 
 
 def test_compressed_and_foreign_archives_are_refused(tmp_path):
     path = tmp_path / "bomb.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("model/data.pkl", b"0" * 1000)
-    with pytest.raises(ModelError, match="compress"):
+    with pytest.raises(ModelError, match="not an original"):
         import_original(path)
-    with pytest.raises(ModelError, match="KeyError"):
+    with pytest.raises(ModelError, match="not an original"):
         import_original(archive_without_program(tmp_path / "zip"))
     with pytest.raises(ModelError, match="no such file"):
         import_original(tmp_path / "absent.pth")
     for content in (pickle.dumps([1]), ORIGINAL.read_bytes()[:-100], b"<html>log in</html>", b""):
         path.write_bytes(content)
         with pytest.raises(
-            ModelError, match=r"bomb\.pth: not an original VirNucPro classifier, or damaged .*Fetch it again"
+            ModelError, match=r"bomb\.pth: not an original VirNucPro classifier, or damaged.*Fetch it again"
         ):
             prepare(path, tmp_path / "out")
     path.with_suffix("").write_bytes(b"text")

@@ -23,7 +23,7 @@ from virnucpro.cli.workflow import RUN_LOCK, _explain_failure, working_folder
 from virnucpro.errors import ConfigError, InputError, VirNucProError
 from virnucpro.locks import read_holder
 from virnucpro.sequences.split import split_fasta
-from virnucpro.sequences.survey import survey
+from virnucpro.sequences.statistics import statistics_of
 from virnucpro.settings.configfile import read_config
 from virnucpro.settings.documents import commented_defaults
 from virnucpro.settings.options import defaults, schema
@@ -256,7 +256,7 @@ def invoke(*words):
 def test_validate_counts_what_a_run_would_make(tmp_path):
     path = tmp_path / "x.fa"
     path.write_text(">a,1\n" + "ATGGCC" * 200 + "\n>b\n>c\nTA\n>" + "n" * 101 + "\nACGT\n")
-    counts = survey([path], 300, empty_records="skip")
+    counts = statistics_of([path], 300, empty_records="skip")
     manifest = split_fasta([path], tmp_path / "shards", 300, 1000, "skip")
     made = [manifest[key] for key in ("records", "skipped_records", "bases", "chunks", "frames")]
     assert made == [counts.records, counts.empty_records, counts.bases, counts.windows, counts.open_frames]
@@ -280,7 +280,7 @@ def shard_ids(folder, shard):
 def test_validate_names_what_is_wrong(tmp_path):
     (tmp_path / "x.fa").write_text(">a\nACGT\n>a\nACGT\n")
     with pytest.raises(InputError, match="record 'a' occurs twice"):
-        survey([tmp_path / "x.fa"], 300)
+        statistics_of([tmp_path / "x.fa"], 300)
 
 
 def test_config_init_is_the_schema_with_its_defaults(tmp_path):
@@ -319,7 +319,7 @@ def test_a_configuration_file_is_checked_before_anything_runs(files):
 
 def test_reads_are_remarked(tmp_path):
     (tmp_path / "r.fq").write_text("@r1\nACGT\n+\nIIII\n")
-    (remark,) = survey([tmp_path / "r.fq"], 300).remarks
+    (remark,) = statistics_of([tmp_path / "r.fq"], 300).remarks
     assert "reads" in remark
 
 

@@ -17,10 +17,11 @@ from tests.unit.encoder_fixtures import (
 )
 from virnucpro.encoders import attention
 from virnucpro.encoders.attention import alibi_slopes
-from virnucpro.encoders.canonical import load_encoder
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.embed import embed
-from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.loading import load_encoder
+from virnucpro.encoders.ops import CompiledOps
+from virnucpro.encoders.packing import PackedBatch
 from virnucpro.encoders.prepare import prepare_encoder
 
 
@@ -58,7 +59,7 @@ def plain(model: DNABERT, tokens: torch.Tensor) -> torch.Tensor:
 
 def run(model: DNABERT, lengths: list[int]):
     tokens = torch.randint(5, 256, (sum(lengths),), generator=torch.Generator().manual_seed(0))
-    pack = Pack.build(np.array(lengths))
+    pack = PackedBatch.build(np.array(lengths))
     with torch.inference_mode():
         hidden = model(tokens, pack)
         return tokens, hidden, model.pool(hidden, pack)
@@ -78,7 +79,7 @@ def test_same_as_the_plain_reference(heads):
 def test_long_sequences_in_blocks_of_queries(monkeypatch):
     model = random_dnabert()
     whole = run(model, [200, 200, 333])[1]
-    monkeypatch.setattr(attention, "DENSE_BIAS", 3 * 333 * 50)  # blocks of 50 rows for 333, of 83 for 200
+    monkeypatch.setattr(attention, "MAX_BIAS_SIZE", 3 * 333 * 50)  # blocks of 50 rows for 333, of 83 for 200
     assert relative(run(model, [200, 200, 333])[1], whole) < 1e-5
 
 
@@ -110,7 +111,7 @@ def test_a_vector_does_not_depend_on_its_pack():
 
 def test_training_reaches_every_parameter():
     model = DNABERT(DNABERTConfig(2, 48, 3, 64, 256)).train()
-    pack = Pack.build(np.array([4, 4, 9]))
+    pack = PackedBatch.build(np.array([4, 4, 9]))
     tokens = torch.randint(5, 256, (17,))
     (model(tokens, pack) * torch.randn(17, 48)).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -127,7 +128,7 @@ def test_compiled_blocks_are_equivalent():
     eager = [run(model, lengths)[1] for lengths in sizes]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model.use("compiled")
+    model.ops = CompiledOps()
     for lengths, expected in zip(sizes, eager, strict=True):
         assert relative(run(model, lengths)[1], expected) < 1e-5
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

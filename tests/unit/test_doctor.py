@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from virnucpro import doctor, installation
 from virnucpro.cli import cli
 from virnucpro.doctor import NOTE, OK, PROBLEM, Case
-from virnucpro.encoders.canonical import read_spec
 from virnucpro.encoders.embed import Embedded
+from virnucpro.encoders.spec import read_spec
 from virnucpro.settings.samples import read_samples
 from virnucpro.settings.validation import resolve
 
@@ -83,9 +83,11 @@ def test_models_that_are_not_here_are_timed_with_random_weights(tmp_path, monkey
 
     layers = []
     monkeypatch.setattr(doctor, "compute", took)
-    whole = doctor._frames_per_second(one, "esm2")
+    whole = doctor._frames_per_second(one, "protein")
     monkeypatch.setattr(doctor, "DRAWN", 3 * 12 * 480**2)
-    assert whole == pytest.approx(1000 / 12) == doctor._frames_per_second(one, "esm2"), "the time of 3 blocks is scaled"
+    assert whole == pytest.approx(1000 / 12) == doctor._frames_per_second(one, "protein"), (
+        "the time of 3 blocks is scaled"
+    )
     assert (layers[0], layers[-1]) == (12, 3)
     (tmp_path / "own.pt").touch()
     unknown = case(esm_model=str(tmp_path / "own.pt"), models_dir=str(tmp_path))

@@ -15,7 +15,7 @@ import pytest
 from tests.hub import COMMIT, serving
 from virnucpro.downloads import obtain, verify
 from virnucpro.errors import ModelError
-from virnucpro.models import PUBLISHED, find, find_published
+from virnucpro.models.sources import PUBLISHED, find, find_published
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 REPOSITORY = "zhihan1996/DNABERT-S"
@@ -44,11 +44,11 @@ def folder(tmp_path):
 
 
 def esm(folder):
-    return find("esm2", "8M", folder)
+    return find("protein", "8M", folder)
 
 
 def dnabert(folder):
-    return find("dnabert_s", REPOSITORY, folder)
+    return find("dna", REPOSITORY, folder)
 
 
 def refused(source, *words: str) -> None:
@@ -104,26 +104,26 @@ def test_a_preset_means_its_models(hub, folder):
 
 
 def test_every_published_model_has_a_place_and_a_size(folder):
-    for family, names in PUBLISHED.items():
+    for role, names in PUBLISHED.items():
         for name in names:
-            source = find(family, name, folder)
+            source = find(role, name, folder)
             assert source.path.parent == folder and source.megabytes > 0
-    assert find("esm2", "3B", folder).path.name == "esm2_t36_3B_UR50D.pt"
-    assert find("esm2", "facebook/esm2_t36_3B_UR50D", folder).path.name == "esm2_t36_3B_UR50D"
+    assert find("protein", "3B", folder).path.name == "esm2_t36_3B_UR50D.pt"
+    assert find("protein", "facebook/esm2_t36_3B_UR50D", folder).path.name == "esm2_t36_3B_UR50D"
     (folder / "esm2_t36_3B_UR50D").mkdir(parents=True)
-    assert find("esm2", "3B", folder).path.name == "esm2_t36_3B_UR50D", "what is there already will do"
+    assert find("protein", "3B", folder).path.name == "esm2_t36_3B_UR50D", "what is there already will do"
 
 
 def test_any_hugging_face_id_of_an_encoder(hub, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (hub.folder / REPOSITORY).parent.rename(hub.folder / "someone")
-    source = find("dnabert_s", "someone/DNABERT-S", folder)
+    source = find("dna", "someone/DNABERT-S", folder)
     obtain(source)
     assert source.path == folder / "someone--DNABERT-S" and (source.path / "config.json").is_file()
     (tmp_path / "here").mkdir()
     for path in ("here/model", "somewhere/model.pt", "a/b/c"):
         with pytest.raises(ModelError, match="no such file or folder"):
-            find("esm2", path, folder)
+            find("protein", path, folder)
     with pytest.raises(ModelError, match="no such file or folder"):
         find("classifier", "someone/classifier", folder)
 
@@ -237,8 +237,8 @@ def test_content_that_is_not_what_the_publisher_says(hub, folder):
 def test_what_is_not_there(hub, folder):
     (hub.folder / "fair-esm" / "esm2_t6_8M_UR50D.pt").unlink()
     refused(esm(folder), "404", "fair-esm/esm2_t6_8M_UR50D.pt", "Check the name", str(folder))
-    refused(find("esm2", "no/body", folder), "404", "no/body", "Check the name")
-    refused(find("esm2", "no--such/id", folder), "no--such", "can't be fetched")
+    refused(find("protein", "no/body", folder), "404", "no/body", "Check the name")
+    refused(find("protein", "no--such/id", folder), "no--such", "can't be fetched")
     with pytest.raises(ModelError, match=r"'8MB' isn't a published model; did you mean '8M'"):
         find_published("8MB", folder)
     with pytest.raises(ModelError, match="part of this installation: there is nothing to fetch"):
@@ -248,15 +248,15 @@ def test_what_is_not_there(hub, folder):
 @pytest.mark.parametrize("name", ["8M", "facebook/esm2_t6_8M_UR50D"])
 def test_no_internet_says_what_to_run_where_there_is(hub, folder, name, monkeypatch):
     hub.server.server_close()
-    source = find("esm2", name, folder)
+    source = find("protein", name, folder)
     refused(source, "login node", f"virnucpro models fetch {name} --models-dir {folder}")
 
 
 @pytest.mark.parametrize("name", ["8M", REPOSITORY])
 def test_a_web_page_is_no_model(hub, folder, name):
     hub.page = b"<html>please log in</html>"
-    family = "esm2" if name == "8M" else "dnabert_s"
-    refused(find(family, name, folder), "can't be fetched", f"virnucpro models fetch {name}")
+    role = "protein" if name == "8M" else "dna"
+    refused(find(role, name, folder), "can't be fetched", f"virnucpro models fetch {name}")
     assert not list(folder.glob("*.sha256"))
 
 
@@ -359,7 +359,7 @@ def test_the_command(hub, folder):
     assert rows["8M, esm2_t6_8M_UR50D"] == "here" and rows["mini-esm2"] == "bundled"
     assert rows["35M, esm2_t12_35M_UR50D"] == "not fetched"
     shutil.copytree(hub.folder / REPOSITORY, hub.folder / "some" / "one")
-    obtain(find("dnabert_s", "some/one", folder))
+    obtain(find("dna", "some/one", folder))
     good = virnucpro("verify", *option)
     assert good.returncode == 0 and f"{sha256(CONTENT)}  esm2_t6_8M_UR50D.pt" in good.stdout
     assert "some--one/config.json" in good.stdout

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.unit.tables import read
-from virnucpro.classifier.predict import Outputs, predict
+from virnucpro.calls.predict import Outputs, predict
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.merge import merge
 from virnucpro.embeddings.shard import compute
 from virnucpro.embeddings.store import MergedEmbeddings, open_shard
-from virnucpro.encoders.canonical import read_spec
+from virnucpro.encoders.spec import read_spec
 from virnucpro.provenance import read_provenance
 from virnucpro.sequences.split import iter_records, read_manifest, read_shard
 from virnucpro.settings.configfile import read_config

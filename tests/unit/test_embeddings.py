@@ -20,10 +20,10 @@ from virnucpro.embeddings.cache import CacheEntry, list_cache, prune_cache
 from virnucpro.embeddings.merge import merge
 from virnucpro.embeddings.shard import compute
 from virnucpro.embeddings.store import MergedEmbeddings, create_shard, open_shard, write_shard
-from virnucpro.encoders import canonical
-from virnucpro.encoders.canonical import write_canonical
+from virnucpro.encoders import loading
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.loading import write_encoder
 from virnucpro.errors import ConfigError, StorageError
 from virnucpro.settings.options import Settings
 
@@ -126,10 +126,10 @@ def parts(tmp_path):
     manifest = {"format": 1, "chunk_length": 500, "shard_frames": 9, "records": 1, "bases": 1, "chunks": 5}
     manifest |= {"frames": len(IDS), "skipped_records": 0, "files": [], "shards": [entry]}
     (shards / "manifest.json").write_text(json.dumps(manifest))
-    dna = write_canonical(
+    dna = write_encoder(
         DNABERT(DNABERTConfig(1, 16, 1, 16), tokenizer_json=bpe(["ACGT"])), tmp_path / "dna.st", name="d"
     )
-    protein = write_canonical(ESM2(ESM2Config(1, 32, 1, 16)), tmp_path / "protein.st", name="p")
+    protein = write_encoder(ESM2(ESM2Config(1, 32, 1, 16)), tmp_path / "protein.st", name="p")
     for role, spec in (("dna", dna), ("protein", protein)):
         (tmp_path / role).mkdir()
         attributes = {"weights_sha256": spec.weights_sha256, "seconds": 1.0, "gpu_seconds": 0.5}
@@ -180,12 +180,12 @@ def test_what_does_not_belong_together_is_refused(parts, change, says):
 
 
 def test_an_encoder_too_large_for_the_gpu(tmp_path, monkeypatch):
-    write_canonical(ESM2(ESM2Config(1, 32, 2, 64)), tmp_path / "m.safetensors", name="m")
+    write_encoder(ESM2(ESM2Config(1, 32, 2, 64)), tmp_path / "m.safetensors", name="m")
 
     def too_large(*given):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(canonical, "load_encoder", too_large)
+    monkeypatch.setattr(loading, "load_encoder", too_large)
     with pytest.raises(ConfigError, match=r"m\.safetensors doesn't fit in the memory of cpu .* smaller model"):
         compute(tmp_path / "m.safetensors", ["a"], [b"MK"], Settings(), "cpu")
 

@@ -15,10 +15,11 @@ from tests.unit.encoder_fixtures import (
 )
 from virnucpro.encoders import fp8
 from virnucpro.encoders.attention import Sdpa
-from virnucpro.encoders.canonical import load_encoder
 from virnucpro.encoders.embed import embed
-from virnucpro.encoders.esm2 import ALPHABET, ESM2, MASK, POOLED_RESIDUES, ESM2Config, rotary_tables, rotate, tokenize
-from virnucpro.encoders.packing import Pack
+from virnucpro.encoders.esm2 import ALPHABET, ESM2, POOLED_RESIDUES, ESM2Config, tokenize
+from virnucpro.encoders.loading import load_encoder
+from virnucpro.encoders.ops import CompiledOps, rotary_tables, rotate
+from virnucpro.encoders.packing import PackedBatch
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import InputError
 
@@ -55,18 +56,13 @@ def test_same_as_transformers(head_dim, tmp_path):
         assert relative(ours, expected) < 1e-5
 
 
-def test_token_dropout_with_masks_is_fair_esms(tmp_path):
-    reference = fair_esm(2, 32, 2)
-    prepare_encoder(fair_esm_checkpoint(reference, tmp_path / "m.pt"), "esm2", tmp_path / "m.safetensors")
-    model = load_encoder(tmp_path / "m.safetensors")
-    tokens, lengths = tokenize(proteins([20, 40, 40]))
-    tokens[[3, 4, 9, 30]] = MASK
-    pack = Pack.build(lengths, tokens=tokens)
-    with torch.inference_mode():
-        hidden = split(model(pack.tokens, pack), lengths)
-        for ours, one in zip(hidden, split(pack.tokens.long(), lengths), strict=True):
-            expected = reference(one[None], repr_layers=[2])["representations"][2][0]
-            assert relative(ours, expected) < 1e-5
+def test_no_sequence_holds_a_mask():
+    """For which token dropout would scale the other tokens by another factor than 0.88."""
+    assert "<mask>" in ALPHABET and ALPHABET.index("<mask>") not in tokenize.table
+    for dropout in (True, False):
+        model = ESM2(ESM2Config(1, 32, 2, 64, dropout))
+        weight = model.embed_tokens.weight
+        assert torch.equal(model.embed(torch.tensor([4, 5])), weight[4:6] * (0.88 if dropout else 1))
 
 
 def test_parity_with_the_original(tmp_path):
@@ -93,7 +89,7 @@ def test_a_vector_does_not_depend_on_its_pack():
 
 def test_pooling_leaves_out_specials_and_the_residues_after_1024():
     model = random_esm2()
-    pack = Pack.build(np.array([3, 7, POOLED_RESIDUES + 100]))
+    pack = PackedBatch.build(np.array([3, 7, POOLED_RESIDUES + 100]))
     hidden = torch.randn(pack.total, 32)
     expected = [part[1:-1][:POOLED_RESIDUES].mean(0) for part in split(hidden, pack.lengths)]
     assert torch.allclose(model.pool(hidden, pack), torch.stack(expected), atol=1e-6)
@@ -118,10 +114,8 @@ def test_a_half_model_is_close():
 class RotatingBackend(Sdpa):
     """Stands for kernels that rotate inside the attention."""
 
-    fuses_rotary = True
-
-    def prepare(self, pack, slopes=None, rotary=None):
-        attend, rotary = super().prepare(pack), [table[pack.positions] for table in rotary]
+    def prepare(self, batch, slopes=None, rotary=None):
+        attend, rotary = super().prepare(batch), [table[batch.positions] for table in rotary]
         return lambda q, k, v: attend(rotate(q, *rotary), rotate(k, *rotary), v)
 
 
@@ -135,7 +129,7 @@ def test_a_backend_may_rotate_itself():
 def test_training_reaches_every_parameter():
     model = ESM2(ESM2Config(2, 32, 2, 64)).train()
     tokens, lengths = tokenize(proteins([9, 9, 4]))
-    pack = Pack.build(lengths, tokens=tokens)
+    pack = PackedBatch.build(lengths, tokens=tokens)
     model.pool(model(pack.tokens, pack), pack).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
@@ -166,7 +160,7 @@ def test_compiled_blocks_are_equivalent():
     eager = [forward(model, sequences)[1] for sequences in packs]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model.use("compiled")
+    model.ops = CompiledOps()
     for sequences, expected in zip(packs, eager, strict=True):
         assert relative(forward(model, sequences)[1], expected) < 1e-5
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # for all layers and all packs
@@ -175,11 +169,11 @@ def test_compiled_blocks_are_equivalent():
 def test_what_fp8_is_measured_on_goes_in_packs(monkeypatch):
     model, sequences = random_esm2(), proteins(LENGTHS)
     totals = []
-    forward_pack = model.forward
+    forward_batch = model.forward
 
-    def watched(tokens, pack, backend=None):
-        totals.append(pack.total)
-        return forward_pack(tokens, pack, backend)
+    def watched(tokens, batch, backend=None):
+        totals.append(batch.total)
+        return forward_batch(tokens, batch, backend)
 
     monkeypatch.setattr(model, "forward", watched)
     monkeypatch.setattr(fp8, "GATE_TOKENS", 400)

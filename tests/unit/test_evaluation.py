@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from virnucpro.calls.tables import TablePaths, Tables
 from virnucpro.classifier.evaluation import Label, Labelled, evaluate, evaluate_from_table
 from virnucpro.classifier.metrics import METRICS, binary_metrics, calibration_error, reliability
-from virnucpro.classifier.tables import TablePaths, Tables
 from virnucpro.errors import InputError, StorageError
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from virnucpro.sequences import frames
 from virnucpro.sequences.chunks import chunk_starts
-from virnucpro.sequences.fasta import read_fasta
-from virnucpro.sequences.frames import FRAME_NAMES, frame_span, open_frames_of
+from virnucpro.sequences.frames import FRAME_NAMES, frame_span, stop_free_frames
+from virnucpro.sequences.read import read_fasta
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 TABLE = CodonTable.unambiguous_dna_by_id[1]
@@ -33,7 +33,7 @@ def plain_frames(sequence, chunk_length):
 
 def found_frames(sequence, chunk_length):
     rows = []
-    for batch in open_frames_of([sequence.encode()], chunk_length):
+    for batch in stop_free_frames([sequence.encode()], chunk_length):
         texts = [[text.decode() for text in texts] for texts in (batch.nucleotides, batch.proteins)]
         rows += zip(batch.chunk.tolist(), batch.frame.tolist(), *texts, strict=True)
     return rows
@@ -61,7 +61,7 @@ def test_batches_and_blocks_change_nothing(texts, chunk_length, block):
     expected = [(r, *row) for r, text in enumerate(texts) for row in plain_frames(text, chunk_length)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames, "BLOCK_BASES", block)
-        batches = list(open_frames_of((text.encode() for text in texts), chunk_length))
+        batches = list(stop_free_frames((text.encode() for text in texts), chunk_length))
     rows = []
     for batch in batches:
         assert (batch.record >= batch.first_record).all()
@@ -74,7 +74,7 @@ def test_batches_and_blocks_change_nothing(texts, chunk_length, block):
 
 def test_batches_are_bounded(monkeypatch):
     monkeypatch.setattr(frames, "BLOCK_BASES", 1000)
-    assert [batch.chunks for batch in open_frames_of([b"T" * 5000], 500)] == [2, 2, 2, 2, 2]
+    assert [batch.chunks for batch in stop_free_frames([b"T" * 5000], 500)] == [2, 2, 2, 2, 2]
 
 
 def test_parity_with_the_original():
@@ -85,7 +85,7 @@ def test_parity_with_the_original():
             text = record.sequence[start : start + 500].decode()
             lines = "".join(text[i : i + 60] + "\n" for i in range(0, len(text), 60))
             chunked.append(f">{record.id}_chunk_{index + 1}\n{lines}")
-        for batch in open_frames_of([record.sequence], 500):
+        for batch in stop_free_frames([record.sequence], 500):
             for row, (chunk, frame) in enumerate(zip(batch.chunk, batch.frame, strict=True)):
                 name = f">{record.id}_chunk_{chunk + 1}{FRAME_NAMES[frame]}\n"
                 named["nucleotide.fa"].append(f"{name}{batch.nucleotides[row].decode()}\n")

@@ -160,3 +160,9 @@ def test_any_bytes_are_a_table_or_one_message(content):
         for read in (read_samples, is_sample_sheet, has_fasta, read_labelled_fasta, read_labelled_records):
             with suppress(VirNucProError):
                 assert read(table) is not None
+
+
+def test_quotation_marks_of_the_programs_own_tables_are_letters(tmp_path):
+    (tmp_path / "split.tsv").write_text('sample\trecord\tpart\ns\t"q\ttest\ns\t"q2"\ttrain\n')
+    rows = read_table(tmp_path / "split.tsv", ("sample", "record", "part"), quotes=False).rows
+    assert [row["record"] for row in rows] == ['"q', '"q2"']

@@ -10,7 +10,7 @@ import pytest
 from virnucpro.embeddings.cache import prune_cache
 from virnucpro.errors import ConfigError
 from virnucpro.outputs import (
-    OWN,
+    OWN_FIRST_LINE,
     SAMPLE_FILES,
     check_clock,
     check_own,
@@ -90,8 +90,24 @@ def test_a_file_that_no_run_made(out, name):
     with pytest.raises(ConfigError, match=f"{name} is there already, and no run of VirNucPro made it"):
         refuse_foreign(out, ["r", "s"])
     (out / "logs" / "split").mkdir(parents=True)
-    (out / "logs" / "split" / "s.log").write_text("")
+    (out / "logs" / "split" / "s.log").write_text("2026-01-01 00:00:00 INFO virnucpro 0.1.0 on host\n")
     refuse_foreign(out, ["s"])
+
+
+@pytest.mark.parametrize("rule", ["split", "report"])
+def test_logs_of_another_workflow(out, rule):
+    """Whose rules and samples may have the same names; they tell nothing of who made the sample's folder."""
+    log = out / "logs" / rule / "new.log"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    refuse_foreign(out, ["new"])
+    log.write_text("splitting\n")
+    with pytest.raises(ConfigError, match=rf"logs/{rule}/new\.log is there already"):
+        refuse_foreign(out, ["new"])
+    (out / "new").mkdir()
+    (out / "new" / "report.html").write_text("mine")
+    with pytest.raises(ConfigError, match=r"new/report\.html is there already"):
+        refuse_foreign(out, ["new"])
 
 
 def test_folders_of_targets_and_the_page_over_all_samples(out):
@@ -114,7 +130,7 @@ def test_what_the_command_writes(out):
     path = out / "config.yaml"
     check_own(path)
     write_own(path, "a: 1\n")
-    assert path.read_text().startswith(OWN)
+    assert path.read_text().startswith(OWN_FIRST_LINE)
     check_own(path)
     check_own(out / "s" / "viral.fasta.gz", out / "absent", path)
     before = path.stat().st_mtime_ns

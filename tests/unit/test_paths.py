@@ -58,6 +58,8 @@ def test_a_pattern_leaves_out_folders_but_nothing_else(here):
     ("name", "says"),
     [
         ("", "an empty path"),
+        ("https://x.org/a.fa", "^https://x.org/a.fa: is an address, not a path"),
+        ("s3://reads/*.fa", "is an address, not a path"),
         ("br{a}ce/a.fa", r"br\{a\}ce/a.fa: has \{ or \}.*Rename it, or give a link"),
         ("a\nb.fa", r"'a\\nb.fa': the name has a line break, tab"),
         ("a\tb.fa", "line break, tab"),
@@ -100,6 +102,7 @@ def test_why_a_file_can_not_be_read(here):
         "contigs.fa/x": r"no such file\.",
         "con\u00a0tigs.fa": r"no such file \(it has U\+00A0 NO-BREAK SPACE\); did you mean 'contigs.fa'",
         "a" * 300: "File name too long",
+        r"C:\data\contigs.fa": r"no such file \(folders are separated by / here, not by \\\)",
     }.items():
         with pytest.raises(InputError, match=says):
             check_file(Path(name), "sheet.tsv")

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from tests.unit.tables import column, read
+from virnucpro.calls.predict import Outputs, predict
 from virnucpro.classifier.importer import import_original
 from virnucpro.classifier.model import Classifier, write_classifier
-from virnucpro.classifier.predict import Outputs, predict
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.embeddings.store import MergedEmbeddings, create_merged
-from virnucpro.encoders.canonical import write_canonical
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.loading import write_encoder
 from virnucpro.errors import ModelError, StorageError
 from virnucpro.sequences.chunks import chunk_starts
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.read import read_fasta
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 EXPECTED = PARITY / "expected"
@@ -84,7 +84,7 @@ def run(folder, output, **changes):
 
 def test_vectors_of_other_encoders_are_refused(original, tmp_path):
     """Left by an earlier run with other models: never scored as if they were this run's."""
-    write_canonical(ESM2(ESM2Config(1, 32, 2, 32)), tmp_path / "other", name="other")
+    write_encoder(ESM2(ESM2Config(1, 32, 2, 32)), tmp_path / "other", name="other")
     with pytest.raises(StorageError, match="dna vectors aren't from"):
         run(original, tmp_path / "out", encoders=(tmp_path / "other", tmp_path / "other"))
     assert not (tmp_path / "out" / "predictions.tsv").exists()

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from tests.unit.encoder_fixtures import random_esm2
 from virnucpro.cli import cli
 from virnucpro.embeddings.store import create_merged, write_shard
-from virnucpro.encoders.canonical import write_canonical
-from virnucpro.errors import StorageError
+from virnucpro.encoders.loading import write_encoder
+from virnucpro.errors import ModelError, StorageError
 from virnucpro.provenance import RunRecord, read_provenance
 from virnucpro.sequences.split import split_fasta
 
@@ -34,7 +34,7 @@ def outputs(tmp_path):
     about = {"run": RUN.as_dict(), "shards": [{"shard": "x"}] * 3}
     with create_merged(tmp_path / "embeddings.h5", 0, 2, 2, about):
         pass
-    write_canonical(random_esm2(), tmp_path / "m.safetensors", name="m")
+    write_encoder(random_esm2(), tmp_path / "m.safetensors", name="m")
     (tmp_path / "summary.json").write_text(json.dumps({"run": RUN.as_dict()}))
     for name in ("contigs.tsv", "viral.fasta.gz", "report.html"):
         (tmp_path / name).touch()
@@ -55,7 +55,7 @@ def test_shards_and_models_tell(outputs):
 
 
 def test_prepared_models_and_shards_tell_by_their_folder(tmp_path):
-    spec = write_canonical(random_esm2(), tmp_path / "esm2-ab12" / "model.safetensors", name="m")
+    spec = write_encoder(random_esm2(), tmp_path / "esm2-ab12" / "model.safetensors", name="m")
     assert read_provenance(tmp_path / "esm2-ab12")["weights_sha256"] == spec.weights_sha256
     (tmp_path / "in.fa").write_text(">r\n" + "GCA" * 40 + "\n")
     split_fasta([tmp_path / "in.fa"], tmp_path / "shards", 90, 100, run=RUN)
@@ -91,7 +91,7 @@ def test_what_tells_nothing_is_an_error(tmp_path):
     with pytest.raises(StorageError, match="not a readable HDF5 file"):
         read_provenance(tmp_path / "x.h5")
     (tmp_path / "x.safetensors").write_bytes(b"not safetensors")
-    with pytest.raises(StorageError, match=r"x\.safetensors: not a readable safetensors file"):
+    with pytest.raises(ModelError, match=r"x\.safetensors can't be read as a safetensors file"):
         read_provenance(tmp_path / "x.safetensors")
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(StorageError, match=r"summary\.json: can't be read"):

@@ -22,10 +22,11 @@ from virnucpro.check.run import check
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.downloads import obtain
-from virnucpro.encoders.canonical import load_encoder, read_spec, verify_canonical
 from virnucpro.encoders.embed import embed
+from virnucpro.encoders.loading import load_encoder
 from virnucpro.encoders.prepare import prepare_encoder
-from virnucpro.models import find
+from virnucpro.encoders.spec import read_spec, verify_encoder
+from virnucpro.models.sources import find
 from virnucpro.sequences.split import split_fasta
 from virnucpro.settings.options import Settings
 
@@ -138,7 +139,7 @@ def checked(model: Path, folder: Path) -> None:
 )
 def test_from_the_hub_to_vectors(size, tmp_path, monkeypatch):
     model = reference(*SHAPES[size])
-    short = find("esm2", size, tmp_path / "models")
+    short = find("protein", size, tmp_path / "models")
     publish(model, short.path.stem, tmp_path / "hub")
     sequences = proteins([30, 7])
     ids = ["a", "b"]
@@ -156,13 +157,13 @@ def test_from_the_hub_to_vectors(size, tmp_path, monkeypatch):
         for name, value in hub.environment.items():
             monkeypatch.setenv(name, value)
         for name in (size, f"facebook/{short.path.stem}"):
-            source = find("esm2", name, tmp_path / "models" / name)  # a folder each, so that both are fetched
+            source = find("protein", name, tmp_path / "models" / name)  # a folder each, so that both are fetched
             obtain(source)
             megabytes = source.megabytes
             prepared = tmp_path / "prepared.safetensors"
             with PeakMemory() as memory:
                 spec = prepare_encoder(source.path, "esm2", prepared)
-            assert verify_canonical(prepared) == spec and spec.width == SHAPES[size][1]
+            assert verify_encoder(prepared) == spec and spec.width == SHAPES[size][1]
             assert memory.peak < 100 + 0.5 * megabytes, f"{memory.peak} MB for a model of {megabytes} MB"
             digests.add(spec.weights_sha256)
             with PeakMemory() as memory:

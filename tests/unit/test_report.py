@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests.unit.report_fixtures import FASTAS, write_sample
+from tests.unit.report_fixtures import ARCHITECTURES, FASTAS, write_sample
 from virnucpro.errors import StorageError
 from virnucpro.report import methods, tables, timing
 from virnucpro.report.page import duration, write_run_page, write_sample_page
@@ -53,7 +53,7 @@ def test_time_per_rule_counts_this_samples_jobs_and_models_only(tmp_path):
     shards = [{"encoder": "dna", **(job and {"cpu_seconds": 5.25, **job})} for job in jobs]
     shards += [{"encoder": "protein"}]
     write_sample(tmp_path, 3)
-    split, embed = timing.rule_times(tmp_path / "benchmarks", "s", shards)
+    split, embed = timing.rule_times(tmp_path / "benchmarks", "s", shards, ARCHITECTURES)
     assert (split.rule, split.jobs, split.seconds, split.max_rss) == ("split", 1, 0.3, None)
     assert (embed.rule, embed.jobs, embed.seconds, embed.longest) == ("embed_dnabert_s", 2, 87.5, 80)
     assert (embed.max_rss, embed.cpu_seconds) == (444.4, 10.5)
@@ -76,21 +76,21 @@ def test_a_contig_longer_than_its_picture(tmp_path):
     chosen = tables.read_contigs(folder / "contigs.tsv").drawn
     chunks = tables.read_chunks(folder / "chunks.tsv", chosen)
     for drawn in chunks.drawn:
-        assert len(drawn.bars) == tables.COLUMNS
+        assert len(drawn.bars) == tables.MAX_BARS
         assert sum(bar.chunks for bar in drawn.bars) == 2000
         assert max(bar.score or 0 for bar in drawn.bars) == float(drawn.row["best_score"])
         assert [bar.start for bar in drawn.bars] == sorted(bar.start for bar in drawn.bars)
-    assert sum(chunks.open_frames) == 4000 and chunks.open_frames[0] == 2
+    assert sum(chunks.stop_free_frames) == 4000 and chunks.stop_free_frames[0] == 2
 
 
 def test_the_table_is_bounded_in_rows_and_bytes(tmp_path, monkeypatch):
     folder = write_sample(tmp_path, 50)
     everything = tables.read_contigs(folder / "contigs.tsv")
-    monkeypatch.setattr(tables, "LISTED_BYTES", 600)
+    monkeypatch.setattr(tables, "MAX_LISTED_BYTES", 600)
     some = tables.read_contigs(folder / "contigs.tsv")
     assert 1 < len(some.listed) < 12 and some.listed == everything.listed[: len(some.listed)]
     assert some.scores == everything.scores and sum(some.scores) == 45
-    monkeypatch.setattr(tables, "LISTED_CONTIGS", 3)
+    monkeypatch.setattr(tables, "MAX_LISTED_CONTIGS", 3)
     assert len(tables.read_contigs(folder / "contigs.tsv").listed) == 3
     assert "The 3 contigs with the highest mean score of 50" in page_of(folder)
 
@@ -100,7 +100,7 @@ def test_a_table_with_other_columns(tmp_path):
     (folder / "contigs.tsv").write_text("record\tlength\n")
     with pytest.raises(StorageError, match=r"contigs\.tsv: its columns aren't record, length, chunks"):
         page_of(folder)
-    (folder / "contigs.tsv").write_text("\t".join(tables.CONTIGS) + "\na\t5\n")
+    (folder / "contigs.tsv").write_text("\t".join(tables.CONTIG_COLUMNS) + "\na\t5\n")
     with pytest.raises(StorageError, match=r"contigs\.tsv, line 2: has 2 columns"):
         page_of(folder)
 
@@ -121,7 +121,7 @@ def test_methods_say_what_ran(tmp_path):
         assert fact in paragraph
     assert f"at least 0.5: {summary['viral_records']} sequences" in paragraph
     cited = sorted(int(number) for number in re.findall(r"\[(\d)\]", paragraph))
-    assert cited == list(range(1, len(methods.references()) + 1))
+    assert cited == list(range(1, len(methods.references(ARCHITECTURES.values())) + 1))
 
 
 def test_numerics_of_a_check_of_the_same_models_only(tmp_path):
@@ -144,12 +144,30 @@ def test_numerics_of_a_check_of_the_same_models_only(tmp_path):
 
 
 def test_bibtex_entries_are_whole():
-    for work in methods.references():
+    for work in methods.references(ARCHITECTURES.values()):
         entry = work.bibtex()
         assert entry.count("{") == entry.count("}")
         assert re.fullmatch(r"10\.\d{4,}/\S+", work.doi) and f"doi = {{{work.doi}}}" in entry
-    esm2 = next(work for work in methods.references() if work.key == "esm2")
+    esm2 = next(work for work in methods.references(ARCHITECTURES.values()) if work.key == "esm2")
     assert "journal = {Science},\n  volume = {379(6637)},\n  pages = {1123--1130}" in esm2.bibtex()
+
+
+def test_what_is_cited_is_what_ran(tmp_path):
+    """Also where a run of the first version wrote the summary."""
+    summary = json.loads((write_sample(tmp_path, 5) / "summary.json").read_text())
+    for role in ARCHITECTURES:
+        encoder = summary[f"{role}_encoder"]
+        encoder["family"] = encoder.pop("architecture")
+    assert methods.architectures(summary) == ARCHITECTURES
+    assert "DNABERT-S architecture [2]" in methods.methods(summary, 1) and "ESM-2 architecture [3]" in methods.methods(
+        summary, 1
+    )
+    assert [work.key for work in methods.references(["dnabert_s"])] == [
+        "virnucpro",
+        "dnabert_s",
+        "snakemake",
+        "pytorch",
+    ]
 
 
 def test_page_of_a_run(tmp_path):

@@ -14,12 +14,12 @@ from tests.unit.test_command import invoke
 from tests.unit.test_predict import run, small
 from tests.unit.test_split import contigs, joined, names, write
 from virnucpro import doctor
-from virnucpro.classifier.tables import CONTIGS
-from virnucpro.classifier.viral import write_viral
+from virnucpro.calls.viral import write_viral
 from virnucpro.errors import StorageError
 from virnucpro.report.page import write_sample_page
+from virnucpro.result_tables import CONTIG_COLUMNS
 from virnucpro.sequences.split import read_manifest, split_fasta
-from virnucpro.sequences.survey import survey
+from virnucpro.sequences.statistics import statistics_of
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.validation import resolve
 
@@ -46,7 +46,7 @@ def test_rna_gives_the_frames_of_its_dna(tmp_path, form, compress, caplog):
     assert [made["dna"][key] for key in KEYS] == [0, 0, True]
     assert [made["rna"][key] for key in KEYS] == [6, 0, True]
     assert "read 6 records as RNA, U as T, since there is no T: r0, r1, r2, …" in caplog.text
-    found = survey([tmp_path / "rna"], 300)
+    found = statistics_of([tmp_path / "rna"], 300)
     assert (found.rna_records, found.open_frames) == (6, made["dna"]["frames"])
 
 
@@ -128,6 +128,8 @@ def test_the_report_says_so(tmp_path):
 
 def test_the_viral_records_keep_their_letters(tmp_path):
     path = write(tmp_path / "x.fa", [("a", "AUGGCAuu" * 9)])
-    (tmp_path / "c.tsv").write_text("\t".join(CONTIGS) + "\n" + "\t".join(["a", "72", *"12345", "1", "viral"]) + "\n")
+    (tmp_path / "c.tsv").write_text(
+        "\t".join(CONTIG_COLUMNS) + "\n" + "\t".join(["a", "72", *"12345", "1", "viral"]) + "\n"
+    )
     assert write_viral(tmp_path / "c.tsv", [path], tmp_path / "v.gz") == 1
     assert gzip.decompress((tmp_path / "v.gz").read_bytes()) == b">a\n" + b"AUGGCAuu" * 9 + b"\n"

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from virnucpro import installation
 from virnucpro.errors import ConfigError, ModelError
-from virnucpro.models import find
+from virnucpro.models.sources import find
 from virnucpro.settings.configfile import check_config_file
 from virnucpro.settings.documents import repository_files
 from virnucpro.settings.options import Settings, TrainOptions, defaults, option, options, schema
@@ -152,9 +152,9 @@ def test_only_a_published_model_needs_a_home(monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     settings = resolve({})
-    assert find("esm2", settings.esm_model, settings.models_dir).path.is_file()
+    assert find("protein", settings.esm_model, settings.models_dir).path.is_file()
     with pytest.raises(ModelError, match=r"you have no home folder\. Give models_dir"):
-        find("esm2", "650M", settings.models_dir)
+        find("protein", "650M", settings.models_dir)
 
 
 @pytest.mark.parametrize(
@@ -196,11 +196,11 @@ def test_the_originals_way_fixes_what_it_implies():
 
 
 def test_models_are_found_by_name_and_path(tmp_path):
-    assert find("esm2", "mini-esm2", tmp_path).path.name == "mini-esm2.safetensors"
-    assert not find("esm2", "3B", tmp_path).path.exists()
+    assert find("protein", "mini-esm2", tmp_path).path.name == "mini-esm2.safetensors"
+    assert not find("protein", "3B", tmp_path).path.exists()
     (tmp_path / "esm2_t36_3B_UR50D.pt").write_bytes(b"")
-    assert find("esm2", "3B", tmp_path).path == tmp_path / "esm2_t36_3B_UR50D.pt"
+    assert find("protein", "3B", tmp_path).path == tmp_path / "esm2_t36_3B_UR50D.pt"
     with pytest.raises(ModelError, match="did you mean 'mini-esm2'"):
-        find("esm2", "mini-esm", tmp_path)
+        find("protein", "mini-esm", tmp_path)
     with pytest.raises(ModelError, match="no such file"):
         find("classifier", "somewhere/model.pth", tmp_path)

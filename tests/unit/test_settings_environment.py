@@ -21,11 +21,13 @@ from virnucpro import installation
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.shard import embed_shard
 from virnucpro.embeddings.store import open_shard
-from virnucpro.encoders import embed as embedding
-from virnucpro.encoders import job, original
-from virnucpro.encoders.canonical import load_encoder, read_spec, write_canonical
+from virnucpro.encoders import embed, embedder, original
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.loading import load_encoder, write_encoder
+from virnucpro.encoders.ops import CompiledOps
+from virnucpro.encoders.precision import PRECISIONS
 from virnucpro.encoders.prepare import prepare_encoder
+from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import ConfigError
 from virnucpro.provenance import RunRecord
 from virnucpro.settings.environment import ALIASES, OTHERS, PREFIX, overrides, read_switches
@@ -110,11 +112,9 @@ def test_the_manual_lists_them_all_and_no_other_module_reads_one():
 
 
 def test_what_changes_numbers_changes_the_key(tmp_path):
-    spec = write_canonical(random_esm2(), tmp_path / "m.safetensors", name="m")
+    spec = write_encoder(random_esm2(), tmp_path / "m.safetensors", name="m")
     plain = embedding_key(spec, "fp16")
-    assert (
-        plain == f"2x32-{spec.weights_sha256[:12]}-mean-of-the-first-1024-residues-fp16-v{embedding.EMBEDDING_VERSION}"
-    )
+    assert plain == f"2x32-{spec.weights_sha256[:12]}-mean-of-the-first-1024-residues-fp16-v{embed.EMBEDDING_VERSION}"
     keys = {plain, *(embedding_key(spec, "fp16", batching) for batching in ("single", "original"))}
     assert keys == {plain, f"{plain}-single", f"{plain}-original"}
 
@@ -125,7 +125,7 @@ def shard(request, tmp_path) -> tuple[Path, Path, list[bytes]]:
     model, sequences = (
         (random_esm2(), proteins(LENGTHS)) if esm else (random_dnabert(tokenizer=bpe_json()), dna(LENGTHS))
     )
-    write_canonical(model, tmp_path / "m.safetensors", name="m")
+    write_encoder(model, tmp_path / "m.safetensors", name="m")
     return tmp_path / ("abc.faa" if esm else "abc.fna"), tmp_path / "m.safetensors", sequences
 
 
@@ -135,11 +135,13 @@ def run(shard, monkeypatch, **environment) -> tuple[np.ndarray, dict, list[int]]
     ids = [f"s{number}" for number in range(len(sequences))]
     monkeypatch.setattr("virnucpro.embeddings.shard.read_shard", lambda path: (ids, sequences))
     rows: list[int] = []
-    pack, padded = job.Pack.build, original.attention
+    pack, padded = embedder.PackedBatch.build, original.attention
     switches = read_switches(environment)
     settings, record = resolve({}, switches), RunRecord(switches=switches)
     with monkeypatch.context() as patch:
-        patch.setattr(job.Pack, "build", lambda n, *more, **named: rows.append(len(n)) or pack(n, *more, **named))
+        patch.setattr(
+            embedder.PackedBatch, "build", lambda n, *more, **named: rows.append(len(n)) or pack(n, *more, **named)
+        )
         patch.setattr(original, "attention", lambda q, *more: rows.append(-len(q)) or padded(q, *more))
         embed_shard(fasta, model, fasta.with_suffix(".h5"), settings, threads=1, run=record)
     with open_shard(fasta.with_suffix(".h5")) as file:
@@ -155,10 +157,10 @@ def test_each_path_is_taken_and_gives_the_same_vectors(shard, monkeypatch):
     assert rows == [1] * len(LENGTHS)
     assert (attributes["batching"], attributes["fill"]) == ("single", 1.0)
 
-    esm = attributes["family"] == "esm2"
+    esm = attributes["architecture"] == "esm2"
     v1, attributes, rows = run(shard, monkeypatch, VIRNUCPRO_V1_ATTENTION="1")
     # What fits in 2,048 tokens with its padding; two layers each.
-    assert [-n for n in rows[::2]] == ([6, 2, 1, 1] if esm else [1] * len(LENGTHS))
+    assert [-n for n in rows if n < 0][::2] == ([6, 2, 1, 1] if esm else [1] * len(LENGTHS))
     assert (attributes["batching"], attributes["backend"], attributes["precision"]) == ("original", "original", "fp32")
     assert attributes["switches"] == '{"VIRNUCPRO_V1_ATTENTION": true}'
 
@@ -170,17 +172,17 @@ def test_each_path_is_taken_and_gives_the_same_vectors(shard, monkeypatch):
 
 def test_half_precision_and_compilation_change_what_runs(shard, monkeypatch):
     """On a CPU that is said to have half precision, as a GPU has."""
-    resolve, compiled = embedding.resolve_precision, []
+    choose, compiled = embedder.choose_precision, []
     monkeypatch.setattr(
-        embedding,
-        "resolve_precision",
-        lambda name, on, *family: "fp16" if name == "auto" else resolve(name, on, *family),
+        embedder, "choose_precision", lambda name, *on: PRECISIONS["fp16"] if name == "auto" else choose(name, *on)
     )
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    monkeypatch.setattr(embedder, "COMPILED", CompiledOps())
     half, attributes, _ = run(shard, monkeypatch)
-    assert (attributes["precision"], compiled) == ("fp16", [])
+    assert (attributes["precision"], attributes["kernels"], compiled) == ("fp16", "pytorch", [])
     full, attributes, _ = run(shard, monkeypatch, VIRNUCPRO_DISABLE_FP16="1", VIRNUCPRO_COMPILE_MODEL="1")
-    assert (attributes["precision"], attributes["compile"]) == ("fp32", True) and compiled
+    assert (attributes["precision"], attributes["compile"]) == ("fp32", True) and len(compiled) == 2
+    assert attributes["kernels"] == "compiled"
     assert 1e-5 < np.abs(half - full).max() < 0.1
 
 
@@ -193,7 +195,7 @@ def test_the_originals_path_is_fair_esms(tmp_path):
 
     dataset = esm.FastaBatchedDataset([str(i) for i in range(len(sequences))], [s.decode() for s in sequences])
     batches = dataset.get_batch_indices(original.TOKENS_PER_BATCH, extra_toks_per_seq=1)
-    assert original.plan_batches(np.array([len(s) + 2 for s in sequences])) == batches
+    assert original.plan_padded(np.array([len(s) + 2 for s in sequences])) == batches
     found = original.embed_original(load_encoder(tmp_path / "m.safetensors"), [""] * len(sequences), sequences).vectors
     convert = reference.alphabet.get_batch_converter()
     for rows in batches:
@@ -210,4 +212,4 @@ def test_the_originals_path_scales_tokens_only_where_the_model_does():
         model = ESM2(ESM2Config(2, 32, 2, 128, token_dropout=dropout))
         sequences = proteins([30, 12])
         found = original.embed_original(model, ["a", "b"], sequences).vectors
-        assert np.allclose(found, embedding.embed(model, ["a", "b"], sequences).vectors, atol=1e-6)
+        assert np.allclose(found, embed.embed(model, ["a", "b"], sequences).vectors, atol=1e-6)

@@ -3,16 +3,14 @@
 import gzip
 import json
 import random
-import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from virnucpro.errors import InputError, StorageError
-from virnucpro.sequences import duplicates
 from virnucpro.sequences.chunks import chunk_starts
-from virnucpro.sequences.fasta import read_fasta
-from virnucpro.sequences.frames import FRAME_NAMES, open_frames_of
+from virnucpro.sequences.frames import FRAME_NAMES, stop_free_frames
+from virnucpro.sequences.read import read_fasta
 from virnucpro.sequences.shards import ShardWriter
 from virnucpro.sequences.split import check_protein, iter_records, read_manifest, read_shard, split_fasta
 
@@ -74,7 +72,7 @@ def test_every_frame_once_and_in_order(tmp_path, shard_frames):
     expected = [
         (f"{name}_chunk_{chunk + 1}{FRAME_NAMES[frame]}", protein)
         for name, sequence in records
-        for batch in open_frames_of([sequence.encode()], 300)
+        for batch in stop_free_frames([sequence.encode()], 300)
         for chunk, frame, protein in zip(batch.chunk, batch.frame, batch.proteins, strict=True)
     ]
     found, chunks = [], []
@@ -169,35 +167,6 @@ def test_an_id_twice_in_one_file_or_in_two(tmp_path):
         split_fasta([once, twice], tmp_path / "shards", 500, 20)
     with pytest.raises(InputError, match=f"record 'r11' occurs in {once} and in {other}"):
         split_fasta([once, other], tmp_path / "shards", 500, 20)
-
-
-@pytest.mark.parametrize("repeat", [None, 3, 49_999])
-def test_duplicates_are_found_in_bounded_passes(tmp_path, monkeypatch, repeat):
-    monkeypatch.setattr(duplicates, "PASS", 1000)
-    monkeypatch.setattr(duplicates, "BUFFER", 500)
-    rows = [(f"id{i}", f"file{i % 2}") for i in range(50_000)]
-    if repeat is not None:
-        rows.append((f"id{repeat}", "last"))
-    check = duplicates.DuplicateCheck(tmp_path)
-    tracemalloc.start()
-    for name, _ in rows:
-        check.add(name)
-    found = check.first(iter(rows))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    check.close()
-    assert found == (None if repeat is None else (f"id{repeat}", f"file{repeat % 2}", "last"))
-    assert peak < 200_000  # 50,000 hashes alone are 400 kB
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_equal_hashes_of_different_ids_are_no_duplicates(tmp_path, monkeypatch):
-    monkeypatch.setattr(duplicates, "hash", lambda name: len(name), raising=False)
-    check = duplicates.DuplicateCheck(tmp_path)
-    for name in ("ab", "cd", "e"):
-        check.add(name)
-    assert check.first([("ab", "x"), ("cd", "x"), ("e", "x")]) is None
-    check.close()
 
 
 @pytest.fixture

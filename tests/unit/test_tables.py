@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.tables import column, read, tables_of
-from virnucpro.classifier.tables import CONTIGS, SortedRows, TablePaths, Tables, chunk_score, numbers
+from virnucpro.calls.tables import SortedRows, TablePaths, Tables, chunk_score, numbers
 from virnucpro.errors import StorageError
+from virnucpro.result_tables import CONTIG_COLUMNS
 
 # The rules of the calls
 
@@ -41,7 +42,7 @@ def test_threshold_moves_the_own_calls_and_not_the_compatible_ones(tmp_path):
 def test_contig_row(tmp_path):
     frames = [("a_chunk_1F1", 0.75), ("a_chunk_3F1", 0.5), ("a_chunk_3R1", 0.25), ("c_chunk_1F1", 0.25)]
     paths, counts = tables_of(tmp_path, [("a", 1400), ("b", 0), ("c", 2)], frames)
-    rows = [dict(zip(CONTIGS, row.values(), strict=True)) for row in read(paths.contigs)]
+    rows = [dict(zip(CONTIG_COLUMNS, row.values(), strict=True)) for row in read(paths.contigs)]
     third = chunk_score(0.75, 0.5)
     assert rows[0] == {
         **{"record": "a", "length": "1400", "chunks": "3", "scored_chunks": "2", "viral_chunks": "1"},

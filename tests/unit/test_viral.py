@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from virnucpro.classifier.tables import CONTIGS
-from virnucpro.classifier.viral import write_viral
+from virnucpro.calls.viral import write_viral
 from virnucpro.errors import StorageError
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.result_tables import CONTIG_COLUMNS
+from virnucpro.sequences.read import read_fasta
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 
 
 def contigs(path, records, viral):
-    rows = [(*record, *[""] * (len(CONTIGS) - 3), "viral" if record[0] in viral else "non-viral") for record in records]
-    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in (CONTIGS, *rows)))
+    rows = [
+        (*record, *[""] * (len(CONTIG_COLUMNS) - 3), "viral" if record[0] in viral else "non-viral")
+        for record in records
+    ]
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in (CONTIG_COLUMNS, *rows)))
     return path
 
 
@@ -79,7 +82,7 @@ def test_an_edited_table_is_refused(tmp_path, edit, said):
 
 @pytest.mark.parametrize("length", [1, 79, 80, 81, 159, 160, 161, 320, 321])
 def test_records_of_any_length(tmp_path, monkeypatch, length):
-    monkeypatch.setattr("virnucpro.classifier.viral._LINES", 2)  # that are compressed at once
+    monkeypatch.setattr("virnucpro.calls.viral._LINES_AT_ONCE", 2)  # that are compressed at once
     sequence = ("ACGTN" * length)[:length]
     lines = "\n".join(textwrap.wrap(sequence, 80))
     assert written(tmp_path, f">a it\n{sequence}\n", [("a", length)], "a") == f">a it\n{lines}\n"

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.encoders.canonical import write_canonical
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.loading import write_encoder
 
 CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
 
@@ -92,11 +92,9 @@ def write_models(folder: Path) -> None:
     dnabert = DNABERT(
         DNABERTConfig(layers=1, width=32, heads=2, ffn=64, vocabulary=vocabulary), tokenizer_json=tokenizer
     )
-    write_canonical(dnabert, folder / "dnabert.safetensors", name="tiny-dnabert")
+    write_encoder(dnabert, folder / "dnabert.safetensors", name="tiny-dnabert")
     for name in ("esm_a", "esm_b"):
-        write_canonical(
-            ESM2(ESM2Config(layers=1, width=32, heads=2, ffn=64)), folder / f"{name}.safetensors", name=name
-        )
+        write_encoder(ESM2(ESM2Config(layers=1, width=32, heads=2, ffn=64)), folder / f"{name}.safetensors", name=name)
     for name, width in (("classifier_a", 64), ("classifier_b", 64), ("classifier_wide", 3328)):
         model = Classifier(width, 16)
         write_classifier(

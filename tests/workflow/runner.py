@@ -26,8 +26,8 @@ class Run:
     def computed(self) -> dict[str, int]:
         """Shards that an encoder really embedded, by rule."""
         counts = {"embed_dnabert_s": 0, "embed_esm2": 0}
-        for family in re.findall(r"computed \d+ embeddings of (\w+)", self.text):
-            counts[f"embed_{family}"] += 1
+        for name in re.findall(r"computed \d+ embeddings of (\w+)", self.text):
+            counts[f"embed_{name}"] = counts.get(f"embed_{name}", 0) + 1
         return counts
 
     @property

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from dataclasses import replace
 
 from tests.workflow.conftest import coding
-from tests.workflow.project import NONE, copy_of, records
+from tests.workflow.project import NONE, Project, copy_of, records
 from tests.workflow.runner import ROOT, snakemake
 
 EMBEDDINGS = ("results/s/embeddings.h5",)  # as a target, where nothing is asked of the tables
@@ -58,6 +59,24 @@ def test_only_what_changed_is_computed(reference, tmp_path, tiny):
         again = project.run(extra=EMBEDDINGS)
         assert all(count <= 3 for count in again.computed.values()), again.computed
         assert sum(again.computed.values()) > 0
+
+
+def test_models_that_were_moved(reference, tmp_path):
+    """As with a clone in another place, or another folder of published models: the same content, another path."""
+    project = copy_of(reference, tmp_path)
+    tables, shards = project.tables(), project.shards()
+    shutil.copytree(project.models.folder, tmp_path / "moved")
+    moved = Project(tmp_path, replace(project.models, folder=tmp_path / "moved"))
+    assert moved.run().computed == NONE
+    assert moved.tables() == tables
+    assert moved.run("esm_b").computed == {"embed_dnabert_s": 0, "embed_esm2": shards}
+    assert project.run().computed == NONE
+    assert project.tables() == tables
+    assert project.run("esm_a", "classifier_b").computed == NONE
+    assert project.tables()["prediction_results.txt"] != tables["prediction_results.txt"]
+    assert project.run().computed == NONE
+    assert project.tables() == tables
+    assert project.run().nothing_to_do
 
 
 def test_another_model_after_the_shards_were_deleted(reference, tmp_path):

@@ -115,6 +115,30 @@ def test_exit_status_and_last_word(tmp_path, tiny):
     assert "What is finished is kept" in last
 
 
+def test_what_lies_in_the_folder_that_the_user_is_in(tmp_path, tiny):
+    """Modules called as ones that Snakemake, a script or PyTorch import; another workflow's profile; a deleted folder."""
+    (tmp_path / "x.fa").write_text(fasta({"r1": coding(1, 700)}))
+    profile = tmp_path / "profiles" / "default" / "config.yaml"
+    profile.parent.mkdir(parents=True)
+    profile.write_text("another-option: true\n")
+    output = tmp_path / "out"
+    output.mkdir()
+    for folder in (tmp_path, output):
+        for name in ("json", "numpy", "torch", "yaml"):
+            (folder / f"{name}.py").write_text("raise RuntimeError('not the library')\n")
+    command = words(tiny, "x.fa", "--output=out")
+    command.insert(1, "-P")  # as the installed command has it
+    status, said = run(tmp_path, command)
+    assert status == 0, said
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    status, said = run(gone, ["sh", "-c", 'rmdir ../gone && exec "$@"', "sh", *command])
+    assert (status, said) == (
+        1,
+        "virnucpro: error: The folder that you are in was deleted. Change to another one: cd FOLDER.\n",
+    )
+
+
 def test_a_home_that_takes_no_files(tmp_path):
     (tmp_path / "x.fa").write_text(fasta({"r1": coding(1, 700)}))
     command = [sys.executable, "-m", "virnucpro", "predict", "x.fa", "--cores=1", "--dry-run", "--", "--quiet"]

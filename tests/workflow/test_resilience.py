@@ -22,8 +22,8 @@ from tests.workflow.project import Project
 from tests.workflow.runner import command, environment
 from virnucpro.embeddings.store import open_shard, write_shard
 from virnucpro.encoders.prepare import prepare_encoder
-from virnucpro.files import atomic_file
-from virnucpro.joblog import job
+from virnucpro.io import atomic_file
+from virnucpro.logging import job
 
 OUTPUT = re.compile(r"^    output: (\S+/embeddings/\S+\.h5)$", re.MULTILINE)
 VICTIMS = ("group", "snakemake", "job")

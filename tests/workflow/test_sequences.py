@@ -14,7 +14,7 @@ from tests.unit.tables import column, read
 from tests.workflow.conftest import coding, fasta
 from tests.workflow.runner import ROOT, snakemake
 from virnucpro.embeddings.store import MergedEmbeddings
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.read import read_fasta
 
 NAMES = ["NA", "nan", '"q', "'s", '""', "#1", "=cmd|x", "a,b;c", "1e3", "007", "None", "\\n", "<b>&amp;", "{}", "%s"]
 NAMES += ["e\u0301\U0001f9a0", "a\ufeffb", "\ufeff", "\u200b", "\u202ex", "\U000e0001", "n" * 200_000]

@@ -101,21 +101,32 @@ def test_an_input_replaced_by_an_older_one(tmp_path, tiny, reference):
 
 
 def test_an_older_input_that_snakemake_cannot_notice(tmp_path, tiny):
-    """Without its records, or told to go by dates: a loud word instead of the old answer."""
-    (tmp_path / "in.fa").write_text(SEQUENCES)
-    (tmp_path / "samples.tsv").write_text("sample\tfasta\nin\tin.fa\n")
+    """Told to go by dates; without records of the run that made the results: another command's, or moved."""
+
+    def replace(number: int) -> str:
+        (tmp_path / "in.fa").write_text(fasta({f"r{number}": coding(number, 700)}))
+        os.utime(tmp_path / "in.fa", (1e9, 1e9 + number))
+        return f"r{number}"
+
+    def found(output: str) -> str:
+        return (tmp_path / output / "in/contigs.tsv").read_text().split()[9]
+
+    for name in ("in", "other"):
+        (tmp_path / f"{name}.tsv").write_text(f"sample\tfasta\n{name}\tin.fa\n")
+    made = replace(1)
+    snakemake(tmp_path, config=tiny.config() | {"samples": "other.tsv", "output_dir": "other"}).ok()
     command = words(tiny, "in.fa", "--output=results")
-    assert run(tmp_path, command)[0] == 0
-    (tmp_path / "in.fa").write_text(fasta({"r2": coding(1, 700)}))
-    os.utime(tmp_path / "in.fa", (1e9, 1e9))
-    status, said = run(tmp_path, [*command, "--", "--rerun-triggers", "mtime"])
-    assert status == 1 and "in.fa isn't the file that results/in was made from" in said
-    config = tiny.config() | {"samples": "samples.tsv"}
-    plain = snakemake(tmp_path, config=config)
-    assert plain.status == 1 and "\ntouch in.fa\n" in plain.text and "Traceback" not in plain.text
-    os.utime(tmp_path / "in.fa")
+    assert run(tmp_path, command)[0] == 0 and found("results") == made
+    made = replace(2)
+    assert run(tmp_path, [*command, "--", "--rerun-triggers", "mtime"])[0] == 0 and found("results") == made
+    made, config = replace(3), tiny.config() | {"samples": "in.tsv"}
     snakemake(tmp_path, config=config).ok()
-    assert "\nr2\t" in (tmp_path / "results/in/contigs.tsv").read_text()
+    assert found("results") == made
+    (tmp_path / "results").rename(tmp_path / "moved")
+    made = replace(4)
+    snakemake(tmp_path, config=config | {"output_dir": "moved"}).ok()
+    assert found("moved") == made
+    assert snakemake(tmp_path, config=config | {"output_dir": "moved"}).ok().nothing_to_do
 
 
 def test_files_of_a_pattern_that_come_and_go(tmp_path, tiny):

@@ -5,8 +5,8 @@
 rule check:
     input:
         shards=expand(f"{OUT}/{{sample}}/shards", sample=SAMPLES),
-        dna=PREPARED["dnabert_s"],
-        protein=PREPARED["esm2"],
+        dna=PREPARED["dna"],
+        protein=PREPARED["protein"],
         classifier=CLASSIFIER,
         published=[SETTINGS.check_published] if SETTINGS.check_published else [],
     log:
@@ -16,7 +16,7 @@ rule check:
     threads: threads_per_embedding
     resources:
         gpu=gpus_per_job(),
-        mem_mb=lambda wildcards, attempt: attempt * planning.check_memory(SOURCES[f].megabytes for f in PREPARED),
+        mem_mb=lambda wildcards, attempt: attempt * planning.check_memory(SOURCES[role].megabytes for role in ROLES),
         runtime=lambda wildcards, attempt: attempt * 120,
     params:
         output=f"{OUT}/check",

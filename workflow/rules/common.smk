@@ -48,26 +48,29 @@ if _library.is_dir():
     sys.path.insert(0, str(_library))
 
 # What the library needs to read the workflow; Snakemake brings the rest, and jobs may have environments of their own.
-for _package in ("Bio", "filelock", "h5py", "numpy", "tqdm", "zstandard"):
+for _package in ("Bio", "filelock", "h5py", "numpy", "safetensors", "tqdm", "zstandard"):
     if find_spec(_package) is None:
         raise UserError(
             f"The environment that Snakemake runs in has no package {_package}. Install the workflow there (in the clone: "
-            "pip install .), or with --sdm conda what reading it needs: biopython, filelock, h5py, numpy, tqdm, zstandard."
+            "pip install .), or with --sdm conda what reading it needs: biopython, filelock, h5py, numpy, safetensors, "
+            "tqdm, zstandard."
         )
 
 from virnucpro import __version__ as VERSION
-from virnucpro import installation, models, planning
+from virnucpro import installation, planning
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
 from virnucpro.embeddings.key import embedding_key
-from virnucpro.encoders.canonical import read_spec
+from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import VirNucProError
-from virnucpro.files import sha256_file
+from virnucpro.io import sha256_file
 from virnucpro.gpu import visible_gpus
+from virnucpro.models.registry import ROLES
+from virnucpro.models.sources import KEYS, find
 from virnucpro.outputs import REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord
-from virnucpro.report.ending import ending
+from virnucpro.report.run_summary import run_summary
 from virnucpro.sequences.split import changed_input, read_manifest
 from virnucpro.settings.configfile import check_config_file, read_config
 from virnucpro.settings.environment import read_switches
@@ -76,8 +79,11 @@ from virnucpro.settings.validation import resolve
 
 installation.prepare_account(Path(".snakemake/cache").absolute())
 installation.prepare_environment()
+_strict = not workflow.modifier.skip_configfile  # else a module, whose configuration the other workflow gives
+if _strict:
+    # A job's Python then takes no modules from the folder that it starts in, such as a user's numpy.py.
+    os.environ["PYTHONSAFEPATH"] = "1"
 with user_errors():
-    _strict = not workflow.modifier.skip_configfile  # else a module, whose configuration the other workflow gives
     for _file in workflow.config_settings.configfiles if _strict else ():  # Snakemake takes a key that is twice there
         if _file.suffix != ".json":
             read_config(_file)
@@ -101,14 +107,8 @@ with user_errors():
     else:
         SAMPLES = read_samples(SETTINGS.samples)
     check_folders(SAMPLES, SETTINGS.output_dir)
-    SOURCES = {
-        family: models.find(family, name, SETTINGS.models_dir)
-        for family, name in (
-            ("dnabert_s", SETTINGS.dnabert_model),
-            ("esm2", SETTINGS.esm_model),
-            ("classifier", SETTINGS.classifier),
-        )
-    }
+    # By role: dna, protein, classifier. Rules and files are named by what the encoder in a role is.
+    SOURCES = {role: find(role, getattr(SETTINGS, key), SETTINGS.models_dir) for role, key in KEYS.items()}
 OUT = SETTINGS.output_dir
 # What the user gave, the sequences apart.
 GIVEN = [
@@ -126,12 +126,12 @@ for _folder in (Path(OUT), *Path(OUT).parents):
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
-PREPARED = {family: f"{OUT}/models/{family}/{SOURCES[family].identifier}" for family in ("dnabert_s", "esm2")}
+PREPARED = {role: f"{OUT}/models/{SOURCES[role].kind}/{SOURCES[role].identifier}" for role in ROLES}
 # What is prepared from: the user's own files, or for a published model the record of its digests, which says that it
 # is fetched and unchanged; the model itself lies in a folder that runs share, so it is no rule's output.
 CHECKPOINTS = {
-    family: [f"{OUT}/models/{family}/{source.identifier}.sha256"] if source.published else source.files
-    for family, source in SOURCES.items()
+    role: [f"{OUT}/models/{source.kind}/{source.identifier}.sha256"] if source.published else source.files
+    for role, source in SOURCES.items()
 }
 TO_BE_MADE = [name for name, key in (("training", "training_data"), ("evaluation", "labels")) if getattr(SETTINGS, key)]
 with user_errors():
@@ -141,20 +141,11 @@ with user_errors():
         [*(path for files in SAMPLES.values() for path in files), *GIVEN],
         [*PREPARED.values(), *(f"{OUT}/{target}/{name}" for target in TO_BE_MADE for name in TARGETS[target])],
     )
-# What Snakemake knows of former runs it keeps there. Without that, it goes by dates alone.
-if not os.path.isdir(".snakemake/metadata") or not os.listdir(".snakemake/metadata"):
-    for _sample, _files in SAMPLES.items():
-        _shards = f"{OUT}/{_sample}/shards"
-        if (_changed := changed_input(_shards, _files)) and os.stat(_changed).st_mtime <= os.stat(_shards).st_mtime:
-            raise UserError(
-                f"{_changed} isn't the file that {_shards} was made from, but dated before it, and here are no records "
-                f"(.snakemake) of that run. So that all is made anew from this one, give:\ntouch {shlex.quote(str(_changed))}"
-            )
-MODELS = {family: f"{PREPARED[family]}/model.safetensors" for family in PREPARED}
+MODELS = {role: f"{folder}/model.safetensors" for role, folder in PREPARED.items()}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 # Targets in place of rules whose jobs aren't all planned before the input is split, which `--until` would leave out.
 INSTEAD_OF_UNTIL = {
-    **{f"embed_{family}": f"all_{family}" for family in PREPARED},
+    **{f"embed_{SOURCES[role].kind}": f"all_{SOURCES[role].kind}" for role in ROLES},
     "merge": "all_embeddings",
     "predict": " ".join(f"{OUT}/{sample}/contigs.tsv" for sample in [*SAMPLES][:3]) + " …" * (len(SAMPLES) > 3),
 }
@@ -203,6 +194,18 @@ def fasta_of(wildcards):
     return current(SAMPLES[wildcards.sample])
 
 
+def fasta_to_split(wildcards):
+    """Input function: the same, and the order to split them if the shards were made from others.
+
+    Snakemake compares an input with its record of the run that read it. Where it has none (the results were moved, or made by
+    the command or from another folder) it goes by dates, and overlooks an older file; the manifest knows.
+    """
+    shards = f"{OUT}/{wildcards.sample}/shards"
+    if changed_input(shards, SAMPLES[wildcards.sample]):
+        workflow.dag.forcefiles.add(shards)
+    return fasta_of(wildcards)
+
+
 def identity_of_fasta(wildcards):
     """Param function: which files those of a sample are; of those that a rule makes Snakemake knows."""
     return identity(path for path in SAMPLES[wildcards.sample] if path.exists() and not made(path))
@@ -239,7 +242,7 @@ def purged(said):
     return UserError(f"{said} Vectors that are left are used again. Give this, then the same command again:\n{remedy}")
 
 
-def embeddings_of(family):
+def embeddings_of(role):
     """Input function: shard embeddings of one encoder, of a sample or, without one, of all; once models fit together.
 
     With training data there need not be a classifier that fits.
@@ -251,20 +254,20 @@ def embeddings_of(family):
                 f"--until {name} would do nothing, or too little: which shards there are is known once the input is split. "
                 f"Name a target instead: snakemake {INSTEAD_OF_UNTIL[name]}"
             )
-        checkpoints.prepare_dnabert_s.get()
-        checkpoints.prepare_esm2.get()
+        for each in ROLES:
+            getattr(checkpoints, f"prepare_{SOURCES[each].kind}").get()
         if not SETTINGS.training_data:
             checkpoints.prepare_classifier.get()
         try:
-            spec = read_spec(MODELS[family])
+            spec = read_spec(MODELS[role])
         except VirNucProError as error:
-            raise UserError(f"{error} Then give: rm -r {shlex.quote(PREPARED[family])}") from None
+            raise UserError(f"{error} Then give: rm -r {shlex.quote(PREPARED[role])}") from None
         key = embedding_key(spec, SETTINGS.precision, SETTINGS.batching)
         vectors = []
         for sample in [wildcards.sample] if hasattr(wildcards, "sample") else SAMPLES:
             for shard in shards_of(sample):
-                vectors.append(f"{OUT}/{sample}/embeddings/{family}/{key}/{shard['sha']}.h5")
-                text = f"{OUT}/{sample}/shards/{shard['sha']}.{LETTERS[family]}"
+                vectors.append(f"{OUT}/{sample}/embeddings/{SOURCES[role].kind}/{key}/{shard['sha']}.h5")
+                text = f"{OUT}/{sample}/shards/{shard['sha']}.{ROLES[role].suffix}"
                 if not os.path.exists(text) and not os.path.exists(vectors[-1]):
                     raise purged(f"{text} is missing, and so are its vectors.")
         return vectors
@@ -308,31 +311,31 @@ def threads_per_embedding(wildcards):
     return planning.threads_per_embedding(cores_here(), gpus_here() if cores_here() else 0)
 
 
-def path_of(family):
+def path_of(role):
     """Param function: where a checkpoint lies, whether it is an input or not."""
-    return lambda wildcards: str(SOURCES[family].path)
+    return lambda wildcards: str(SOURCES[role].path)
 
 
-def preparing_memory(family):
+def preparing_memory(role):
     """Memory request; more at each attempt."""
-    return lambda wildcards, attempt: attempt * planning.preparing_memory(SOURCES[family].megabytes)
+    return lambda wildcards, attempt: attempt * planning.preparing_memory(SOURCES[role].megabytes)
 
 
-def embedding_memory(family, bytes_per_frame):
+def embedding_memory(role):
     """Memory request; more at each attempt."""
 
     def mem_mb(wildcards, attempt):
-        size = SOURCES[family].megabytes
-        return attempt * planning.embedding_memory(size, SETTINGS.shard_frames, bytes_per_frame)
+        size = SOURCES[role].megabytes
+        return attempt * planning.embedding_memory(size, SETTINGS.shard_frames, ROLES[role].bytes_per_frame)
 
     return mem_mb
 
 
-def embedding_minutes(family):
+def embedding_minutes(role):
     """Time request in minutes; more at each attempt."""
 
     def runtime(wildcards, attempt):
-        size = SOURCES[family].megabytes
+        size = SOURCES[role].megabytes
         return attempt * planning.embedding_minutes(size, SETTINGS.shard_frames, gpu=gpus_per_job() > 0)
 
     return runtime

@@ -1,20 +1,21 @@
-# embed_dnabert_s and embed_esm2: one job per shard and encoder, a GPU each. Inputs are ancient: the shard's name is its
-# content, and the model's digest is in the path. There is no `benchmark`: for it Snakemake reads the memory map of a
+# embed_dnabert_s and embed_esm2, or what the configured encoders are: one job per shard and encoder, a GPU each. Inputs
+# are ancient: the shard's name is its content, and the model's digest is in the path. There is no `benchmark`: for it Snakemake reads the memory map of a
 # young process twice a second, which slows its start, and more so the more run; a job measures itself, and its file keeps it.
 
 
-for family, bytes_per_frame in (("dnabert_s", 6_000), ("esm2", 16_000)):
+for role in ROLES:
+    encoder = SOURCES[role].kind
 
     rule:
         name:
-            f"embed_{family}"
+            f"embed_{encoder}"
         input:
-            sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.{LETTERS[family]}"),
-            model=ancient(MODELS[family]),
+            sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.{ROLES[role].suffix}"),
+            model=ancient(MODELS[role]),
         output:
-            f"{OUT}/{{sample}}/embeddings/{family}/{{key}}/{{shard}}.h5",
+            f"{OUT}/{{sample}}/embeddings/{encoder}/{{key}}/{{shard}}.h5",
         log:
-            f"{OUT}/logs/embed_{family}/{{sample}}/{{key}}/{{shard}}.log",
+            f"{OUT}/logs/embed_{encoder}/{{sample}}/{{key}}/{{shard}}.log",
         # A GPU that is free takes a shard before a core takes anything else.
         priority: 1
         conda:
@@ -22,8 +23,8 @@ for family, bytes_per_frame in (("dnabert_s", 6_000), ("esm2", 16_000)):
         threads: threads_per_embedding
         resources:
             gpu=gpus_per_job(),
-            mem_mb=embedding_memory(family, bytes_per_frame),
-            runtime=embedding_minutes(family),
+            mem_mb=embedding_memory(role),
+            runtime=embedding_minutes(role),
         params:
             settings=JOB_SETTINGS,
             run=RUN,
@@ -33,7 +34,7 @@ for family, bytes_per_frame in (("dnabert_s", 6_000), ("esm2", 16_000)):
     # All shards of all samples, as a target.
     rule:
         name:
-            f"all_{family}"
+            f"all_{encoder}"
         input:
-            embeddings_of(family),
+            embeddings_of(role),
         localrule: True

@@ -1,20 +1,20 @@
-# Published models are fetched, each checkpoint becomes one canonical safetensors file, once; what doesn't fit together
+# Published models are fetched, each checkpoint becomes one safetensors file, once; what doesn't fit together
 # ends here.
 
 
-for family, source in SOURCES.items():
+for role, source in SOURCES.items():
     if source.published:
 
         # Where Snakemake itself runs, since compute nodes often have no way to the internet, and before anything else.
         rule:
             name:
-                f"fetch_{family}"
+                f"fetch_{source.kind}"
             output:
-                CHECKPOINTS[family],
+                CHECKPOINTS[role],
             log:
-                f"{OUT}/logs/fetch_{family}/{source.identifier}.log",
+                f"{OUT}/logs/fetch_{source.kind}/{source.identifier}.log",
             benchmark:
-                f"{OUT}/benchmarks/fetch_{family}/{source.identifier}.tsv"
+                f"{OUT}/benchmarks/fetch_{source.kind}/{source.identifier}.tsv"
             priority: 100
             localrule: True
             conda:
@@ -24,34 +24,34 @@ for family, source in SOURCES.items():
                 mem_mb=1000,
                 runtime=600,
             params:
-                model={"family": family, "name": source.name, "models_dir": str(source.path.parent)},
+                model={"role": role, "name": source.name, "models_dir": str(source.path.parent)},
             script:
                 "../scripts/fetch_model.py"
 
 
-for family in PREPARED:
+for role in ROLES:
 
     checkpoint:
         name:
-            f"prepare_{family}"
+            f"prepare_{SOURCES[role].kind}"
         input:
-            current(CHECKPOINTS[family]),
+            current(CHECKPOINTS[role]),
         output:
-            directory(PREPARED[family]),
+            directory(PREPARED[role]),
         log:
-            f"{OUT}/logs/prepare_{family}/{SOURCES[family].identifier}.log",
+            f"{OUT}/logs/prepare_{SOURCES[role].kind}/{SOURCES[role].identifier}.log",
         benchmark:
-            f"{OUT}/benchmarks/prepare_{family}/{SOURCES[family].identifier}.tsv"
+            f"{OUT}/benchmarks/prepare_{SOURCES[role].kind}/{SOURCES[role].identifier}.tsv"
         conda:
             "../../envs/cpu.yaml"
         threads: 1
         resources:
-            mem_mb=preparing_memory(family),
+            mem_mb=preparing_memory(role),
             runtime=60,
         params:
-            source=path_of(family),
-            family=family,
-            identity=identity_of([] if SOURCES[family].published else SOURCES[family].files),
+            source=path_of(role),
+            architecture=SOURCES[role].kind,
+            identity=identity_of([] if SOURCES[role].published else SOURCES[role].files),
         script:
             "../scripts/prepare_encoder.py"
 
@@ -59,8 +59,8 @@ for family in PREPARED:
 checkpoint prepare_classifier:
     input:
         checkpoint=current(CHECKPOINTS["classifier"]),
-        dnabert_s=PREPARED["dnabert_s"],
-        esm2=PREPARED["esm2"],
+        dna=PREPARED["dna"],
+        protein=PREPARED["protein"],
     output:
         CLASSIFIER,
     log:
@@ -75,6 +75,7 @@ checkpoint prepare_classifier:
         runtime=20,
     params:
         source=path_of("classifier"),
+        encoders=[str(SOURCES[role].path) for role in ROLES],
         identity=identity_of([] if SOURCES["classifier"].published else SOURCES["classifier"].files),
         chunk_length=SETTINGS.chunk_length,
     script:

@@ -4,10 +4,10 @@
 rule merge:
     input:
         shards=f"{OUT}/{{sample}}/shards",
-        dna=embeddings_of("dnabert_s"),
-        protein=embeddings_of("esm2"),
-        dna_model=PREPARED["dnabert_s"],
-        protein_model=PREPARED["esm2"],
+        dna=embeddings_of("dna"),
+        protein=embeddings_of("protein"),
+        dna_model=PREPARED["dna"],
+        protein_model=PREPARED["protein"],
     output:
         f"{OUT}/{{sample}}/embeddings.h5",
     log:
@@ -23,7 +23,7 @@ rule merge:
     params:
         # Known while the workflow is parsed, so that another model, precision or switch is noticed even
         # where the shards were deleted after a finished run.
-        models=[str(SOURCES[family].path) for family in ("dnabert_s", "esm2")],
+        models=[str(SOURCES[role].path) for role in ROLES],
         precision=SETTINGS.precision,
         batching=SETTINGS.batching,
         chunk_length=SETTINGS.chunk_length,
@@ -44,8 +44,8 @@ rule predict:
         embeddings=f"{OUT}/{{sample}}/embeddings.h5",
         classifier=CLASSIFIER,
         shards=f"{OUT}/{{sample}}/shards",
-        dna_model=PREPARED["dnabert_s"],
-        protein_model=PREPARED["esm2"],
+        dna_model=PREPARED["dna"],
+        protein_model=PREPARED["protein"],
     output:
         **{name: f"{OUT}/{{sample}}/{file}" for name, file in TABLES.items() if name != "contigs"},
         contigs=report(
@@ -60,12 +60,13 @@ rule predict:
         f"{OUT}/benchmarks/predict/{{sample}}.tsv"
     conda:
         "../../envs/cpu.yaml"
-    # That read and score; one more writes.
+    # Threads that read and score; another one writes.
     threads: threads_beside_embedding
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 3000,
         runtime=lambda wildcards, attempt: attempt * 240,
     params:
+        classifier=str(SOURCES["classifier"].path),
         threshold=SETTINGS.threshold,
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,
@@ -123,7 +124,7 @@ rule report:
     params:
         fastas=lambda wildcards: [str(path) for path in SAMPLES[wildcards.sample]],
         version=VERSION,
-        # No input, since nobody has to make it; but a new one gives a new page.
+        # Not an input, since nothing needs to make it; but after a new check, the page is made anew.
         check=check_digest(),
     script:
         "../scripts/report.py"

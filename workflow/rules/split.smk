@@ -1,9 +1,9 @@
-# FASTA → windows → open frames → shards named by their content.
+# FASTA → chunks → stop-free frames → shards named by their content.
 
 
 checkpoint split:
     input:
-        fasta_of,
+        fasta_to_split,
     output:
         directory(f"{OUT}/{{sample}}/shards"),
     log:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from virnucpro.joblog import job
+from virnucpro.logging import job
 
 with job(snakemake.log[0]):
     from virnucpro.embeddings.shard import held_gpu

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from virnucpro.joblog import job
+from virnucpro.logging import job
 
 with job(snakemake.log[0]):
-    from virnucpro.classifier.viral import write_viral
+    from virnucpro.calls.viral import write_viral
 
     write_viral(
         Path(snakemake.input.contigs), [Path(path) for path in snakemake.params.fastas], Path(snakemake.output[0])

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from virnucpro.joblog import job
+from virnucpro.logging import job
 
 with job(snakemake.log[0]):
     from virnucpro.downloads import obtain
-    from virnucpro.models import find
+    from virnucpro.models.sources import find
 
     obtain(find(**snakemake.params.model), record=Path(snakemake.output[0]))

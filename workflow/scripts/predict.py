@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from virnucpro.joblog import job
+from virnucpro.logging import job
 
 with job(snakemake.log[0]):
-    from virnucpro.classifier.predict import Outputs, predict
+    from virnucpro.calls.predict import Outputs, predict
 
     predict(
         Path(snakemake.input.embeddings),

@@ -1,12 +1,12 @@
-"""A user's checkpoint → canonical encoder file."""
+"""A user's checkpoint → prepared encoder file."""
 
 from pathlib import Path
 
-from virnucpro.joblog import job
+from virnucpro.logging import job
 
 with job(snakemake.log[0]):
     from virnucpro.encoders.prepare import prepare_encoder
 
     prepare_encoder(
-        Path(snakemake.params.source), snakemake.params.family, Path(snakemake.output[0]) / "model.safetensors"
+        Path(snakemake.params.source), snakemake.params.architecture, Path(snakemake.output[0]) / "model.safetensors"
     )

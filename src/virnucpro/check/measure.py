@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from virnucpro.encoders.accuracy import RELATIVE_L2, dominating, relative_l2
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The most that a precision may differ from fp32: by frame, the worst one counts."""
-
-    relative_l2: float  # without dominating dimensions
-    score: float
-
-
-_SCORE = {"fp32": 1e-4, "tf32": 0.01, "fp16": 0.01, "bf16": 0.02, "fp8": 0.02}
-GATES = {precision: Gate(RELATIVE_L2[precision], score) for precision, score in _SCORE.items()}
+from virnucpro.encoders.accuracy import outlier_dimensions, relative_l2
+from virnucpro.encoders.precision import PRECISIONS
 
 PUBLISHED = {"dna": 2e-5, "protein": 1e-4}
 """Largest difference in any dimension between fp32 vectors and published fp32 vectors, which another machine made."""
@@ -27,15 +15,15 @@ PUBLISHED = {"dna": 2e-5, "protein": 1e-4}
 
 def compare_vectors(found: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
     """Measures of (n, d) vectors against theirs, the worst frame's; and (n,) what the gate looks at, by frame."""
-    hidden = dominating(reference)
-    rest = relative_l2(found[:, ~hidden], reference[:, ~hidden])
+    outliers = outlier_dimensions(reference)
+    rest = relative_l2(found[:, ~outliers], reference[:, ~outliers])
     a, b = found.astype(np.float64), reference.astype(np.float64)
     cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     measures = {
         "relative_l2": float(relative_l2(found, reference).max()),
         "relative_l2_rest": float(rest.max()),
         "relative_l2_rest_median": float(np.median(rest)),
-        "dominating_dimensions": np.flatnonzero(hidden).tolist(),
+        "outlier_dimensions": np.flatnonzero(outliers).tolist(),
         "largest_difference": float(np.abs(a - b).max()),
         "cosine": float(cosine.min()),
     }
@@ -52,7 +40,7 @@ def compare_scores(found: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
 
 def within(row: dict[str, Any]) -> bool:
     """Whether a row of measures keeps to its precision's gate; a value that isn't finite doesn't."""
-    gate = GATES[row["precision"]]
+    gate = PRECISIONS[row["precision"]].gate
     if row["reference"] == "published" and row["precision"] == "fp32" and row["encoder"] in PUBLISHED:
         vectors = row["largest_difference"] <= PUBLISHED[row["encoder"]]
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.check.measure import GATES
+from virnucpro.encoders.precision import PRECISIONS
 from virnucpro.rendering import saved_figure, text_table
 
 _COLUMNS = {
@@ -35,10 +35,10 @@ def table(result: dict[str, Any]) -> str:
         lines.append(["*" * row["chosen"], *cells, "passed" if row["passed"] else "FAILED"])
     about = [
         f"{result['frames']} frames on {result['device']}: {'PASSED' if result['passed'] else 'FAILED'}",
-        "*: the chosen way of computing, which decides. The worst frame counts; rel_L2_rest leaves out dominating"
+        "*: the chosen way of computing, which decides. The worst frame counts; rel_L2_rest leaves out outlier"
         " dimensions.",
         "Gates for rel_L2_rest (score_change): "
-        + ", ".join(f"{name} {gate.relative_l2:g} ({gate.score:g})" for name, gate in GATES.items()),
+        + ", ".join(f"{name} {each.gate.relative_l2:g} ({each.gate.score:g})" for name, each in PRECISIONS.items()),
     ]
     if rest := len(result["not_available"]):
         about.append(f"{rest} other precisions or backends can't run here; not_available in check.json says why.")
@@ -52,9 +52,9 @@ def plot(output: Path, rows: Sequence[tuple[dict[str, Any], np.ndarray | None]])
         axes = figure.subplots()
         axes.boxplot([errors for _, errors in shown], orientation="horizontal", whis=(0, 100))
         for place, (row, _) in enumerate(shown, start=1):
-            gate = GATES[row["precision"]].relative_l2
+            gate = PRECISIONS[row["precision"]].gate.relative_l2
             axes.plot([gate, gate], [place - 0.4, place + 0.4], color="C0" if row["passed"] else "C3", linewidth=3)
         names = ("encoder", "precision", "backend", "reference")
         labels = [("* " if row["chosen"] else "") + " · ".join(row[name] for name in names) for row, _ in shown]
         axes.set(xscale="log", yticks=range(1, len(shown) + 1), yticklabels=labels)
-        axes.set(xlabel="relative L2 to the reference without dominating dimensions, per frame; bar: gate")
+        axes.set(xlabel="relative L2 to the reference without outlier dimensions, per frame; bar: gate")

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from virnucpro.encoders.canonical import load_encoder
-from virnucpro.encoders.checkpoints import FAIR_ESM, export_state
-from virnucpro.encoders.esm2 import ESM2
+from virnucpro.encoders.checkpoints import export_state
+from virnucpro.encoders.esm2 import ESM2, FAIR_ESM
+from virnucpro.encoders.loading import load_encoder
 from virnucpro.encoders.original import embed_original
 from virnucpro.errors import ConfigError
-from virnucpro.skeleton import skeleton
+from virnucpro.models.empty_weights import init_empty_weights
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ PLAIN = "plain fp32"
 def reference_vectors(
     model: Path, ids: Sequence[str], sequences: Sequence[bytes], device: str
 ) -> tuple[np.ndarray, str]:
-    """(n, d) float32 vectors of a canonical encoder and what computed them; on the CPU where the GPU is too small."""
+    """(n, d) float32 vectors of a prepared encoder and what computed them; on the CPU where the GPU is too small."""
     try:
         encoder = load_encoder(model, device, torch.float32)
         hidden = fair_esm(encoder) if isinstance(encoder, ESM2) else None
@@ -54,7 +54,7 @@ def fair_esm(encoder: ESM2) -> Callable[[torch.Tensor], torch.Tensor] | None:
         rotary = importlib.import_module("esm.rotary_embedding")
     except ImportError:
         return None
-    with skeleton():
+    with init_empty_weights():
         module = esm2.ESM2(config.layers, config.width, config.heads, "ESM-1b").eval()
     module.load_state_dict(export_state(encoder, FAIR_ESM), strict=False, assign=True)
     for layer in module.layers:  # its frequencies are a buffer that no checkpoint of ours holds

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 
 from virnucpro.check.frames import Frames, read_published, sample_frames
-from virnucpro.check.measure import GATES, compare_scores, compare_vectors, within
+from virnucpro.check.measure import compare_scores, compare_vectors, within
 from virnucpro.check.output import plot, table
 from virnucpro.check.reference import reference_vectors
 from virnucpro.classifier.model import Classifier, load_classifier
 from virnucpro.embeddings.merge import describe
 from virnucpro.embeddings.shard import compute, resolve_device
 from virnucpro.encoders.attention import BACKENDS, choose_backend
-from virnucpro.encoders.canonical import EncoderSpec, read_spec
-from virnucpro.encoders.embed import PRECISIONS, compute_dtype, resolve_precision
+from virnucpro.encoders.precision import PRECISIONS, choose_precision
+from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import ConfigError, ModelError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
 from virnucpro.settings.options import Settings
 
@@ -53,7 +53,7 @@ class Comparison:
     """One row of the result, and the errors behind it."""
 
     measures: dict[str, Any]
-    errors: np.ndarray | None = None  # (n,) relative L2 per frame without dominating dimensions
+    errors: np.ndarray | None = None  # (n,) relative L2 per frame without outlier dimensions
 
 
 def check(
@@ -72,8 +72,8 @@ def check(
 
     Args:
         shards: shard folders of the samples.
-        models: canonical encoders, ``dna`` and ``protein``.
-        classifier: canonical classifier for both.
+        models: prepared encoders, ``dna`` and ``protein``.
+        classifier: classifier for both.
         output: the files appear here, also if the check fails.
         settings: the chosen way of computing.
         frames: how many of the samples' frames to compare.
@@ -107,7 +107,7 @@ def check(
         "frames": len(own.ids),
         "rows": rows,
         "not_available": rest,
-        "gates": {name: asdict(gate) for name, gate in GATES.items()},
+        "gates": {name: asdict(precision.gate) for name, precision in PRECISIONS.items()},
         "dna_encoder": describe(specs["dna"]),
         "protein_encoder": describe(specs["protein"]),
         "classifier": {"name": about.name, "weights_sha256": about.weights_sha256},
@@ -180,20 +180,18 @@ def _compare(
 
 def _other_ways(spec: EncoderSpec, settings: Settings, device: str, rest: list[str]) -> Iterator[Settings]:
     """Every precision with every backend that this encoder can run in here."""
-    head_dim = spec.config["width"] // spec.config["heads"]
-    for name in PRECISIONS[1:]:
+    for name in PRECISIONS:
         try:
-            precision = resolve_precision(name, device, spec.family)
+            precision = choose_precision(name, device, spec.registered)
         except ConfigError as error:
             rest.append(f"{spec.name}, {name}: {error}")
             continue
-        if precision != name:  # DNABERT-S has no fp8
+        if precision.name != name:  # this architecture has no fp8
             continue
-        dtype = compute_dtype(precision)
         for attention in BACKENDS[1:]:
             try:
-                choose_backend(attention, torch.device(device), dtype, head_dim, spec.family == "dnabert_s")
+                choose_backend(attention, torch.device(device), precision.dtype, spec.head_dim, spec.registered.alibi)
             except ConfigError as error:
-                rest.append(f"{spec.name}, {precision}, {attention}: {error}")
+                rest.append(f"{spec.name}, {name}, {attention}: {error}")
                 continue
-            yield replace(settings, precision=precision, attention=attention, batching="packed", compile=False)
+            yield replace(settings, precision=name, attention=attention, batching="packed", compile=False)

@@ -14,20 +14,21 @@ import numpy as np
 
 from virnucpro.classifier.labels import Label, has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
-from virnucpro.classifier.tables import (
-    CHUNKS,
-    CONTIGS,
+from virnucpro.errors import InputError
+from virnucpro.io import atomic_file
+from virnucpro.provenance import RunRecord, origins
+from virnucpro.rendering import saved_figure
+from virnucpro.result_tables import (
+    CHUNK_COLUMNS,
+    CONTIG_COLUMNS,
     NO_OPEN_FRAME,
-    PREDICTIONS,
+    PREDICTION_COLUMNS,
     UNSCORED,
     VIRAL,
     read_rows,
     write_table,
-)  # fmt: skip
-from virnucpro.errors import InputError
-from virnucpro.files import atomic_file
-from virnucpro.provenance import RunRecord, origins
-from virnucpro.rendering import saved_figure
+)
+from virnucpro.settings.tables import read_table
 
 LEVELS = {
     "frame": "frames",
@@ -81,27 +82,12 @@ def evaluate_from_table(
     else:
         records = read_labelled_records(table)
     samples = [Labelled(name, folder, labels.get(name), records) for name, folder in folders.items()]
-    only = read_test_part(split) if split else None
+    only = None
+    if split:
+        columns = ("sample", "record", "part")
+        parts = read_table(Path(split), columns, others=True, quotes=False, what="split of a training")
+        only = {(row["sample"], row["record"]) for row in parts.rows if row["part"] == "test"}
     return evaluate(samples, output, only=only, contrasts=contrasts, run=run)
-
-
-def read_test_part(path: str | Path) -> set[tuple[str, str]]:
-    """(sample, record) of the test part in a training's ``split.tsv``, read as literally as it was written.
-
-    Raises InputError for any other file.
-    """
-    try:
-        with open(path, encoding="utf-8", newline="\n") as file:  # not csv, which limits the length of a value
-            columns, *rows = (line.rstrip("\n").split("\t") for line in file)
-            at = [columns.index(name) for name in ("sample", "record", "part")]
-            parts = [[row[column] for column in at] for row in rows]
-    except OSError as error:
-        raise InputError(f"{path}: can't read the split of a training ({error.strerror}).") from None
-    except (ValueError, IndexError):
-        raise InputError(
-            f"{path}: isn't the split.tsv of a training, with the columns sample, record and part. Give that file."
-        ) from None
-    return {(sample, record) for sample, record, part in parts if part == "test"}
 
 
 def evaluate(
@@ -133,18 +119,18 @@ def evaluate(
     excluded = {True: 0, False: 0}
     for sample in samples:
         lengths: dict[str, tuple[Label, int, int]] = {}
-        for record, length, *_, mean_score, _, call in read_rows(sample.folder / "contigs.tsv", CONTIGS):
+        for record, length, *_, mean_score, _, call in read_rows(sample.folder / "contigs.tsv", CONTIG_COLUMNS):
             if only is not None and (sample.name, record) not in only:
                 continue
             label = sample.label_of(record)
             category = categories.setdefault(label.category, len(categories))
             lengths[record] = (label, category, bisect_right(LENGTHS, int(length)) - 1)
             _add(items, "contig", lengths[record], call, mean_score, UNSCORED)
-        for record, *_, score, _, call in read_rows(sample.folder / "chunks.tsv", CHUNKS):
+        for record, *_, score, _, call in read_rows(sample.folder / "chunks.tsv", CHUNK_COLUMNS):
             if about := lengths.get(record):
                 excluded[about[0].viral] += call == NO_OPEN_FRAME
                 _add(items, "chunk", about, call, score, NO_OPEN_FRAME)
-        for _, record, *_, score, frame_label in read_rows(sample.folder / "predictions.tsv", PREDICTIONS):
+        for _, record, *_, score, frame_label in read_rows(sample.folder / "predictions.tsv", PREDICTION_COLUMNS):
             if about := lengths.get(record):
                 items["frame"] += _PACK(about[0].viral, float(score), frame_label == "virus", *about[1:])
     columns = {level: np.frombuffer(packed, _ITEM) for level, packed in items.items()}

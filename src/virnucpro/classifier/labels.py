@@ -9,7 +9,7 @@ from pathlib import Path
 
 from virnucpro.errors import InputError
 from virnucpro.paths import files_of
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.sequences.read import read_fasta
 from virnucpro.settings.tables import Row, Table, read_table
 
 LABELS = {"viral": True, "1": True, "non-viral": False, "0": False}

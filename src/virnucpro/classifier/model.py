@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from virnucpro.classifier.spec import CLASSES, IGNORED, ClassifierSpec, read_classifier, weights_digest
-from virnucpro.files import atomic_file
-from virnucpro.skeleton import skeleton
+from virnucpro.models.empty_weights import init_empty_weights
+from virnucpro.models.model_file import write_model
 
 
 class Classifier(nn.Module):
@@ -61,7 +60,7 @@ class Classifier(nn.Module):
 def build_classifier(arrays: Mapping[str, np.ndarray], eps: float) -> Classifier:
     """A classifier in eval mode that owns weights which ``check_weights`` gave."""
     hidden, width = arrays["hidden_layer.weight"].shape
-    with skeleton():
+    with init_empty_weights():
         model = Classifier(width, hidden, eps=eps, standardise="input_mean" in arrays)
     state = {name: torch.from_numpy(value) for name, value in arrays.items()}
     model.load_state_dict({**state, IGNORED: torch.tensor(0)}, assign=True)
@@ -69,7 +68,7 @@ def build_classifier(arrays: Mapping[str, np.ndarray], eps: float) -> Classifier
 
 
 def write_classifier(path: str | Path, model: Classifier, spec: ClassifierSpec, half: bool = False) -> ClassifierSpec:
-    """Write the canonical file and return its specification: widths and digest filled in from the model.
+    """Write a classifier's file and return its specification: widths and digest filled in from the model.
 
     Weights are written as float32, or the two matrices as float16 if ``half``. Equal content gives equal bytes.
     """
@@ -79,12 +78,11 @@ def write_classifier(path: str | Path, model: Classifier, spec: ClassifierSpec, 
             arrays[name] = arrays[name].astype(np.float16)
     spec = replace(spec, width=model.width, hidden=model.hidden, batchnorm_eps=model.bn1.eps)
     spec = replace(spec, weights_sha256=weights_digest(arrays))
-    with atomic_file(path) as temporary:
-        save_file(arrays, temporary, metadata={"virnucpro": spec.to_json()})
+    write_model(path, spec, arrays)
     return spec
 
 
 def load_classifier(path: str | Path, device: str = "cpu") -> tuple[Classifier, ClassifierSpec]:
-    """The classifier of a canonical file, in eval mode and fp32, and its specification; see ``read_classifier``."""
+    """The classifier of a file, in eval mode and fp32, and its specification; see ``read_classifier``."""
     arrays, spec = read_classifier(path)
     return build_classifier(arrays, spec.batchnorm_eps).to(device), spec

@@ -1,29 +1,21 @@
-"""A classifier's file, what it says of itself, and whether it fits a pair of encoders. Needs no PyTorch.
-
-A classifier is one safetensors file with the metadata entry ``virnucpro``: a JSON object with the
-fields of ``ClassifierSpec``.
-"""
+"""What a classifier's file says of itself, and whether it fits a pair of encoders. Needs no PyTorch."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from virnucpro import __version__
-from virnucpro.encoders.canonical import read_header
 from virnucpro.errors import ModelError
+from virnucpro.models import model_file
 
 CLASSES = ("others", "virus")
-FORMAT = 1
-KIND = "classifier"
 IGNORED = "bn1.num_batches_tracked"  # counts training steps; plays no part in a score
+DTYPES = {"float32": "torch.float32", "float16": "torch.float16"}
 
 Arrays = dict[str, np.ndarray]
 
@@ -43,6 +35,9 @@ class Encoder(Protocol):
 class ClassifierSpec:
     """Identity and origin of a classifier. ``None`` stands for what its origin doesn't tell."""
 
+    KIND: ClassVar[str] = "classifier"
+    REMEDY: ClassVar[str] = "Import an original .pth with `virnucpro classifier import`, or name a classifier's file."
+
     name: str
     width: int  # inputs: DNA columns, then protein columns
     hidden: int
@@ -58,42 +53,20 @@ class ClassifierSpec:
     source_sha256: str | None = None  # of the file it was imported from
     weights_sha256: str = ""  # of the tensors as stored
     virnucpro_version: str = __version__
-    kind: str = KIND
-    format: int = FORMAT
-
-    def to_json(self) -> str:
-        """The metadata entry; equal specifications give equal text."""
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 def read_classifier_spec(path: str | Path) -> ClassifierSpec:
-    """A canonical classifier's specification, from its header; ModelError for any other file."""
-    metadata, _, _ = read_header(path)
-    try:
-        entry = json.loads(metadata["virnucpro"])
-        kind, version = entry.get("kind"), entry.get("format")
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ModelError(
-            f"{path}: not a VirNucPro classifier. Import an original .pth with `virnucpro classifier import`."
-        ) from None
-    if kind != KIND:
-        raise ModelError(f"{path}: holds an encoder, not a classifier. Name a classifier's file instead.")
-    if version != FORMAT or set(entry) != {field.name for field in fields(ClassifierSpec)}:
-        raise ModelError(f"{path}: was written by another version (format {version}). Make it again with this one.")
-    return ClassifierSpec(**entry)
+    """A classifier's specification, from its file's header; ModelError for any other file."""
+    return model_file.read_spec(path, ClassifierSpec)
 
 
 def read_classifier(path: str | Path) -> tuple[Arrays, ClassifierSpec]:
-    """Weights, in float32 whatever the file stores, and specification of a canonical file.
+    """Weights, in float32 whatever the file stores, and specification of a classifier's file.
 
-    Raises ModelError if it is missing, damaged, or not a canonical classifier.
+    Raises ModelError if it is missing, damaged, or not a classifier.
     """
     spec = read_classifier_spec(path)
-    try:
-        with safe_open(path, framework="np") as handle:
-            stored = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ModelError(f"{path}: can't be read ({error}). Make it again.") from error
+    stored = dict(model_file.stored_tensors(path))
     if weights_digest(stored) != spec.weights_sha256:
         raise ModelError(f"{path}: its weights don't match the digest it carries. Fetch or make it again.")
     arrays = check_weights(stored, path)
@@ -129,11 +102,7 @@ def check_weights(stored: Mapping[str, np.ndarray], where: str | Path) -> Arrays
 
 def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of names, dtypes, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(arrays.items()):
-        digest.update(json.dumps([name, f"torch.{value.dtype}", list(value.shape)]).encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
+    return model_file.content_digest("", sorted(arrays.items()), DTYPES)
 
 
 def check_fit(spec: ClassifierSpec, dna: Encoder, protein: Encoder, chunk_length: int, where: str | Path) -> None:

@@ -19,10 +19,10 @@ from virnucpro.classifier.labels import FROM_HEADER, groups_from_headers, read_l
 from virnucpro.classifier.metrics import binary_metrics
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.classifier.tables import write_table
 from virnucpro.errors import ModelError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
+from virnucpro.result_tables import write_table
 from virnucpro.settings.options import TrainOptions
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def train(
     """Train, choose the epoch with the lowest validation loss, measure on the test part, and write.
 
     Equal data, options and thread count give equal bytes on a CPU. Memory holds one pool of features
-    (``dataset.POOL_BYTES``), and a byte per frame. Beside the output, a canonical classifier file, appear
+    (``dataset.POOL_BYTES``), and a byte per frame. Beside the output, a classifier file, appear
     ``training.json`` (options, counts, history, metrics) and ``split.tsv`` (genome and part of each record with
     an open frame). ``groups`` is record → genome; see ``Dataset``. The name is the output's stem otherwise;
     ``run`` is kept in both.

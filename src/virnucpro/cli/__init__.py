@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
 import click
 
 from virnucpro import __version__
-from virnucpro.errors import VirNucProError, nearest, storage_message
+from virnucpro.errors import InputError, VirNucProError, nearest, storage_message
 
 _COMMANDS = {
     "predict": "predict:predict",
@@ -71,6 +72,10 @@ def cli() -> None:
     Completion of commands and options, for bash (zsh and fish alike):
       eval "$(_VIRNUCPRO_COMPLETE=bash_source virnucpro)"
     """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("The folder that you are in was deleted. Change to another one: cd FOLDER.") from None
 
 
 def main() -> None:

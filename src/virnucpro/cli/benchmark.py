@@ -14,7 +14,8 @@ import click
 
 from virnucpro.cli.options import UserPath
 from virnucpro.errors import ConfigError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
+from virnucpro.models.registry import ARCHITECTURES, ESM2, PROTEIN
 from virnucpro.rendering import text_table
 
 if TYPE_CHECKING:
@@ -32,16 +33,16 @@ gpu_share         of the time in which the GPU had a pack to compute"""
 
 
 @click.command()
-@click.option("--encoder", type=click.Choice(["esm2", "dnabert_s"]), default="esm2", show_default=True)
-@click.option("--size", type=click.Choice(["8M", "35M", "150M", "650M", "3B", "15B"]), default="650M",
-              show_default=True, help="ESM-2's shape, with random weights.")  # fmt: skip
+@click.option("--encoder", type=click.Choice([*ARCHITECTURES]), default=ESM2.name, show_default=True)
+@click.option("--size", type=click.Choice([size for each in ARCHITECTURES.values() for size in each.shapes]),
+              help="A published shape, with random weights  [default: 650M of ESM-2, else the smallest]")  # fmt: skip
 @click.option("--model", type=UserPath(), help="A checkpoint instead of random weights.")
 @click.option("--tokenizer", type=UserPath(exists=True, dir_okay=False),
-              help="DNABERT-S's tokenizer.json, with random weights  [default: the bundled small model's]")  # fmt: skip
+              help="A byte-pair tokenizer.json, with random weights  [default: the bundled small model's]")  # fmt: skip
 @click.option("--length", default="", metavar="N|MIN-MAX",
               help="Residues or bases of random sequences  [default: 166 residues, 500 bases]")  # fmt: skip
 @click.option(
-    "--fasta", type=UserPath(), help="Sequences of a FASTA file instead: proteins for esm2, DNA for dnabert_s."
+    "--fasta", type=UserPath(), help="Sequences of a FASTA file instead, of the letters that the encoder reads."
 )
 @click.option("--precision", default="auto", show_default=True, help="One or several, with commas: fp16,fp8.")
 @click.option("--attention", default="auto", show_default=True, help="One or several, with commas: triton,sdpa.")
@@ -75,29 +76,32 @@ def planned(model: str | None, fasta: str | None, length: str, **given: Any) -> 
     from virnucpro.benchmark import Benchmark, Plan
     from virnucpro.embeddings.shard import resolve_device
     from virnucpro.encoders.prepare import prepare_encoder
-    from virnucpro.sequences.fasta import read_fasta, read_letters
+    from virnucpro.sequences.read import read_fasta, read_letters
     from virnucpro.sequences.split import check_protein
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    family = given["encoder"]
-    low, _, high = (length or ("166" if family == "esm2" else "500")).partition("-")
+    architecture = ARCHITECTURES[given["encoder"]]
+    size = given["size"] or ("650M" if architecture is ESM2 else next(iter(architecture.shapes)))
+    if size not in architecture.shapes:
+        raise ConfigError(f"--size {size}: {architecture.title} has {', '.join(architecture.shapes)}")
+    low, _, high = (length or str(architecture.role.letters_per_frame)).partition("-")
     if not low.isdigit() or not (high or "0").isdigit() or not 0 < int(low) <= int(high or low):
         raise ConfigError(f"--length {length}: give a number, or two with a dash between: 10-1022")
     tokens = given["tokens_per_batch"]
     sequences: tuple[bytes, ...] = ()
-    if fasta and family == "esm2":
+    if fasta and architecture.role is PROTEIN:
         sequences = tuple(read_letters(fasta))
         check_protein(fasta, sequences)
     elif fasta:
         sequences = tuple(record.sequence.upper() for record in read_fasta(fasta))
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        canonical = Path(folder) / "model.safetensors"
+        prepared = Path(folder) / "model.safetensors"
         if model is not None:
-            prepare_encoder(Path(model), family, canonical)
+            prepare_encoder(Path(model), architecture.name, prepared)
         plan = Plan(
-            family=family,
-            size=given["size"],
-            model=canonical if model is not None else None,
+            architecture=architecture,
+            size=size,
+            model=prepared if model is not None else None,
             tokenizer=Path(given["tokenizer"]) if given["tokenizer"] else None,
             lengths=(int(low), int(high or low)),
             precisions=tuple(given["precision"].split(",")),

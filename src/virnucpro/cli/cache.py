@@ -22,7 +22,7 @@ def cache_list(folder: str) -> None:
     click.echo("encoder\tkey\tshards\tMB\tlast_used")
     for group in list_cache(folder):
         used = time.strftime("%Y-%m-%d", time.localtime(group.last_used))
-        click.echo(f"{group.family}\t{group.key}\t{group.shards}\t{group.bytes / 1e6:.1f}\t{used}")
+        click.echo(f"{group.architecture}\t{group.key}\t{group.shards}\t{group.bytes / 1e6:.1f}\t{used}")
 
 
 @cache.command("prune")

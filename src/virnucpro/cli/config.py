@@ -8,7 +8,7 @@ import click
 import yaml
 
 from virnucpro.cli.options import UserPath
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.outputs import refuse_existing
 from virnucpro.settings.configfile import read_config, read_value
 from virnucpro.settings.documents import commented_defaults

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.errors import InputError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.outputs import check_own, write_own
 from virnucpro.paths import check_file, files_of, user_path
 from virnucpro.settings.samples import check_distinct, check_sample_name, is_sample_sheet, name_samples, read_samples

@@ -12,7 +12,8 @@ import click
 from virnucpro.cli.options import completing, from_schema
 from virnucpro.downloads import obtain, verify
 from virnucpro.errors import ModelError
-from virnucpro.models import BUNDLED, KEYS, PUBLISHED, ModelSource, find, find_published
+from virnucpro.models.registry import PROTEIN
+from virnucpro.models.sources import BUNDLED, KEYS, PUBLISHED, ModelSource, find, find_published
 from virnucpro.settings.validation import resolve
 
 _NAMES = [name for known in PUBLISHED.values() for name in known]
@@ -49,10 +50,10 @@ def fetch(names: tuple[str, ...], models_dir: str | None) -> None:
 def list_models(models_dir: str | None) -> None:
     """Every model that has a name, and where it is."""
     click.echo("key\tMB\tstate\tnames\tpath")
-    for family, key in KEYS.items():
+    for role, key in KEYS.items():
         names: dict[ModelSource, list[str]] = {}
-        for name in (*BUNDLED[family], *PUBLISHED[family]):
-            names.setdefault(replace(find(family, name, _folder(models_dir)), name=""), []).append(name)
+        for name in (*BUNDLED[role], *PUBLISHED[role]):
+            names.setdefault(replace(find(role, name, _folder(models_dir)), name=""), []).append(name)
         for source, aliases in names.items():
             state = "bundled" if not source.published else "here" if source.path.exists() else "not fetched"
             click.echo(f"{key}\t{source.megabytes}\t{state}\t{', '.join(aliases)}\t{source.path}")
@@ -65,9 +66,9 @@ def verify_models(names: tuple[str, ...], models_dir: str | None) -> None:
     """Compare models on disk, all unless some are named, with their recorded SHA-256."""
     folder = _folder(models_dir)
     named = [source for name in names for source in find_published(name, folder)]
-    others = Path(folder).glob("*--*.sha256")  # Hugging Face ids that have no other name, of whichever family
-    every = [find(family, name, folder) for family, known in PUBLISHED.items() for name in known]
-    every += [ModelSource("esm2", file.stem.replace("--", "/", 1), file.with_suffix("")) for file in others]
+    others = Path(folder).glob("*--*.sha256")  # Hugging Face ids that have no other name, of whichever role
+    every = [find(role, name, folder) for role, known in PUBLISHED.items() for name in known]
+    every += [ModelSource(PROTEIN.name, file.stem.replace("--", "/", 1), file.with_suffix("")) for file in others]
     sources = {source.path: source for source in named or every if named or source.path.exists()}
     if not sources:
         click.echo(f"no published models in {folder}", err=True)

@@ -10,12 +10,12 @@ import click
 from click.shell_completion import CompletionItem
 
 from virnucpro.errors import ConfigError, InputError
-from virnucpro.models import BUNDLED, KEYS, PUBLISHED
+from virnucpro.models.sources import BUNDLED, KEYS, PUBLISHED
 from virnucpro.paths import expand_home, user_path
 from virnucpro.settings.options import options, schema
 from virnucpro.settings.presets import PRESETS
 
-_NAMES = {key: [*BUNDLED[family], *PUBLISHED[family]] for family, key in KEYS.items()}
+_NAMES = {key: [*BUNDLED[role], *PUBLISHED[role]] for role, key in KEYS.items()}
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 RUN_KEYS = tuple(each.name for each in options() if each.metadata["command"])

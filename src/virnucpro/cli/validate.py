@@ -12,9 +12,17 @@ import click
 
 from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.options import from_schema
-from virnucpro.sequences.survey import survey
+from virnucpro.sequences.statistics import statistics_of
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.validation import resolve
+
+LABELS = {
+    "windows": "chunks",
+    "windows_with_open_frame": "chunks with a stop-free frame",
+    "records_without_open_frame": "records without one",
+    "open_frames": "stop-free frames",
+}
+"""What the text calls the keys that JSON keeps since version 0.1."""
 
 
 @click.command()
@@ -25,7 +33,7 @@ def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> Non
     """Say what is in FASTA (or FASTQ) files, or what is wrong.
 
     They are read as `predict` would with the same options, and nothing is run: exit status 1 is a file that it would
-    refuse. INPUT is as for `predict`. Each open frame becomes two embeddings, of its DNA and of its protein.
+    refuse. INPUT is as for `predict`. Each stop-free frame becomes two embeddings, of its DNA and of its protein.
 
     \b
     Examples:
@@ -38,7 +46,9 @@ def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> Non
     with tempfile.TemporaryDirectory() as spool:
         samples = samples_of(inputs, Path(spool))
         found = {
-            name: survey(paths, chunk_length, empty_records=settings.empty_records, rna_as_dna=settings.rna_as_dna)
+            name: statistics_of(
+                paths, chunk_length, empty_records=settings.empty_records, rna_as_dna=settings.rna_as_dna
+            )
             for name, paths in samples.items()
         }
     if as_json:
@@ -48,8 +58,8 @@ def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> Non
         click.echo(f"{name}: {', '.join(map(str, samples[name]))}")
         for key, value in asdict(counts).items():
             if key not in ("remarks", "notes", "share_read"):
-                click.echo(f"  {key.replace('_', ' '):28}{value:>16,}")
-        click.echo(f"  {f'embeddings ({chunk_length}-base windows)':28}{2 * counts.open_frames:>16,}")
+                click.echo(f"  {LABELS.get(key, key.replace('_', ' ')):30}{value:>16,}")
+        click.echo(f"  {f'embeddings ({chunk_length}-base chunks)':30}{2 * counts.open_frames:>16,}")
         for remark, example in counts.remarks.items():
             click.echo(f"  note: records {remark}, e.g. '{example[:60]}'")
         for note in counts.notes:

@@ -22,13 +22,12 @@ import yaml
 
 from virnucpro import installation
 from virnucpro.cli.inputs import sheet
-from virnucpro.errors import ConfigError, DeviceError, StorageError
+from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
-from virnucpro.models import KEYS, find, is_name
+from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_own
 from virnucpro.paths import user_path
-from virnucpro.sequences.split import changed_input
 from virnucpro.settings.configfile import read_config
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.options import Settings, path_keys
@@ -147,8 +146,8 @@ def start(
     configuration |= {key: value for key, value in given.items() if value is not None}
     asked = resolve(configuration)
     read_switches(os.environ)  # the workflow applies them; the configuration stays as it was given
-    for family, key in KEYS.items():
-        find(family, getattr(asked, key), asked.models_dir)
+    for role, key in KEYS.items():
+        find(role, getattr(asked, key), asked.models_dir)
     if gpus and gpus[1]:
         os.environ |= {"CUDA_VISIBLE_DEVICES": gpus[1], "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # the jobs inherit it
     if gpus and gpus[0] and not profile:  # which may be a cluster's, whose nodes have other GPUs
@@ -189,12 +188,6 @@ def start(
     if status:
         _explain_failure(Path(output).absolute() / "logs", began)
         sys.exit(FAILED)
-    for name, files in (samples or {}).items():
-        if not dry_run and (changed := changed_input(out / name / "shards", files)):
-            raise StorageError(
-                f"{changed} isn't the file that {out / name} was made from, which the options for Snakemake made it overlook. "
-                f"Give the same command with: -- --forcerun split"
-            )
     for path in made if not dry_run else ():
         if path.exists():  # all of it, unless options of Snakemake's own asked for a part
             click.echo(path)
@@ -207,7 +200,10 @@ def run_workflow(work: Path, arguments: Sequence[str]) -> int:
     waits for them. If this process is killed, Snakemake goes on; so the lock in the folder ``work`` says which process
     that is. What a dead one left of Snakemake's own lock is removed first.
     """
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile()), *arguments]
+    workflow = installation.root() / "workflow"
+    # Nothing of the folder that the user is in: a numpy.py there isn't numpy, nor another workflow's profiles/default this one's.
+    own = [f"--snakefile={installation.snakefile()}", f"--workflow-profile={workflow / 'profiles' / 'default'}"]
+    command = [sys.executable, "-P", "-m", "snakemake", *own, *arguments]
     lock = work / RUN_LOCK
     if "snakemake" in read_holder(lock):
         subprocess.run([*command, "--unlock"], stdin=subprocess.DEVNULL, capture_output=True)
@@ -244,7 +240,7 @@ def run_workflow(work: Path, arguments: Sequence[str]) -> int:
 
 def _absolute(settings: Settings) -> dict[str, Any]:
     """The configuration with absolute paths: the workflow runs in another folder than the user does."""
-    names = {key: family for family, key in KEYS.items()}
+    names = {key: role for role, key in KEYS.items()}
     paths = {*path_keys(), *names}
     return {
         key: str(Path(value).absolute())

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from virnucpro.embeddings.store import open_shard
 from virnucpro.errors import ConfigError, StorageError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.locks import locked
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ class CacheEntry:
     path: Path
 
     @classmethod
-    def of(cls, cache_dir: str | Path, family: str, key: str, shard: str) -> CacheEntry:
+    def of(cls, cache_dir: str | Path, architecture: str, key: str, shard: str) -> CacheEntry:
         """The entry for a shard's vectors of one encoder."""
-        return cls(Path(cache_dir) / "embeddings" / family / key / f"{shard}.h5")
+        return cls(Path(cache_dir) / "embeddings" / architecture / key / f"{shard}.h5")
 
     def fetch(self, output: Path) -> bool:
         """Place the entry at ``output`` if it is there and sound; a damaged one is removed."""
@@ -89,7 +89,7 @@ class CacheEntry:
 class CacheGroup:
     """What the cache holds for one encoder."""
 
-    family: str
+    architecture: str
     key: str
     shards: int
     bytes: int

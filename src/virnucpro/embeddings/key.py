@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from virnucpro.encoders.canonical import EncoderSpec
 from virnucpro.encoders.embed import EMBEDDING_VERSION
+from virnucpro.encoders.spec import EncoderSpec
 
 
 def embedding_key(spec: EncoderSpec, precision: str, batching: str = "packed") -> str:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from virnucpro.embeddings.store import ROWS_PER_CHUNK, create_merged, open_shard
-from virnucpro.encoders.canonical import EncoderSpec, read_spec
+from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import StorageError
 from virnucpro.provenance import OF_JOBS, OF_VECTORS, RunRecord, read_attributes
 from virnucpro.sequences.split import read_manifest
@@ -32,9 +32,9 @@ def merge(
 
     Args:
         shards: the shard folder; its manifest gives order and counts.
-        dna: a DNABERT-S file per shard.
-        protein: an ESM-2 file per shard.
-        dna_model, protein_model: the canonical encoders that made them.
+        dna: a DNA encoder's file per shard.
+        protein: a protein encoder's file per shard.
+        dna_model, protein_model: the prepared encoders that made them.
         output: ``embeddings.h5``.
         run: kept with the result.
 
@@ -80,7 +80,7 @@ def describe(spec: EncoderSpec) -> dict[str, Any]:
     """An encoder's identity, as recorded with results."""
     return {
         "name": spec.name,
-        "family": spec.family,
+        "architecture": spec.architecture,
         "weights_sha256": spec.weights_sha256,
         "layers": spec.config["layers"],
         "width": spec.width,

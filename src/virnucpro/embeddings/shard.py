@@ -21,11 +21,12 @@ from virnucpro.embeddings.cache import CacheEntry
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
 from virnucpro.embeddings.store import create_shard
-from virnucpro.encoders.canonical import read_spec
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
-from virnucpro.encoders.tokenizing import TokenWindows, tokens_ahead
+from virnucpro.encoders.spec import read_spec
+from virnucpro.encoders.tokenizing import TokenSlices, tokens_ahead
 from virnucpro.errors import ConfigError
 from virnucpro.gpu import gpu_lock
+from virnucpro.models.registry import PROTEIN
 from virnucpro.provenance import RunRecord
 from virnucpro.sequences.split import check_protein, read_shard
 from virnucpro.settings.options import Settings
@@ -39,8 +40,8 @@ def embed_shard(
     """Make ``output`` (HDF5) from a shard's FASTA.
 
     Args:
-        sequences: ``<sha>.fna`` for DNABERT-S, ``<sha>.faa`` for ESM-2.
-        model: canonical encoder file.
+        sequences: ``<sha>.fna`` for a DNA encoder, ``<sha>.faa`` for a protein encoder.
+        model: prepared encoder file.
         output: HDF5 file; see ``embeddings.store``.
         settings: how to compute, and the cache.
         threads: CPU threads to use.
@@ -55,7 +56,7 @@ def embed_shard(
         _compute(sequences, model, output, settings, threads, run)
         return True
     key = embedding_key(spec, settings.precision, settings.batching)
-    entry = CacheEntry.of(settings.cache_dir, spec.family, key, sequences.stem)
+    entry = CacheEntry.of(settings.cache_dir, spec.architecture, key, sequences.stem)
     for guard in (nullcontext(), entry.claimed()):  # look before waiting for whoever computes it
         with guard:
             if entry.fetch(output):
@@ -73,7 +74,8 @@ def _compute(
     job_began = time.perf_counter()
     ids, letters = read_shard(sequences)
     spec = read_spec(model)
-    if spec.family == "esm2":
+    role = spec.registered.role
+    if role is PROTEIN:
         check_protein(sequences, letters)
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's
     with (
@@ -88,9 +90,8 @@ def _compute(
         device = resolve_device(settings.device, gpu)
         logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
-        unit = "residues" if spec.family == "esm2" else "bases"
         with create_shard(output, ids, spec.width) as file:
-            with progress(sequences.name, int(lengths.sum()), unit) as advance:
+            with progress(sequences.name, int(lengths.sum()), role.unit) as advance:
 
                 def done(rows: np.ndarray | list[int]) -> None:
                     advance(int(lengths[rows].sum()))
@@ -107,7 +108,7 @@ def _compute(
                     for each in written:
                         each.result()
             attributes = {
-                "family": spec.family,
+                "architecture": spec.architecture,
                 "model": spec.name,
                 "weights_sha256": spec.weights_sha256,
                 "layer": spec.config["layers"],
@@ -128,10 +129,10 @@ def _compute(
             }
             file.finish(attributes)
     ran = ", ".join(
-        str(statistics[name]) for name in ("precision", "backend", "stages", "batching") if name in statistics
+        str(statistics[name]) for name in ("precision", "backend", "kernels", "batching") if name in statistics
     )
     logger.info(
-        "computed %d embeddings of %s: %s tokens in %d packs, %.0f%% full, %.0f tokens/s; %s", len(ids), spec.family,
+        "computed %d embeddings of %s: %s tokens in %d packs, %.0f%% full, %.0f tokens/s; %s", len(ids), spec.architecture,
         f"{statistics['tokens']:,}", statistics["packs"], 100 * statistics["fill"], statistics["tokens_per_second"], ran,
     )  # fmt: skip
     logger.info("%.1f s with loading and writing", time.perf_counter() - began)
@@ -172,27 +173,28 @@ def compute_into(
     settings: Settings,
     device: str,
     progress: Callable[[np.ndarray | list[int]], object] | None = None,
-    tokens: TokenWindows | None = None,
+    tokens: TokenSlices | None = None,
 ) -> dict[str, Any]:
     """Load the encoder and embed as the settings say.
 
     ``write`` is given the first row and the vectors (m, d) float32 of runs of sequences, in any order, ``progress`` the
     rows that are done; ``tokens`` may be in the making already. Returns what ran. Raises ConfigError where the encoder
-    doesn't fit in the device's memory, as well as what ``encoders.embed.start`` raises.
+    doesn't fit in the device's memory, as well as what ``encoders.embedder.Embedder`` raises.
     """
     import torch
 
-    from virnucpro.encoders.canonical import load_encoder
-    from virnucpro.encoders.embed import compute_dtype, resolve_precision, start
+    from virnucpro.encoders.embedder import Embedder
+    from virnucpro.encoders.loading import load_encoder
     from virnucpro.encoders.original import embed_original
+    from virnucpro.encoders.precision import choose_precision
 
     try:
-        encoder = load_encoder(model, device, compute_dtype(resolve_precision(settings.precision, device)))
+        encoder = load_encoder(model, device, choose_precision(settings.precision, device).dtype)
         if settings.batching == "original":
             result = embed_original(encoder, ids, sequences, device, progress)
             write(0, result.vectors)
             return result.statistics
-        job = start(
+        embedder = Embedder(
             encoder,
             ids,
             sequences,
@@ -205,10 +207,10 @@ def compute_into(
             progress=progress,
             tokens=tokens,
         )
-        for first, vectors in job.windows():
+        for first, vectors in embedder.vectors():
             write(first, vectors)
-        return job.statistics()
-    except torch.OutOfMemoryError as error:  # not of a pack, which is divided
+        return embedder.statistics()
+    except torch.OutOfMemoryError as error:  # not of a batch, which is divided
         raise ConfigError(
             f"{model} doesn't fit in the memory of {device} ({error}). Use a GPU with more or nothing else on it, a "
             "smaller model, or device 'cpu'."

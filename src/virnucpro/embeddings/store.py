@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from virnucpro.errors import StorageError
-from virnucpro.files import atomic_file, naming
+from virnucpro.io import atomic_file, named_in_errors
 
 ROWS_PER_CHUNK = 1024
 """Rows in one HDF5 chunk; about 2 GB/s at this size, and small enough to stream."""
@@ -38,7 +38,7 @@ class ShardFile:
         if embeddings.dtype != np.float32 or embeddings.shape[1:] != self._file["embeddings"].shape[1:]:
             raise ValueError(f"expected float32 rows, got {embeddings.dtype} {embeddings.shape}")
         if len(embeddings):
-            with naming(self._path):
+            with named_in_errors(self._path):
                 self._file["embeddings"][first : first + len(embeddings)] = embeddings
         self._missing -= len(embeddings)
 
@@ -46,7 +46,7 @@ class ShardFile:
         """Add what describes the rows; values that HDF5 can't hold are stored as JSON."""
         if self._missing:
             raise ValueError(f"{self._missing} rows were not written, or written twice")
-        with naming(self._path):
+        with named_in_errors(self._path):
             for key, value in attributes.items():
                 self._file.attrs[key] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
             self._file.attrs["complete"] = True

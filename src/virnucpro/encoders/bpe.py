@@ -1,33 +1,28 @@
-"""DNABERT-S's byte-pair tokenizer, here or in a process of its own.
+"""DNABERT-S's byte-pair tokenizer, here or in a subprocess.
 
-A process, because threads that tokenize keep the interpreter from the one that feeds the GPU. ``python -m
-virnucpro.encoders.bpe`` is that process: it needs neither PyTorch nor anything of its parent's but two pipes. Messages
-are a header of 64-bit integers, then arrays:
-
-    to it     bytes of tokenizer.json, vocabulary; tokenizer.json     once
-              n, bytes; lengths (n,) int64; the sequences             for each call
-    from it   n, T; token counts (n,) int64; tokens (T,) int32        for each call
+A subprocess, because threads that tokenize keep the interpreter from the one that feeds the GPU. It is ``python -m
+virnucpro.encoders.bpe``, which needs neither PyTorch nor anything of its parent's but two pipes of pickles: to it
+(tokenizer.json, vocabulary) once, then lists of sequences; from it (tokens, token counts) for each list.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import pickle
 import signal
-import struct
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import IO
+from typing import Any
 
 import numpy as np
 
 from virnucpro.errors import InputError, ModelError
 
-PIPE = 1 << 20  # bytes that a pipe holds: fewer turns at the interpreter for a window's tokens
-_HEADER = struct.Struct("<qq")
+PIPE_SIZE = 1 << 20  # bytes that a pipe holds: fewer turns at the interpreter for a slice's tokens
 
 
 class Tokenizer:
@@ -72,21 +67,20 @@ def check_dna(sequences: Sequence[bytes], ids: Sequence[str] | None) -> None:
 
 
 class TokenizerProcess:
-    """The same tokenizer in a process of its own: started at once, ended by ``end`` or with its parent."""
+    """The same tokenizer in a subprocess: started at once, ended by ``end`` or with its parent."""
 
     def __init__(self, text: str, vocabulary: int) -> None:
         """Of a tokenizer.json and the number of tokens that the model embeds."""
-        path = os.pathsep.join(filter(None, sys.path))
         self.process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-        for pipe in filter(None, (self.process.stdin, self.process.stdout)):
+        for pipe in (self.process.stdin, self.process.stdout):
             with suppress(OSError, AttributeError):  # this user's pipes hold all they may, or it isn't Linux
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
-        self._send(_HEADER.pack(len(text.encode()), vocabulary), text.encode())
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)  # type: ignore[arg-type]
+        self._send((text, vocabulary))
 
     def end(self) -> None:
         self.process.kill()  # whatever it does is wanted no more
@@ -95,54 +89,38 @@ class TokenizerProcess:
     def __call__(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """As ``Tokenizer``; ModelError if the process is gone."""
         check_dna(sequences, ids)
-        letters = b"".join(sequences)
-        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
-        self._send(_HEADER.pack(len(lengths), len(letters)), lengths.tobytes(), letters)
+        self._send(list(sequences))
         assert self.process.stdout is not None
-        header = _read(self.process.stdout, _HEADER.size)
-        count, total = _HEADER.unpack(header) if header else (0, 0)
-        counts = np.frombuffer(_read(self.process.stdout, 8 * count), np.int64)
-        tokens = np.frombuffer(_read(self.process.stdout, 4 * total), np.int32)
-        if count != len(sequences) or len(counts) != count or len(tokens) != counts.sum():
-            self._lost()
-        return tokens, counts
+        try:
+            return pickle.load(self.process.stdout)
+        except (EOFError, pickle.UnpicklingError):
+            raise self._lost() from None
 
-    def _send(self, *parts: bytes) -> None:
+    def _send(self, message: Any) -> None:
         assert self.process.stdin is not None
         try:
-            for part in parts:
-                self.process.stdin.write(part)
+            pickle.dump(message, self.process.stdin, protocol=5)
             self.process.stdin.flush()
         except BrokenPipeError:
-            self._lost()
+            raise self._lost() from None
 
-    def _lost(self) -> None:
+    def _lost(self) -> ModelError:
         status = self.process.wait()
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        raise ModelError(
+        return ModelError(
             f"the process that tokenizes for this job {how} (its own message, if any, is above); if memory was short, "
             "give the job more and run again"
         )
 
 
-def _read(pipe: IO[bytes], size: int) -> bytes:
-    """So many bytes, or none if the other side is gone."""
-    data = pipe.read(size)
-    return data if len(data) == size else b""
-
-
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    requests, replies = sys.stdin.buffer, sys.stdout.buffer
-    size, vocabulary = _HEADER.unpack(requests.read(_HEADER.size))
-    tokenizer = Tokenizer(requests.read(size).decode(), vocabulary)
-    while header := _read(requests, _HEADER.size):
-        count, size = _HEADER.unpack(header)
-        ends = np.cumsum(np.frombuffer(requests.read(8 * count), np.int64))
-        letters = requests.read(size)
-        tokens, counts = tokenizer([letters[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)])
-        replies.write(_HEADER.pack(count, len(tokens)) + counts.tobytes() + tokens.tobytes())
-        replies.flush()
+    with suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):  # the parent is gone
+        tokenizer = Tokenizer(*pickle.load(sys.stdin.buffer))
+        while True:
+            tokens = tokenizer(pickle.load(sys.stdin.buffer))
+            pickle.dump(tokens, sys.stdout.buffer, protocol=5)
+            sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -9,35 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from virnucpro.encoders import fused
-from virnucpro.encoders.attention import Backend, alibi_slopes, choose_backend
+from virnucpro.encoders import checkpoints
+from virnucpro.encoders.attention import Backend, alibi_slopes
 from virnucpro.encoders.bpe import Tokenizer, TokenizerProcess
-from virnucpro.encoders.packing import Pack
-from virnucpro.encoders.stages import plain_stages
+from virnucpro.encoders.checkpoints import Checkpoint, Layout
+from virnucpro.encoders.encoder import Block, Encoder, EncoderConfig
+from virnucpro.encoders.ops import Ops, compilable, gated_gelu, split_heads
+from virnucpro.encoders.packing import PackedBatch
 from virnucpro.errors import ModelError
 
 
 @dataclass(frozen=True)
-class DNABERTConfig:
-    layers: int
-    width: int
-    heads: int
-    ffn: int
+class DNABERTConfig(EncoderConfig):
     vocabulary: int = 4096
 
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
 
-
-class DNABERTBlock(nn.Module):
-    """One post-norm block in two parts, around the attention that a backend computes."""
+class DNABERTBlock(Block):
+    """A post-norm block."""
 
     def __init__(self, config: DNABERTConfig) -> None:
         super().__init__()
@@ -49,80 +43,59 @@ class DNABERTBlock(nn.Module):
         self.down = nn.Linear(config.ffn, config.width)
         self.ffn_norm = nn.LayerNorm(config.width, eps=1e-12)
 
-    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    @compilable
+    def project(self, ops: Ops, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (T, d) -> q, k, v (T, H, D), views of one tensor."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        return q, k, v
+        return split_heads(self.qkv(x), self.heads)
 
-    def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """x (T, d), attended (T, H, D) -> (T, d): all that follows the attention."""
-        x = self.attention_norm(x + self.out(attended.flatten(1)))
-        gate, value = self.gated(x).chunk(2, dim=-1)  # (T, ffn) each
-        return self.ffn_norm(x + self.down(F.gelu(gate) * value))
+    @compilable
+    def finish(self, ops: Ops, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        x = ops.norm(ops.add_linear(x, attended.flatten(1), self.out), self.attention_norm, overwrite=True)
+        return ops.norm(ops.add_linear(x, self.gated(x), self.down, gated_gelu), self.ffn_norm, overwrite=True)
 
 
-class DNABERT(nn.Module):
-    family = "dnabert_s"
+class DNABERT(Encoder):
+    architecture = "dnabert_s"
+    Config = DNABERTConfig
     pooling = "mean of all tokens"
 
     def __init__(self, config: DNABERTConfig, tokenizer_json: str | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.tokenizer_json = tokenizer_json
+        super().__init__(config, tokenizer_json)
         self.tokenizer = Tokenizer(tokenizer_json, config.vocabulary) if tokenizer_json is not None else None
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
         self.token_type = nn.Parameter(torch.zeros(config.width))  # of segment 0, the only one there is
         self.embed_norm = nn.LayerNorm(config.width, eps=1e-12)
         self.layers = nn.ModuleList(DNABERTBlock(config) for _ in range(config.layers))
         self._slopes: torch.Tensor | None = None
-        self.use("plain")
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.init_weights()
 
-    def use(self, kind: str) -> None:
-        """Compute the blocks "plain" as written here, "compiled", or with the "fused" kernels; see ``ESM2.use``."""
-        self.stages = fused.stages(self) if kind == "fused" else plain_stages(self, DNABERTBlock, kind)
-
-    def backend(self, name: str = "auto") -> Backend:
-        weight = self.embed_tokens.weight
-        return choose_backend(name, weight.device, weight.dtype, self.config.head_dim, alibi=True)
-
-    def forward(self, tokens: torch.Tensor, pack: Pack, backend: Backend | None = None) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, batch: PackedBatch, backend: Backend | None = None) -> torch.Tensor:
         """tokens (T,) integer -> hidden states (T, d) after the last block."""
-        backend = backend or self.backend()
-        stages = self.stages
-        if self._slopes is None or self._slopes.device != pack.positions.device:  # kept: sending them waits for the GPU
-            self._slopes = torch.tensor(alibi_slopes(self.config.heads), device=pack.positions.device)
-        attend = backend.prepare(pack, slopes=self._slopes)
-        x = stages.embed(self, tokens, pack)
+        attend = (backend or self.backend()).prepare(batch, slopes=self.slopes())
+        x = self.ops.norm(
+            self.ops.add_bias(self.embed_tokens(tokens), self.token_type), self.embed_norm, overwrite=True
+        )
         for layer in self.layers:
-            q, k, v = stages.project(layer, x)
-            x = stages.finish(layer, x, attend(q, k, v))
-        return stages.final(self, x)
-
-    def embed(self, tokens: torch.Tensor, pack: Pack) -> torch.Tensor:
-        """Token embeddings (T, d), normed."""
-        return self.embed_norm(self.embed_tokens(tokens) + self.token_type)
-
-    def final(self, x: torch.Tensor) -> torch.Tensor:
+            x = layer(self.ops, x, attend)
         return x
 
-    def pool(self, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
-        """(T, d) -> (n, d) fp32: mean over all tokens, [CLS] and [SEP] included."""
-        return self.stages.pool(self, hidden, pack)
+    def slopes(self) -> torch.Tensor:
+        """ALiBi's, (H,) fp32; kept, since sending them waits for the GPU."""
+        device = self.embed_tokens.weight.device
+        if self._slopes is None or self._slopes.device != device:
+            with torch.inference_mode(False):  # training may use them, too
+                self._slopes = torch.tensor(alibi_slopes(self.config.heads), device=device)
+        return self._slopes
 
-    def pool_plain(self, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
-        return pack.segment_sum(hidden.float()) / pack.lengths[:, None]
+    def pool(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """(T, d) -> (n, d) fp32: mean over all tokens, [CLS] and [SEP] included."""
+        return self.ops.mean(hidden, batch)
 
     def tokenize(self, sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Flat tokens (T,) int32 and token counts (n,) int64, specials included."""
         return self._own_tokenizer()(sequences, ids)
 
-    def tokenizer_apart(self) -> TokenizerProcess:
-        """The same in a process of its own, which starts now."""
+    def tokenizer_process(self) -> TokenizerProcess:
         self._own_tokenizer()
         assert self.tokenizer_json is not None
         return TokenizerProcess(self.tokenizer_json, self.config.vocabulary)
@@ -131,3 +104,40 @@ class DNABERT(nn.Module):
         if self.tokenizer is None:
             raise ModelError("this DNABERT-S encoder was made without its tokenizer; prepare it again from its folder")
         return self.tokenizer
+
+    @staticmethod
+    def read_checkpoint(source: Path) -> Checkpoint:
+        """A Hugging Face folder with config.json, tokenizer.json and weights."""
+        if not source.is_dir():
+            raise ModelError(f"{source} is a file; DNABERT-S is a folder with config.json, tokenizer.json and weights")
+        where, tokenizer = source / "config.json", source / "tokenizer.json"
+        expected = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
+        settings = expected | checkpoints.read_config(where, "bert")
+        checkpoints.require(where, settings, expected)
+        config = checkpoints.read_sizes(where, settings, vocabulary="vocab_size")
+        if not tokenizer.is_file():
+            raise ModelError(
+                f"{tokenizer} is missing; copy it from the model's repository, DNABERT-S needs its own tokens"
+            )
+        tensors, files = checkpoints.read_weights(source, "bert.")
+        if not any(key.endswith("attention.self.Wqkv.weight") for key in tensors):
+            raise ModelError(f"{files[0]} has no fused Wqkv tensors: it is not DNABERT-S but another BERT")
+        state = checkpoints.translate(files[0], tensors, MOSAIC_BERT, config)
+        if (segment := tensors.get("embeddings.token_type_embeddings.weight")) is not None:
+            state["token_type"] = segment[0].clone()
+        return Checkpoint(config, state, [*files, where, tokenizer], tokenizer.read_text(encoding="utf-8"))
+
+
+MOSAIC_BERT = Layout(
+    layer="encoder.layer.",
+    top={"embed_tokens": "embeddings.word_embeddings", "embed_norm": "embeddings.LayerNorm"},
+    block={
+        "qkv": ("attention.self.Wqkv",),
+        "out": ("attention.output.dense",),
+        "attention_norm": ("attention.output.LayerNorm",),
+        "gated": ("mlp.gated_layers",),
+        "down": ("mlp.wo",),
+        "ffn_norm": ("mlp.layernorm",),
+    },
+    ignored=r"pooler\.|cls\.|embeddings\.position_ids|embeddings\.token_type_embeddings\.weight",
+)

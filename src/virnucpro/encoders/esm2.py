@@ -7,75 +7,39 @@ stays active at inference, last layer only. Shapes: T tokens, n sequences, d wid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from virnucpro.encoders import fused
-from virnucpro.encoders.attention import Backend, choose_backend
-from virnucpro.encoders.packing import Pack
-from virnucpro.encoders.stages import plain_stages
-from virnucpro.errors import InputError
+from virnucpro.encoders import checkpoints
+from virnucpro.encoders.attention import Backend
+from virnucpro.encoders.checkpoints import Checkpoint, Layout
+from virnucpro.encoders.encoder import Block, Encoder, EncoderConfig
+from virnucpro.encoders.letters import LetterTokenizer
+from virnucpro.encoders.ops import Ops, compilable, gelu, split_heads
+from virnucpro.encoders.packing import PackedBatch
+from virnucpro.errors import ModelError
+from virnucpro.models.pickles import load_pickle
 
 ALPHABET = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
-CLS, EOS, MASK = 0, 2, 32
 POOLED_RESIDUES = 1024  # the original pools the first 1,024 residues of a protein
 TRAINING_MASK_FRACTION = 0.15 * 0.8  # share of tokens that were <mask> while ESM-2 was trained
 
-_REFUSED = 255
-_LETTERS = "".join(token for token in ALPHABET if len(token) == 1).encode()
-_TABLE = bytearray([_REFUSED]) * 256  # and byte 0 is <cls>: it stands between the sequences while they are joined
-for _letter in b"\0" + _LETTERS:
-    _TABLE[_letter] = ALPHABET.index(chr(_letter)) if _letter else CLS
-
-
-def tokenize(sequences: Sequence[bytes], ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """<cls> residues <eos> for each of n ≥ 1 proteins: flat tokens (T,) uint8 and token counts (n,) int64.
-
-    Raises InputError for a letter that ESM-2 doesn't know; J, ``*`` and lower case are among them.
-    """
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)) + 2
-    joined = b"\0" + b"\0\0".join(sequences) + b"\0"
-    tokens = np.frombuffer(bytearray(joined.translate(_TABLE)), dtype=np.uint8)
-    ends = np.cumsum(lengths)
-    if lengths.min() == 2 or tokens.max() == _REFUSED or joined.count(0) != 2 * len(sequences):
-        _refuse(sequences, ids)
-    tokens[ends - 1] = EOS
-    return tokens, lengths
-
-
-def _refuse(sequences: Sequence[bytes], ids: Sequence[str] | None) -> None:
-    for index, sequence in enumerate(sequences):
-        name = ids[index] if ids is not None else f"number {index + 1}"
-        if not sequence:
-            raise InputError(f"protein {name} is empty: ESM-2 needs at least one residue")
-        if unknown := sequence.translate(None, _LETTERS):
-            position = sequence.index(unknown[:1]) + 1
-            raise InputError(
-                f"protein {name} has {unknown[:1]!r} at residue {position}, which ESM-2 has no token for; "
-                f"allowed are {_LETTERS.decode()} in upper case (write X for an unknown residue)"
-            )
+tokenize = LetterTokenizer("ESM-2", ALPHABET)
 
 
 @dataclass(frozen=True)
-class ESM2Config:
-    layers: int
-    width: int
-    heads: int
-    ffn: int
+class ESM2Config(EncoderConfig):
     token_dropout: bool = True
 
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
 
-
-class ESM2Block(nn.Module):
-    """One pre-norm block in two parts, around the attention that a backend computes."""
+class ESM2Block(Block):
+    """A pre-norm block."""
 
     def __init__(self, config: ESM2Config) -> None:
         super().__init__()
@@ -87,114 +51,112 @@ class ESM2Block(nn.Module):
         self.fc1 = nn.Linear(config.width, config.ffn)
         self.fc2 = nn.Linear(config.ffn, config.width)
 
-    def project(
-        self, x: torch.Tensor, cos: torch.Tensor | None, sin: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x (T, d) -> q, k, v (T, H, D); q and k rotated unless cos is None. cos, sin: (T, D/2) fp32."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))  # (T, 3, H, D)
-        q, k, v = qkv.unbind(1)
-        if cos is None or sin is None:
-            return q, k, v
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+    @compilable
+    def project(self, ops: Ops, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (T, d) -> q, k, v (T, H, D), not rotated yet."""
+        return split_heads(ops.norm_linear(x, self.attention_norm, self.qkv), self.heads)
 
-    def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """x (T, d), attended (T, H, D) -> (T, d): all that follows the attention."""
-        x = x + self.out(attended.flatten(1))
-        return x + self.fc2(F.gelu(self.fc1(self.ffn_norm(x))))
+    @compilable
+    def finish(self, ops: Ops, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        x = ops.add_linear(x, attended.flatten(1), self.out)
+        return ops.add_linear(x, ops.norm_linear(x, self.ffn_norm, self.fc1), self.fc2, gelu)
 
 
-class ESM2(nn.Module):
-    family = "esm2"
+class ESM2(Encoder):
+    architecture = "esm2"
+    Config = ESM2Config
     pooling = f"mean of the first {POOLED_RESIDUES} residues"
-    tokenizer_json: str | None = None
+    alphabet = ALPHABET
 
-    def __init__(self, config: ESM2Config) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(self, config: ESM2Config, tokenizer_json: str | None = None) -> None:
+        super().__init__(config, tokenizer_json)
         self.embed_tokens = nn.Embedding(len(ALPHABET), config.width)
         self.layers = nn.ModuleList(ESM2Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=1e-5)
-        self._rotary: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.use("plain")
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        self.init_weights()
 
-    def use(self, kind: str) -> None:
-        """Compute the blocks "plain" as written here, "compiled", or with the "fused" kernels.
-
-        Compiled are both parts of a block, once for all blocks and pack sizes. The fused ones hold what they derive
-        from the weights, so this comes after the weights have their values, dtype and device.
-        """
-        self.stages = fused.stages(self) if kind == "fused" else plain_stages(self, ESM2Block, kind)
-
-    def backend(self, name: str = "auto") -> Backend:
-        weight = self.embed_tokens.weight
-        return choose_backend(name, weight.device, weight.dtype, self.config.head_dim, alibi=False)
-
-    def forward(self, tokens: torch.Tensor, pack: Pack, backend: Backend | None = None) -> torch.Tensor:
-        """tokens (T,) integer -> hidden states (T, d) after the last block and the final LayerNorm."""
-        backend = backend or self.backend()
-        stages = self.stages
-        cos = sin = rotary = None
-        if backend.fuses_rotary:
-            rotary = self._tables(pack.max_length)
-        else:
-            cos, sin = rotary_tables(pack.positions, self.config.head_dim)
-        attend = backend.prepare(pack, rotary=rotary)
-        x = stages.embed(self, tokens, pack)
+    def forward(self, tokens: torch.Tensor, batch: PackedBatch, backend: Backend | None = None) -> torch.Tensor:
+        """tokens (T,) integer, no <mask> -> hidden states (T, d) fp32 after the last block and the final LayerNorm."""
+        attend = (backend or self.backend()).prepare(batch, rotary=self.rotary(batch.max_length))
+        x = self.embed(tokens)
         for layer in self.layers:
-            q, k, v = stages.project(layer, x, cos, sin)
-            x = stages.finish(layer, x, attend(q, k, v))
-        return stages.final(self, x)
+            x = layer(self.ops, x, attend)
+        return self.ops.norm(x, self.final_norm, dtype=torch.float32)
 
-    def final(self, x: torch.Tensor) -> torch.Tensor:
-        return self.final_norm(x)
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token embeddings (T, d), as token dropout scales them where no token is <mask>: by 0.88."""
+        weight = self.embed_tokens.weight
+        return F.embedding(tokens, weight * (1 - TRAINING_MASK_FRACTION) if self.config.token_dropout else weight)
 
-    def _tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotary tables by position, for sequences of up to ``length`` tokens; kept, and made again for longer ones."""
-        device = self.embed_tokens.weight.device
-        if self._rotary is None or len(self._rotary[0]) < length or self._rotary[0].device != device:
-            positions = torch.arange(max(1024, 2 * length), device=device)
-            self._rotary = rotary_tables(positions, self.config.head_dim)
-        return self._rotary
-
-    def embed(self, tokens: torch.Tensor, pack: Pack) -> torch.Tensor:
-        """Token embeddings (T, d), <mask> zeroed, the rest scaled for the share of <mask>: by 0.88 if there is none."""
-        x = self.embed_tokens(tokens)
-        if not self.config.token_dropout:
-            return x
-        masked = tokens == MASK
-        observed = pack.segment_sum(masked.float()) / pack.lengths
-        scale = pack.per_token((1 - TRAINING_MASK_FRACTION) / (1 - observed)).masked_fill(masked, 0.0)
-        return (x * scale[:, None]).to(x.dtype)
-
-    def pool(self, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
+    def pool(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """(T, d) -> (n, d) fp32: mean over the first 1,024 residues, <cls> and <eos> left out."""
-        return self.stages.pool(self, hidden, pack)
+        return self.ops.mean(hidden, batch, skip=1, limit=POOLED_RESIDUES)
 
-    def pool_plain(self, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
-        residues = (pack.lengths - 2).clamp(max=POOLED_RESIDUES)
-        inside = (pack.positions >= 1) & (pack.positions <= pack.per_token(residues))
-        return pack.segment_sum(hidden.float() * inside[:, None]) / residues[:, None]
+    tokenize = staticmethod(tokenize)  # type: ignore[assignment]
 
-    tokenize = staticmethod(tokenize)
-
-    def tokenizer_apart(self) -> None:
-        """Letters are tokens, which takes no process of its own."""
+    @staticmethod
+    def read_checkpoint(source: Path) -> Checkpoint:
+        """fair-esm's ``esm2_*.pt``, or a Hugging Face folder."""
+        return _hugging_face(source) if source.is_dir() else _fair_esm(source)
 
 
-def rotary_tables(positions: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin, (T, head_dim/2) each, in fp32 whatever the model's dtype: halves round the angles."""
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    angles = positions.to(torch.float32)[:, None] * (1.0 / 10000.0**exponents)
-    return angles.cos(), angles.sin()
+FAIR_ESM = Layout(
+    layer="layers.",
+    top={"embed_tokens": "embed_tokens", "final_norm": "emb_layer_norm_after"},
+    block={
+        "attention_norm": ("self_attn_layer_norm",),
+        "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "out": ("self_attn.out_proj",),
+        "ffn_norm": ("final_layer_norm",),
+        "fc1": ("fc1",),
+        "fc2": ("fc2",),
+    },
+    ignored=r"lm_head\.|contact_head\.|.*\.inv_freq$",
+)
+HF_ESM = Layout(
+    layer="encoder.layer.",
+    top={"embed_tokens": "embeddings.word_embeddings", "final_norm": "encoder.emb_layer_norm_after"},
+    block={
+        "attention_norm": ("attention.LayerNorm",),
+        "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+        "out": ("attention.output.dense",),
+        "ffn_norm": ("LayerNorm",),
+        "fc1": ("intermediate.dense",),
+        "fc2": ("output.dense",),
+    },
+    # some published rotary checkpoints carry a position table that the model never reads
+    ignored=r"lm_head\.|contact_head\.|pooler\.|embeddings\.position_|.*\.inv_freq$",
+)
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions (Su et al. 2021) in rotate-half order. x (T, H, D), cos and sin (T, D/2) fp32."""
-    first, second = x.float().chunk(2, dim=-1)
-    cos, sin = cos[:, None, :], sin[:, None, :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+def _fair_esm(path: Path) -> Checkpoint:
+    content = load_pickle(path, "a fair-esm checkpoint", [argparse.Namespace])
+    keys = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads")
+    try:
+        settings, tensors = vars(content["cfg"]["model"]), content["model"]
+        layers, width, heads = (int(settings[key]) for key in keys)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{path} is not a fair-esm ESM-2 checkpoint ({error}); give esm2_*.pt or a Hugging Face folder"
+        ) from error
+    tensors = checkpoints.tensors_of(tensors, path)
+    for prefix in ("encoder.sentence_encoder.", "encoder."):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    if any("embed_positions" in key or "emb_layer_norm_before" in key for key in tensors):
+        raise ModelError(f"{path} has learned positions: it is an older ESM model; only ESM-2 (rotary) is supported")
+    config = {"layers": layers, "width": width, "heads": heads, "ffn": 4 * width}
+    config["token_dropout"] = bool(settings.get("token_dropout", True))
+    return Checkpoint(config, checkpoints.translate(path, tensors, FAIR_ESM, config), [path])
+
+
+def _hugging_face(folder: Path) -> Checkpoint:
+    where = folder / "config.json"
+    settings = {"rope_theta": 10000.0, "hidden_act": "gelu", **checkpoints.read_config(where, "esm")}
+    required = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "layer_norm_eps": 1e-5}
+    checkpoints.require(where, settings, {**required, "rope_theta": 10000.0, "hidden_act": "gelu"})
+    config = checkpoints.read_sizes(where, settings)
+    tensors, files = checkpoints.read_weights(folder, "esm.")
+    # the oldest and the newest transformers name the LayerNorm tensors gamma and beta
+    tensors = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", k)): v for k, v in tensors.items()}
+    state = checkpoints.translate(files[0], tensors, HF_ESM, config)
+    return Checkpoint({**config, "token_dropout": bool(settings.get("token_dropout", False))}, state, [*files, where])

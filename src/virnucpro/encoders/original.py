@@ -2,31 +2,32 @@
 
 ESM-2 as fair-esm's extraction does it: shortest sequences first, batches of at most 2,048 tokens
 padding included, scores masked at the padding, softmax, weighted sum. DNABERT-S one sequence a call,
-with its bias added to the scores. The weights and the plain block functions are the packed encoders';
-packs, attention backends, kernels and compiled stages aren't used: so it also serves as their reference.
+with its bias added to the scores. Weights and blocks are the packed encoders', in plain PyTorch; packed batches,
+attention backends and kernels aren't used: so it also serves as their reference.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from virnucpro.encoders.attention import alibi_bias, alibi_slopes
-from virnucpro.encoders.dnabert import DNABERT
+from virnucpro.encoders.attention import Attend, Tables, alibi_bias, rotated
 from virnucpro.encoders.embed import Embedded
-from virnucpro.encoders.esm2 import ESM2, POOLED_RESIDUES, TRAINING_MASK_FRACTION, rotary_tables
+from virnucpro.encoders.encoder import Encoder
+from virnucpro.encoders.ops import PYTORCH
+from virnucpro.encoders.packing import PackedBatch
 from virnucpro.errors import ConfigError, ModelError
+from virnucpro.models.registry import ARCHITECTURES, PROTEIN
 
 TOKENS_PER_BATCH = 2048
-PAD = 1  # ESM-2's
+PAD = 1  # of protein encoders; DNA isn't padded
 
 
 def embed_original(
-    encoder: ESM2 | DNABERT,
+    encoder: Encoder,
     ids: Sequence[str],
     sequences: Sequence[bytes],
     device: str | torch.device = "cpu",
@@ -41,11 +42,16 @@ def embed_original(
     """
     torch.set_float32_matmul_precision("highest")
     encoder = encoder.to(device=device, dtype=torch.float32).eval()
+    encoder.ops = PYTORCH
     vectors = np.empty((len(ids), encoder.config.width), np.float32)
     started, computed = time.perf_counter(), 0
     tokens, lengths = encoder.tokenize(sequences, ids) if sequences else (np.empty(0, np.int64), np.empty(0, np.int64))
     parts = np.split(tokens, np.cumsum(lengths)[:-1])
-    batches = plan_batches(lengths) if isinstance(encoder, ESM2) else [[row] for row in range(len(ids))]
+    batches = (
+        plan_padded(lengths)
+        if ARCHITECTURES[encoder.architecture].role is PROTEIN
+        else [[row] for row in range(len(ids))]
+    )
     for rows in batches:
         longest = max(int(lengths[row]) for row in rows)
         padded = torch.full((len(rows), longest), PAD)
@@ -54,12 +60,8 @@ def embed_original(
         try:
             with torch.inference_mode():
                 padded = padded.to(device)
-                if isinstance(encoder, ESM2):
-                    states = hidden(padded) if hidden else esm2_hidden(encoder, padded)
-                    pooled = pool_residues(states, lengths[rows])
-                else:
-                    pooled = dnabert_vectors(encoder, padded)
-                vectors[rows] = pooled.cpu().numpy()
+                states = hidden(padded) if hidden else padded_hidden(encoder, padded)
+                vectors[rows] = pool_padded(encoder, states, lengths[rows]).cpu().numpy()
         except torch.OutOfMemoryError:
             raise ConfigError(
                 f"{len(rows)} sequences of up to {longest:,} tokens, first {ids[rows[0]]}, don't fit in the memory of "
@@ -86,7 +88,7 @@ def embed_original(
     return Embedded(vectors, statistics)
 
 
-def plan_batches(lengths: np.ndarray) -> list[list[int]]:
+def plan_padded(lengths: np.ndarray) -> list[list[int]]:
     """fair-esm's batches of sequences with (n,) ``lengths`` in tokens, as lists of rows: shortest first.
 
     A batch is closed where its rows times its longest one would exceed 2,048; of <cls> and <eos> that count has one.
@@ -100,38 +102,41 @@ def plan_batches(lengths: np.ndarray) -> list[list[int]]:
     return batches
 
 
-def esm2_hidden(encoder: ESM2, tokens: torch.Tensor) -> torch.Tensor:
+def padded_hidden(encoder: Encoder, tokens: torch.Tensor) -> torch.Tensor:
     """Padded tokens (n, L) -> hidden states (n, L, d)."""
     n, longest = tokens.shape
-    x = encoder.embed_tokens(tokens).flatten(0, 1)
-    if encoder.config.token_dropout:  # its factor as long as no token is <mask>, and no letter stands for <mask>
-        x = x * (1 - TRAINING_MASK_FRACTION)
-    positions = torch.arange(longest, device=tokens.device).repeat(n)
-    cos, sin = rotary_tables(positions, encoder.config.head_dim)
-    bias = torch.zeros(n, 1, 1, longest, device=tokens.device).masked_fill((tokens == PAD)[:, None, None], -torch.inf)
-    blocks: Any = encoder.layers
-    for layer in blocks:
-        q, k, v = (part.unflatten(0, (n, longest)) for part in layer.project(x, cos, sin))
-        x = layer.finish(x, attention(q, k, v, bias).flatten(0, 1))
-    return encoder.final_norm(x).unflatten(0, (n, longest))
+    batch = PackedBatch.build(np.full(n, longest)).to(tokens.device)
+    return encoder(tokens.flatten(), batch, PaddedAttention(tokens)).unflatten(0, (n, longest))
 
 
-def pool_residues(hidden: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
-    """Hidden states (n, L, d) of sequences with (n,) ``lengths`` -> (n, d): mean of the first 1,024 residues."""
-    ends = np.minimum(lengths - 2, POOLED_RESIDUES) + 1
-    return torch.stack([row[1 : int(end)].mean(0) for row, end in zip(hidden, ends, strict=True)])
+def pool_padded(encoder: Encoder, hidden: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
+    """Hidden states (n, L, d) of sequences with (n,) ``lengths`` -> (n, d), as the encoder pools them."""
+    real = torch.cat([row[: int(length)] for row, length in zip(hidden, lengths, strict=True)])
+    return encoder.pool(real, PackedBatch.build(lengths).to(hidden.device))
 
 
-def dnabert_vectors(encoder: DNABERT, tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens (1, L) -> (1, d): mean of all tokens."""
-    slopes = torch.tensor(alibi_slopes(encoder.config.heads), device=tokens.device)
-    bias = alibi_bias(slopes, 0, tokens.shape[1], tokens.shape[1])
-    x = encoder.embed_norm(encoder.embed_tokens(tokens[0]) + encoder.token_type)
-    blocks: Any = encoder.layers
-    for layer in blocks:
-        q, k, v = (part[None] for part in layer.project(x))
-        x = layer.finish(x, attention(q, k, v, bias)[0])
-    return x.mean(0, keepdim=True)
+class PaddedAttention:
+    """Attention written out, as the backend for batches of padded rows."""
+
+    name = "original"
+
+    def __init__(self, tokens: torch.Tensor) -> None:
+        """For padded tokens (n, L)."""
+        self.tokens = tokens
+
+    def prepare(self, batch: PackedBatch, slopes: torch.Tensor | None = None, rotary: Tables | None = None) -> Attend:
+        n, longest = self.tokens.shape
+        if slopes is None:
+            bias = torch.zeros(n, 1, 1, longest, device=self.tokens.device)
+            bias = bias.masked_fill((self.tokens == PAD)[:, None, None], -torch.inf)
+        else:
+            bias = alibi_bias(slopes, 0, longest, longest)
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            q, k, v = (part.unflatten(0, (n, longest)) for part in (q, k, v))
+            return attention(q, k, v, bias).flatten(0, 1)
+
+        return rotated(attend, batch, rotary)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,12 @@
-"""Which sequences share a forward pass, and the index tensors of such a pack.
+"""Which sequences share a forward pass, and the index tensors of such a packed batch.
 
-A pack is a flat stream of tokens, one sequence after the other, without padding. Planning needs
-NumPy only; PyTorch is imported when the first pack is built.
+A packed batch is a flat stream of tokens, one sequence after the other, without padding. Planning needs
+NumPy only; PyTorch is imported when the first batch is built.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     import torch
 
 
-def plan_packs(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
-    """Divide sequences, of (n,) token counts ``lengths``, over packs of at most ``tokens_per_batch`` tokens.
+def plan_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """Divide sequences, of (n,) token counts ``lengths``, over batches of at most ``max_tokens`` tokens.
 
     Returns arrays of sequence indices, each index in exactly one of them: longest first (memory runs out at
-    once or never), equal lengths side by side, all full but the last one. A sequence longer than the budget has a pack
+    once or never), equal lengths side by side, all full but the last one. A sequence longer than that has a batch
     of its own.
     """
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
-    packs = []
+    batches = []
     start, used = 0, 0
     while start < len(order):
-        stop = max(int(ends.searchsorted(used + tokens_per_batch, side="right")), start + 1)
-        packs.append(order[start:stop])
+        stop = max(int(ends.searchsorted(used + max_tokens, side="right")), start + 1)
+        batches.append(order[start:stop])
         start, used = stop, int(ends[stop - 1])
-    return packs
+    return batches
 
 
 def gather_sequences(tokens: np.ndarray, lengths: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pack:
+class PackedBatch:
     """The shape of a flat token stream; n sequences, T tokens. Its tensors are parts of one buffer."""
 
     runs: tuple[Run, ...]
@@ -64,11 +64,15 @@ class Pack:
 
     @classmethod
     def build(
-        cls, lengths: np.ndarray, tokens: np.ndarray | None = None, room: tuple[int, int] = (0, 0), pinned: bool = False
-    ) -> Pack:
+        cls,
+        lengths: np.ndarray,
+        tokens: np.ndarray | None = None,
+        pad_to: tuple[int, int] = (0, 0),
+        pinned: bool = False,
+    ) -> PackedBatch:
         """Make the index tensors, on the host.
 
-        ``room`` is the least n and T of the tensors: further sequences are empty, further tokens belong to none.
+        ``pad_to`` is the least n and T of the tensors: further sequences are empty, further tokens belong to none.
         ``pinned`` is memory that a GPU can read by itself. NumPy fills it, since waking PyTorch's threads for so little
         takes longer than the work.
         """
@@ -76,12 +80,12 @@ class Pack:
 
         lengths = np.asarray(lengths, dtype=np.int64)
         if lengths.size == 0 or lengths.min() < 1:
-            raise ValueError("a pack needs at least one sequence, and no sequence without tokens")
+            raise ValueError("a batch needs at least one sequence, and no sequence without tokens")
         ends = np.cumsum(lengths)
         total = int(ends[-1])
         if tokens is not None and len(tokens) != total:
             raise ValueError(f"{len(tokens)} tokens for lengths that add up to {total}")
-        n, t = max(len(lengths), room[0]), max(total, room[1])
+        n, t = max(len(lengths), pad_to[0]), max(total, pad_to[1])
         sizes = [n, n + 1, t] + [t] * (tokens is not None)
         buffer = torch.empty(sum(sizes), dtype=torch.int32, pin_memory=pinned)
         buffer.numpy().fill(0)
@@ -97,22 +101,15 @@ class Pack:
         runs = tuple(Run(*map(int, run)) for run in starts)
         return cls(runs, total, int(lengths.min()), int(lengths.max()), buffer, *buffer.split(sizes))
 
-    def to(self, device: str | torch.device) -> Pack:
+    def to(self, device: str | torch.device) -> PackedBatch:
         """The same on a device, sent in one transfer for which the host doesn't wait."""
         import torch
 
         buffer = self.buffer.pin_memory() if torch.device(device).type == "cuda" else self.buffer
         buffer = buffer.to(device, non_blocking=True)
-        sizes = [len(part) for part in (self.lengths, self.cu_seqlens, self.positions)]
-        lengths, cu_seqlens, positions, *tokens = buffer.split(sizes + [sizes[2]] * (self.tokens is not None))
-        return replace(
-            self,
-            buffer=buffer,
-            lengths=lengths,
-            cu_seqlens=cu_seqlens,
-            positions=positions,
-            tokens=tokens[0] if tokens else None,
-        )
+        parts = (self.lengths, self.cu_seqlens, self.positions, self.tokens)
+        sizes = [len(part) for part in parts if part is not None]
+        return PackedBatch(self.runs, self.total, self.min_length, self.max_length, buffer, *buffer.split(sizes))
 
     def per_token(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) one value a sequence -> (T,) the same value at each of its tokens."""

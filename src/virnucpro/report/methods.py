@@ -1,12 +1,15 @@
-"""A methods paragraph with this run's own facts, and the works to cite for it."""
+"""A methods paragraph for a publication, with the facts of this run, and the works to cite."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 import yaml
+
+from virnucpro.models.registry import ARCHITECTURES, ROLES, Architecture
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Reference:
     """A work to cite."""
 
     key: str
-    kind: str  # of the BibTeX entry: article or inproceedings
+    kind: str  # the BibTeX entry's type: article or inproceedings
     authors: str
     title: str
     place: str  # journal or proceedings
@@ -24,7 +27,7 @@ class Reference:
     doi: str
 
     def bibtex(self) -> str:
-        """The entry for a .bib file."""
+        """The BibTeX entry."""
         fields = {
             "author": self.authors,
             "title": f"{{{self.title}}}",
@@ -38,19 +41,33 @@ class Reference:
         return f"@{self.kind}{{{self.key},\n" + ",\n".join(lines) + "\n}"
 
 
-def references() -> list[Reference]:
-    """The works, in the order in which ``methods`` counts them."""
-    return [Reference(**work) for work in yaml.safe_load((files(__package__) / "references.yaml").read_text("utf-8"))]
+def architectures(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Role → name of its encoder's architecture, as summary.json says; as ``family`` up to version 0.1."""
+    encoders = {role: summary[f"{role}_encoder"] for role in ROLES}
+    return {role: encoder.get("architecture") or encoder["family"] for role, encoder in encoders.items()}
+
+
+def references(names: Collection[str]) -> list[Reference]:
+    """The works to cite for a run with encoders of these architectures, in the order of their numbers in ``methods``."""
+    works = [Reference(**work) for work in yaml.safe_load((files(__package__) / "references.yaml").read_text("utf-8"))]
+    unused = {each.citation for each in ARCHITECTURES.values()} - {ARCHITECTURES[name].citation for name in names}
+    return [work for work in works if work.key not in unused]
 
 
 def methods(summary: dict[str, Any], bases: int) -> str:
-    """The paragraph; numbers in brackets count through ``references``.
+    """The paragraph; numbers in brackets are those of ``references``.
 
     Args:
         summary: summary.json.
-        bases: of all records.
+        bases: of all sequences.
     """
     versions = summary["run"]["versions"]
+    cite = {
+        work.key: f" [{number}]" for number, work in enumerate(references(architectures(summary).values()), start=1)
+    }
+    dna, protein = (
+        _encoder(summary[f"{role}_encoder"], ARCHITECTURES[name], cite) for role, name in architectures(summary).items()
+    )
     ways = [way for ways in summary["computed"].values() for way in ways]
     precision, backend, device, torch = (
         " and ".join(sorted(set(map(str, values))))
@@ -59,27 +76,25 @@ def methods(summary: dict[str, Any], bases: int) -> str:
             [way["versions"]["torch"] for way in ways],
         )
     )
-    computed = (
-        f" Embeddings were computed with PyTorch {torch} [5], in {precision} with {backend} attention ({device})."
-    )
+    computed = f" Embeddings were computed with PyTorch {torch}{cite['pytorch']}, in {precision} with {backend} attention ({device})."
     return (
-        f"Viral sequences were identified as in VirNucPro [1], with version {versions['virnucpro']} of its Snakemake "
-        f"workflow (Snakemake {versions['snakemake']} [4]). "
-        f"The {summary['records']:,} sequences ({bases:,} bases) were cut into {summary['chunks']:,} windows of at most "
-        f"{summary['chunk_length']} bases and each window was translated in all six frames; the "
+        f"Viral sequences were identified as in VirNucPro{cite['virnucpro']}, with version {versions['virnucpro']} of its Snakemake "
+        f"workflow (Snakemake {versions['snakemake']}{cite['snakemake']}). "
+        f"The {summary['records']:,} sequences ({bases:,} bases) were cut into {summary['chunks']:,} chunks of at most "
+        f"{summary['chunk_length']} bases and each chunk was translated in all six frames; the "
         f"{summary['frames']:,} frames without a stop codon were kept. The DNA of each frame was embedded with "
-        f"{_encoder(summary['dna_encoder'], 'DNABERT-S architecture [2]')}, its protein with "
-        f"{_encoder(summary['protein_encoder'], 'ESM-2 architecture [3]')}, and both vectors together were scored by "
+        f"{dna}, its protein with "
+        f"{protein}, and both vectors together were scored by "
         f"the classifier {_identity(summary['classifier'])}.{computed if ways else ''} "
-        f"The score of a window is v / (v + o), where v and o are the largest viral and non-viral scores among its "
-        f"frames; windows without an open frame have no score. A sequence was called viral if the mean score of its "
-        f"scored windows was at least {summary['threshold']}: {summary['viral_records']:,} sequences."
+        f"The score of a chunk is v / (v + o), where v and o are the largest viral and non-viral scores among its "
+        f"frames; chunks without a stop-free frame have no score. A sequence was called viral if the mean score of its "
+        f"scored chunks was at least {summary['threshold']}: {summary['viral_records']:,} sequences."
     )
 
 
-def _encoder(encoder: dict[str, Any], architecture: str) -> str:
+def _encoder(encoder: Mapping[str, Any], architecture: Architecture, cite: Mapping[str, str]) -> str:
     return (
-        f"{encoder['name']} ({architecture}, {encoder['layers']} layers, {encoder['width']} dimensions, "
+        f"{encoder['name']} ({architecture.title} architecture{cite.get(architecture.citation or '', '')}, {encoder['layers']} layers, {encoder['width']} dimensions, "
         f"{encoder['pooling']}, weights SHA-256 {encoder['weights_sha256'][:12]})"
     )
 

@@ -1,4 +1,4 @@
-"""Facts → HTML: the page of a sample and the page of a run."""
+"""Writing the HTML pages: one of a sample, one of a run."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from virnucpro import __version__
-from virnucpro.classifier.tables import CONTIGS, NON_VIRAL, UNSCORED, VIRAL
 from virnucpro.embeddings.store import MergedEmbeddings
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.report import methods, tables, timing
+from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
 
-LISTED_SHARDS = 500
-"""Shard jobs listed at most, the slowest ones."""
+MAX_LISTED_SHARDS = 500
+"""Shard jobs in the page's table: the slowest ones."""
 
 
 def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: Path) -> None:
     """Write a sample's page: one file, bounded in size whatever the number of contigs.
 
     Args:
-        folder: the sample's results; benchmarks and check lie in folders beside it.
+        folder: the sample's results; the folders ``benchmarks`` and ``check`` are beside it.
         sample: its name.
-        fastas: its input files, for the record.
+        fastas: its input files, to be named on the page.
         output: the page.
     """
     summary = json.loads((folder / "summary.json").read_text())
@@ -47,19 +47,19 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
         contigs=contigs,
         chunks=chunks,
         data=tables.columns(contigs.listed),
-        columns=CONTIGS,
+        columns=CONTIG_COLUMNS,
         calls=(VIRAL, NON_VIRAL, UNSCORED),
-        times=timing.rule_times(benchmarks, sample, shards),
+        times=timing.rule_times(benchmarks, sample, shards, methods.architectures(summary)),
         throughput=timing.throughput(shards),
-        shards=sorted(shards, key=lambda shard: -shard["seconds"])[:LISTED_SHARDS],
+        shards=sorted(shards, key=lambda shard: -shard["seconds"])[:MAX_LISTED_SHARDS],
         check=read_check(check, summary),
         methods=methods.methods(summary, sum(contigs.bases.values())),
-        references=methods.references(),
+        references=methods.references(methods.architectures(summary).values()),
     )
 
 
 def read_check(path: Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What ``virnucpro check`` wrote; None if it wasn't run, or was with other models than the sample's."""
+    """What ``virnucpro check`` wrote; None if it wasn't run, or with other models than the sample's."""
     if not path.is_file():
         return None
     check = json.loads(path.read_text(encoding="utf-8"))
@@ -72,7 +72,7 @@ def write_run_page(summaries: Mapping[str, Path], output: Path) -> None:
     """Write the page that compares the samples of a run.
 
     Args:
-        summaries: sample → its summary.json; the samples' pages lie beside these.
+        summaries: sample → its summary.json; the sample's page is beside that.
         output: the page.
     """
     samples = {sample: json.loads(path.read_text()) for sample, path in summaries.items()}
@@ -90,7 +90,7 @@ def _write(output: Path, template: str, **facts: Any) -> None:
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
     environment.filters["duration"] = duration
-    # Compact, and safe inside a script element: no "<" can end it.
+    # Compact, and safe within a script element, which a "<" could end.
     environment.filters["embedded"] = lambda value: json.dumps(
         value, ensure_ascii=False, separators=(",", ":")
     ).replace("<", "\\u003c")

@@ -1,16 +1,16 @@
-"""Where the time went: Snakemake's benchmark files, and what each embedding job measured of itself."""
+"""Time per rule and speed per encoder, from Snakemake's benchmark files and what embedding jobs recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RULES = ("prepare_dnabert_s", "prepare_esm2", "prepare_classifier", "split", "embed_dnabert_s", "embed_esm2", "merge", "predict")  # fmt: skip
-"""In the order they run; ``report`` itself isn't over yet, nor need ``extract_viral`` be."""
-EMBEDDING = {"embed_dnabert_s": "dna", "embed_esm2": "protein"}
+from virnucpro.models.registry import ROLES
+
+PER_SAMPLE = ("split", "merge", "predict")
 
 
 @dataclass
@@ -25,22 +25,27 @@ class RuleTime:
     cpu_seconds: float
 
 
-def rule_times(folder: Path, sample: str, shards: Iterable[dict[str, Any]]) -> list[RuleTime]:
-    """Time per rule of what made this sample's results; without rules of which nothing is known.
+def rule_times(
+    folder: Path, sample: str, shards: Iterable[dict[str, Any]], architectures: Mapping[str, str]
+) -> list[RuleTime]:
+    """Time per rule of the jobs that made this sample's results; rules of which nothing is known are left out.
 
     Args:
         folder: ``{output_dir}/benchmarks``.
-        sample: its jobs are counted, and the run's preparation of models.
+        sample: its jobs are counted, and those that prepared the run's models.
         shards: as recorded in embeddings.h5.
+        architectures: of the encoder in each role.
     """
     times = []
-    for rule in RULES:
-        if rule in EMBEDDING:
-            own = [shard for shard in shards if EMBEDDING[rule] == shard["encoder"] and "job_seconds" in shard]
+    embedding = {f"embed_{name}": role for role, name in architectures.items()}
+    prepare = [f"prepare_{name}" for name in (*architectures.values(), "classifier")]
+    for rule in (*prepare, "split", *embedding, "merge", "predict"):  # as they run; `report` isn't over yet
+        if rule in embedding:
+            own = [shard for shard in shards if embedding[rule] == shard["encoder"] and "job_seconds" in shard]
             names = {"s": "job_seconds", "cpu_time": "cpu_seconds", "max_rss": "max_rss"}
             jobs = [{name: shard[key] for name, key in names.items()} for shard in own]
         else:
-            name = f"{sample}.tsv" if rule in ("split", "merge", "predict") else "*.tsv"
+            name = f"{sample}.tsv" if rule in PER_SAMPLE else "*.tsv"
             jobs = [job for path in sorted((folder / rule).glob(name)) if (job := read_benchmark(path))]
         if jobs:
             rss, cpu = ([job[key] for job in jobs if key in job] for key in ("max_rss", "cpu_time"))
@@ -50,7 +55,7 @@ def rule_times(folder: Path, sample: str, shards: Iterable[dict[str, Any]]) -> l
 
 
 def read_benchmark(path: Path) -> dict[str, float]:
-    """The numbers of a benchmark file's last line, ``s`` among them; none if there is no such file."""
+    """The numbers in a benchmark file's last line, by column; empty without a file or the column ``s`` (seconds)."""
     lines = [line.split("\t") for line in path.read_text().splitlines()] if path.is_file() else []
     numbers = {}
     for name, value in zip(*lines[:: len(lines) - 1], strict=False) if len(lines) > 1 else ():
@@ -74,7 +79,7 @@ class Throughput:
 def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
     """Speed per encoder, from the seconds that its jobs spent in the encoder."""
     result = []
-    for encoder in EMBEDDING.values():
+    for encoder in ROLES:
         own = [shard for shard in shards if shard["encoder"] == encoder]
         if own:
             devices = ", ".join(sorted({str(shard.get("gpu_name", shard["device"])) for shard in own}))

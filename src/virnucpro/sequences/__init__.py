@@ -1,1 +1,1 @@
-"""FASTA records → chunks → open reading frames → content-named shards."""
+"""FASTA and FASTQ files → chunks → stop-free frames → shards named by their content."""

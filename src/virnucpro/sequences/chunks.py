@@ -1,6 +1,6 @@
-"""The windows ("chunks") a record is cut into, exactly as the original VirNucPro cuts them.
+"""The chunks that a sequence is cut into, exactly as the original VirNucPro cuts them.
 
-A record of L bases becomes n = ceil(L / C) chunks of at most C bases that overlap a little, so that the
+A sequence of L bases becomes n = ceil(L / C) chunks of at most C bases that overlap a little, so that the
 surplus n * C - L is spread over them. The original divides the surplus by n, not by n - 1, so the last
 chunk is usually shorter than C; every other chunk has exactly C bases.
 """
@@ -14,16 +14,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ChunkTable:
-    """All chunks of several records, in order; every field is (n,) int64."""
+    """All chunks of several sequences, in order; every field is (n,) int64."""
 
-    record: np.ndarray  # index of the record
-    index: np.ndarray  # 0-based, in the record
-    start: np.ndarray  # 0-based, in the record
+    record: np.ndarray  # index of the sequence
+    index: np.ndarray  # of the chunk in its sequence, 0-based
+    start: np.ndarray  # in the sequence, 0-based
     length: np.ndarray  # bases
 
 
 def chunk_table(lengths: np.ndarray, chunk_length: int) -> ChunkTable:
-    """Chunks of records of ``lengths`` ((r,) int64) bases; an empty record has none."""
+    """Chunks of sequences of ``lengths`` ((r,) int64) bases; an empty one has none."""
     if chunk_length < 1:
         raise ValueError(f"chunk_length must be at least 1, not {chunk_length}")
     counts = -(-lengths // chunk_length)
@@ -31,16 +31,16 @@ def chunk_table(lengths: np.ndarray, chunk_length: int) -> ChunkTable:
     index = np.arange(len(record), dtype=np.int64) - (np.cumsum(counts) - counts)[record]
     surplus = counts * chunk_length - lengths
     low = surplus // np.maximum(counts, 1)
-    higher = surplus - low * (counts - 1)  # this many shifts are low + 1
+    higher = surplus - low * (counts - 1)  # the number of shifts that are low + 1
     start = index * (chunk_length - low[record]) - np.minimum(index, higher[record])
     return ChunkTable(record, index, start, np.minimum(chunk_length, lengths[record] - start))
 
 
 def chunk_starts(length: int, chunk_length: int) -> np.ndarray:
-    """0-based starts ((n,) int64) of the chunks of a record; chunk i is [start, start + C) clipped at its end."""
+    """0-based starts ((n,) int64) of a sequence's chunks; chunk i is [start, start + C), clipped at the sequence's end."""
     return chunk_table(np.array([length], dtype=np.int64), chunk_length).start
 
 
 def chunk_id(record: str, index: int) -> str:
-    """Name of a record's chunk; ``index`` is 0-based, the name counts from 1."""
+    """The id of chunk ``index`` (0-based) of the sequence with id ``record``; the id counts from 1."""
     return f"{record}_chunk_{index + 1}"

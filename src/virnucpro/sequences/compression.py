@@ -13,35 +13,39 @@ import zstandard
 
 from virnucpro.errors import InputError
 
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 
-_GZIP = b"\x1f\x8b"
-_BGZF = (
-    b"\x1f\x8b\x08\x04",
-    b"BC\x02\x00",
-)  # bytes 0-3 and 12-15: gzip with bgzip's extra field (SAM specification, 4.1)
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_SKIPPABLE = b"\x2a\x4d\x18"  # bytes 1-3 of a zstd frame without content, which pzstd begins with
-# Compressed bytes taken at a time, so that what becomes of them stays small: at most 8 MB of gzip. Of zstd, four bytes
-# can become 128 KB.
-_INPUT = {"gzip": 1 << 13, "zstd": 1 << 9}
-_HEAD = 16  # bytes that tell
+_GZIP_MAGIC = b"\x1f\x8b"
+_BGZF_MAGIC = (b"\x1f\x8b\x08\x04", b"BC\x02\x00")
+"""Bytes 0-3 and 12-15: gzip with bgzip's extra field (SAM specification, 4.1)."""
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE_MAGIC = b"\x2a\x4d\x18"
+"""Bytes 1-3 of a zstd frame without content; pzstd writes one first."""
+_HEAD_BYTES = 16
+"""Enough to tell the compression."""
+_INPUT_BYTES = {"gzip": 1 << 13, "zstd": 1 << 9}
+"""Compressed bytes read at a time. They bound the memory: of gzip they become at most 8 MB; four bytes of zstd can
+become 128 KB."""
 
 
 def read_blocks(path: Path, at: Callable[[int], object] = id, warn: Callable[[str], object] = id) -> Iterator[bytes]:
-    """Decompressed content, in blocks of about ``BLOCK`` bytes; memory doesn't grow with the file.
+    """Decompressed content, in blocks of about ``BLOCK_BYTES`` bytes; memory doesn't grow with the file.
 
-    The file is read once from its beginning, so that it may be a pipe. Before each block ``at`` is told how many bytes
-    of the file itself have been read (of a pipe, nothing); ``warn`` is told of a bgzip file without its end mark.
+    The file is read once, from its beginning, so it may be a pipe.
+
+    Args:
+        path: the file.
+        at: called before each block with the number of bytes of the (compressed) file read so far; not for a pipe.
+        warn: called with a message about a bgzip file without its end mark.
 
     Raises:
-        InputError: there is no such file, it can't be read, or what it is compressed with is truncated or corrupt.
+        InputError: there is no such file, it can't be read, or its compressed data are truncated or corrupt.
     """
     _check_kind(path)
     kind = "file"
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(_HEAD_BYTES)
             kind = _compression(head)
             blocks = _plain(head, file) if kind == "file" else _members(path, head, file, kind, warn)
             for block in blocks:
@@ -81,29 +85,29 @@ def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
 
 
 def _compression(head: bytes) -> str:
-    if head.startswith(_GZIP):
+    if head.startswith(_GZIP_MAGIC):
         return "gzip"
-    skippable = head[1:4] == _SKIPPABLE and head[0] >> 4 == 5
-    return "zstd" if head.startswith(_ZSTD) or skippable else "file"
+    skippable = head[1:4] == _ZSTD_SKIPPABLE_MAGIC and head[0] >> 4 == 5
+    return "zstd" if head.startswith(_ZSTD_MAGIC) or skippable else "file"
 
 
 def _plain(head: bytes, file: BinaryIO) -> Iterator[bytes]:
-    for start in range(0, len(head), BLOCK):
-        yield head[start : start + BLOCK]
-    while block := file.read(BLOCK):
+    for start in range(0, len(head), BLOCK_BYTES):
+        yield head[start : start + BLOCK_BYTES]
+    while block := file.read(BLOCK_BYTES):
         yield block
 
 
 def _members(path: Path, head: bytes, file: BinaryIO, kind: str, warn: Callable[[str], object]) -> Iterator[bytes]:
     """Content of gzip members or zstd frames, one after the other.
 
-    Not by the libraries' own readers of files: zstandard's takes a truncated frame for a whole one, and gzip's doesn't
-    tell a bgzip file that was cut between two of its members.
+    The libraries' own file readers won't do: zstandard's takes a truncated frame for a whole one, and gzip's doesn't
+    notice a bgzip file that was cut between two members.
     """
     member: Any = None
-    begun = size = written = 0  # members; bytes waiting; bytes of the last member
+    begun = size = written = 0  # number of members; bytes in ``ready``; content of the last member in bytes
     ready: list[bytes] = []
-    data, end = head, len(head)  # what is read of the file, and where that ends in it
+    data, end = head, len(head)  # bytes of the file not yet decompressed, and the offset where they end
     while data:
         while data:
             if member is None:
@@ -125,14 +129,14 @@ def _members(path: Path, head: bytes, file: BinaryIO, kind: str, warn: Callable[
             written += len(ready[-1])
             data = member.unused_data if member.eof else b""
             member = None if member.eof else member
-        if size >= BLOCK:
+        if size >= BLOCK_BYTES:
             yield b"".join(ready)
             ready, size = [], 0
-        data = file.read(_INPUT[kind])
+        data = file.read(_INPUT_BYTES[kind])
         end += len(data)
     if member is not None:
         raise EOFError(f"it ends within a {'member' if kind == 'gzip' else 'frame'}")
-    if (head[:4], head[12:16]) == _BGZF and written:  # the end mark is an empty member
+    if (head[:4], head[12:16]) == _BGZF_MAGIC and written:  # the end mark is an empty member
         warn(
             f"{path}: bgzip without its end mark. Some programs leave it out; but a file that was cut between two blocks "
             "looks the same: compare its size with the original's."

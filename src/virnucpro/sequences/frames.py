@@ -1,9 +1,11 @@
-"""Six-frame translation of chunks, keeping the frames without a stop ("open" frames).
+"""Six-frame translation of chunks, keeping the stop-free frames.
+
+Stop-free means that none of a frame's codons is a stop. No start codon is asked for, so these aren't open reading frames.
 
 Works on blocks of chunks with NumPy: every position of a block gets the code of the codon that starts
 there; one byte per position then says "stop on this strand" (bit 0) and "stop on the other" (bit 1).
 Or-ing that array with itself at distances of 3, 6, 12 ... positions leaves at each position what its
-next 2, 4, 8 ... codons hold, so that two look-ups tell whether a frame is open. Only open frames are
+next 2, 4, 8 ... codons hold, so that two look-ups tell whether a frame is stop-free. Only those are
 translated. Semantics are those of the original VirNucPro: a codon with a letter other than A, C, G, T
 contributes no residue, and the nucleotide text of a frame with P residues has 3 P + 1 bases, clipped at
 the chunk's end.
@@ -27,29 +29,31 @@ from virnucpro.sequences.chunks import chunk_table
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 BLOCK_BASES = 3 << 18  # handled at a time: enough to hide the cost of NumPy's calls, few enough for the caches
 
-_BYTES = 0x0101010101010101  # times b: the byte b in every byte of a word
-_OFFSETS = np.array([0, 1, 2, 0, 1, 2])  # of a frame's first codon, on its own strand
+_EACH_BYTE = 0x0101010101010101  # times b: a word of eight bytes b
+_FRAME_OFFSETS = np.array([0, 1, 2, 0, 1, 2])  # of a frame's first codon, on its own strand
 _STOP_BITS = np.array([1, 1, 1, 2, 2, 2], dtype=np.uint8)
 
-_CODE = CodonTable.unambiguous_dna_by_id[1]
-_RESIDUE_OF = _CODE.forward_table | dict.fromkeys(_CODE.stop_codons, "*")
+_GENETIC_CODE = CodonTable.unambiguous_dna_by_id[1]
+_RESIDUE_OF = _GENETIC_CODE.forward_table | dict.fromkeys(_GENETIC_CODE.stop_codons, "*")
 _CODONS = ["".join(codon) for codon in product("ACTG", repeat=3)]  # in the order of their codes
-_OPPOSITE = [codon.translate(str.maketrans("ACGT", "TGCA"))[::-1] for codon in _CODONS]
-_STOPS = [code for code, codon in enumerate(_CODONS) if _RESIDUE_OF[codon] == "*"]
-_REVERSE_STOPS = [code for code, codon in enumerate(_OPPOSITE) if _RESIDUE_OF[codon] == "*"]
-_SKIPPED = 64  # code of a codon with a letter other than A, C, G, T
-_REVERSE = 128  # added to a codon's code where it is read on the other strand
-_FORWARD_RESIDUES, _REVERSE_RESIDUES = ("".join(map(_RESIDUE_OF.get, codons)) for codons in (_CODONS, _OPPOSITE))
-_RESIDUES = (_FORWARD_RESIDUES.ljust(_REVERSE, "-") + _REVERSE_RESIDUES.ljust(_REVERSE, "-")).encode()  # by code
+_REVERSE_CODONS = [codon.translate(str.maketrans("ACGT", "TGCA"))[::-1] for codon in _CODONS]
+_STOP_CODES = [code for code, codon in enumerate(_CODONS) if _RESIDUE_OF[codon] == "*"]
+_REVERSE_STOP_CODES = [code for code, codon in enumerate(_REVERSE_CODONS) if _RESIDUE_OF[codon] == "*"]
+_SKIPPED_CODE = 64  # of a codon with a letter other than A, C, G, T
+_REVERSE_BIT = 128  # set in a codon's code where it is read on the other strand
+_FORWARD_RESIDUES, _REVERSE_RESIDUES = ("".join(map(_RESIDUE_OF.get, codons)) for codons in (_CODONS, _REVERSE_CODONS))
+_RESIDUES = (
+    _FORWARD_RESIDUES.ljust(_REVERSE_BIT, "-") + _REVERSE_RESIDUES.ljust(_REVERSE_BIT, "-")
+).encode()  # by code
 
 
 class FrameBatch(NamedTuple):
-    """Open frames of consecutive chunks, chunks ascending and frames F1..R3 within a chunk; arrays are (k,) int64."""
+    """Stop-free frames of consecutive chunks, chunks ascending and frames F1..R3 in a chunk; arrays are (k,) int64."""
 
-    chunks: int  # in the batch, with or without open frames
-    first_record: int  # the record of the first of them, an index into the sequences given
-    record: np.ndarray  # each frame's record, an index into the sequences given
-    chunk: np.ndarray  # 0-based index of its chunk in the record
+    chunks: int  # in the batch, with or without stop-free frames
+    first_record: int  # the sequence of the first chunk, an index into the sequences given
+    record: np.ndarray  # each frame's sequence, an index into the sequences given
+    chunk: np.ndarray  # 0-based index of its chunk in the sequence
     frame: np.ndarray  # 0..5, an index into ``FRAME_NAMES``
     nucleotides: list[bytes]  # upper case, on the frame's own strand
     proteins: list[bytes]  # never empty, never with ``*``
@@ -58,7 +62,7 @@ class FrameBatch(NamedTuple):
 def frame_span(start: int, length: int, frame: int) -> tuple[int, int]:
     """Half-open 0-based interval, in forward coordinates for both strands, that a frame's whole codons cover.
 
-    The chunk is given by its ``start`` in the record and its ``length``; ``frame`` indexes ``FRAME_NAMES``.
+    The chunk is given by its ``start`` in the contig and its ``length``; ``frame`` indexes ``FRAME_NAMES``.
     """
     offset = min(frame % 3, length)
     bases = (length - offset) // 3 * 3
@@ -67,22 +71,22 @@ def frame_span(start: int, length: int, frame: int) -> tuple[int, int]:
 
 
 class _Workspace:
-    """Arrays that every block uses again: fresh ones would cost more in page faults than the work itself."""
+    """Arrays reused by all blocks: new ones would cost more in page faults than the work itself."""
 
     size = 0
 
     def reserve(self, size: int) -> None:
-        """Room for ``size`` bases, a multiple of 8."""
+        """Make the arrays large enough for ``size`` bases, a multiple of 8."""
         if size > self.size:
             self.size = size
             self.letters, self.codons = np.zeros((2, 2 * size), dtype=np.uint8)  # both strands, one after the other
             self.bases, self.stops, self.other = np.zeros((3, size), dtype=np.uint8)
 
 
-def open_frames_of(sequences: Iterable[bytes], chunk_length: int) -> Iterator[FrameBatch]:
-    """Open frames of many records, in batches of bounded size that cover all chunks in order.
+def stop_free_frames(sequences: Iterable[bytes], chunk_length: int) -> Iterator[FrameBatch]:
+    """Stop-free frames of many sequences, in batches of bounded size that cover all chunks in order.
 
-    Short records share a batch, which is what makes reads and small contigs fast.
+    Short sequences share a batch, which is what makes reads and small contigs fast.
     """
     work = _Workspace()
     group: list[bytes] = []
@@ -99,10 +103,10 @@ def open_frames_of(sequences: Iterable[bytes], chunk_length: int) -> Iterator[Fr
 
 
 def _group_frames(group: list[bytes], first: int, chunk_length: int, work: _Workspace) -> Iterator[FrameBatch]:
-    """Batches for the records of ``group``; ``first`` is the index of its first record."""
+    """Batches for the sequences of ``group``; ``first`` is the index of its first one."""
     lengths = np.fromiter(map(len, group), dtype=np.int64, count=len(group))
     table = chunk_table(lengths, chunk_length)
-    letters = np.frombuffer(b"".join(group), dtype=np.uint8)  # of one record: no copy
+    letters = np.frombuffer(b"".join(group), dtype=np.uint8)  # no copy if there is one sequence
     starts = table.start + (np.cumsum(lengths) - lengths)[table.record]
     step = max(1, BLOCK_BASES // chunk_length)
     for begin in range(0, len(starts), step):
@@ -117,9 +121,9 @@ def _group_frames(group: list[bytes], first: int, chunk_length: int, work: _Work
 def _block_frames(
     text: np.ndarray, start: np.ndarray, length: np.ndarray, work: _Workspace
 ) -> tuple[np.ndarray, np.ndarray, list[bytes], list[bytes]]:
-    """Open frames of the chunks ``text[start : start + length]`` of letters ((b,) uint8), in order.
+    """Stop-free frames of the chunks ``text[start : start + length]`` of letters ((b,) uint8), in order.
 
-    Returns row of the chunk and frame, (k,) int64 each; nucleotide texts; proteins.
+    Returns rows of the chunks and frames, (k,) int64 each; nucleotide texts; proteins.
     """
     margin = -(-(int(length.max()) + 3) // 8) * 8  # either side, so that whole rows can be read anywhere
     size = -(-(len(text) + 2 * margin) // 8) * 8
@@ -129,30 +133,30 @@ def _block_frames(
     letters[:margin] = letters[inside.stop :] = 0
     letters[inside] = text
     words = letters.view(np.uint64)
-    words &= np.uint64(0xDF * _BYTES)  # upper case, if all are letters
+    words &= np.uint64(0xDF * _EACH_BYTE)  # upper case, if all are letters
     same = other.view(bool)
     plain = sum(int(np.count_nonzero(np.equal(letters, base, out=same))) for base in b"ACGT")
     others = None if plain == len(text) else _other_letters(letters, stops.view(bool), same, inside)
 
     bases, codons = work.bases[:size].view(np.uint64), work.codons[:size]
     np.right_shift(words, np.uint64(1), out=bases)
-    bases &= np.uint64(3 * _BYTES)
+    bases &= np.uint64(3 * _EACH_BYTE)
     _code_codons(bases, codons)
     if others is not None:
         for back in range(3):
-            codons[others - back] = _SKIPPED
+            codons[others - back] = _SKIPPED_CODE
     _find_stops(codons, stops, other)
-    row, frame, residues = _open(stops, other, start + margin, length)
+    row, frame, residues = _without_stop(stops, other, start + margin, length)
 
     # Both strands stand one after the other; on the second, a codon's code stands where its last base is.
-    np.bitwise_or(codons.view(np.uint64), np.uint64(_REVERSE * _BYTES), out=other.view(np.uint64))
+    np.bitwise_or(codons.view(np.uint64), np.uint64(_REVERSE_BIT * _EACH_BYTE), out=other.view(np.uint64))
     _reverse(other, work.codons[size : 2 * size])
     _complement(words, bases, other.view(np.uint64))
     if others is not None:
         other[others] = letters[others]
     _reverse(other, work.letters[size : 2 * size])
 
-    start, length, offset, reverse = start[row], length[row], _OFFSETS[frame], frame >= 3
+    start, length, offset, reverse = start[row], length[row], _FRAME_OFFSETS[frame], frame >= 3
     first = np.where(reverse, 2 * size - margin - start - length, margin + start) + offset
     proteins = _texts(work.codons, first + 2 * reverse, residues, 3, _RESIDUES)
     if others is not None:
@@ -187,17 +191,17 @@ def _code_codons(bases: np.ndarray, codons: np.ndarray) -> None:
 def _find_stops(codons: np.ndarray, stops: np.ndarray, scratch: np.ndarray) -> None:
     """Fill ``stops`` (uint8): bit 0, a stop starts here; bit 1, a stop of the other strand ends here."""
     words, more, same = stops.view(np.uint64), scratch.view(np.uint64), scratch.view(bool)
-    np.equal(codons, _REVERSE_STOPS[0], out=stops.view(bool))
-    for code in _REVERSE_STOPS[1:]:
+    np.equal(codons, _REVERSE_STOP_CODES[0], out=stops.view(bool))
+    for code in _REVERSE_STOP_CODES[1:]:
         np.equal(codons, code, out=same)
         words |= more
     words <<= np.uint64(1)
-    for code in _STOPS:
+    for code in _STOP_CODES:
         np.equal(codons, code, out=same)
         words |= more
 
 
-def _open(
+def _without_stop(
     stops: np.ndarray, other: np.ndarray, start: np.ndarray, length: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, frames and numbers of codons, (k,) int64 each, of the frames without a stop.
@@ -212,7 +216,7 @@ def _open(
     # Two spans of 2**level codons, one from either end, cover a frame.
     level = np.frexp(counts.astype(np.float64))[1] - 1
     lowest, top = int(level.min()), int(level.max())
-    found = np.full(len(counts), 3, dtype=np.uint8)  # as if it had stops: what a frame without a codon keeps
+    found = np.full(len(counts), 3, dtype=np.uint8)  # both bits, which stay for a frame without a codon
     for power in range(top + 1):
         if power >= lowest:
             at = np.flatnonzero(level == power) if lowest < top else slice(None)
@@ -228,7 +232,7 @@ def _open(
 
 
 def _or_shifted(source: np.ndarray, distance: int, out: np.ndarray) -> None:
-    """``out[i] = source[i] | source[i + distance]``, up to where that ends; words where that is possible."""
+    """``out[i] = source[i] | source[i + distance]``, as far as that goes; eight bytes at a time where the distance allows it."""
     if distance % 8 == 0:
         source, out, distance = source.view(np.uint64), out.view(np.uint64), distance // 8
     np.bitwise_or(source[:-distance], source[distance:], out=out[:-distance])
@@ -237,11 +241,11 @@ def _or_shifted(source: np.ndarray, distance: int, out: np.ndarray) -> None:
 def _complement(words: np.ndarray, bases: np.ndarray, out: np.ndarray) -> None:
     """Complement of upper-case A, C, G, T; (w,) uint64 with a letter or code per byte; ``bases`` is overwritten."""
     # A ^ T is 0x15 and C ^ G is 0x04. Bit 0 of a base's code is set for C and G, and 0x15 ^ 0x11 is 0x04.
-    bases &= np.uint64(_BYTES)
+    bases &= np.uint64(_EACH_BYTE)
     np.left_shift(bases, np.uint64(4), out=out)
     out |= bases
     out ^= words
-    out ^= np.uint64(0x15 * _BYTES)
+    out ^= np.uint64(0x15 * _EACH_BYTE)
 
 
 def _reverse(source: np.ndarray, out: np.ndarray) -> None:

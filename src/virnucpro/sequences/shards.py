@@ -1,8 +1,8 @@
-"""Where one shard ends and the next begins, and writing them under the names that follow from their content.
+"""Deciding where a shard ends, and writing shards under names that are digests of their content.
 
 A chunk ends a shard if its hash is the largest of all chunks whose ends lie within a third of ``limit`` frames on
-either side, whatever went before: so an edit moves only the boundaries near it. (Counting from the previous
-boundary, an insertion can shift all that follow. Simulated in ``benchmarks/sequences.py --locality``.)
+either side, whatever came before: so an edit moves only the boundaries near it. (If one counted from the previous
+boundary, an insertion could shift all that follow. Simulated in ``benchmarks/sequences.py --locality``.)
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from operator import add
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from virnucpro.files import BLOCK, sha256_file
+from virnucpro.io import BLOCK_BYTES, sha256_file
 
-_COUNTS = struct.Struct("5Q")
-"""Frames, bases, residues and the bytes in the two files: of a chunk until its shard is known (packed, since a third of a
-shard waits), or of a shard."""
+_COUNTS_LAYOUT = struct.Struct("5Q")
+"""Frames, bases, residues and bytes in the two files, of a chunk or of a shard. Chunks whose shard isn't known yet are kept
+in this form, since they can be a third of a shard."""
 
 Counts = tuple[int, ...]
 
@@ -29,28 +29,30 @@ class _Boundaries:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._window = max(1, limit // 3)
-        self._seen = self._decided = 0  # frames in all, and before the horizon
+        self._reach = max(1, limit // 3)  # frames on either side
+        self._seen = self._decided = 0  # frames in all chunks, and in those whose shard is known
         self._undecided: deque[bytes] = deque()
-        self._peaks: deque[tuple[int, bytes, bool]] = deque()  # (end, hash, largest to its left), hashes falling
-        self._ends: deque[int] = deque()  # boundaries beyond what is decided
+        self._peaks: deque[tuple[int, bytes, bool]] = (
+            deque()
+        )  # (end, hash, whether it's the largest to its left), hashes falling
+        self._ends: deque[int] = deque()  # boundaries found, in frames, after ``_decided``
         self._shard: Counts = (0,) * 5
 
     def push(self, digest: bytes, counts: Counts) -> list[Counts]:
-        """Take the next chunk; returns the counts of the shards that are complete now."""
+        """Take the next chunk's hash and counts; returns the counts of the shards that are complete now."""
         self._seen += counts[0]
-        self._undecided.append(_COUNTS.pack(*counts))
-        while self._peaks and self._seen - self._peaks[0][0] >= self._window:
+        self._undecided.append(_COUNTS_LAYOUT.pack(*counts))
+        while self._peaks and self._seen - self._peaks[0][0] >= self._reach:
             end, _, is_largest = self._peaks.popleft()
             if is_largest:
                 self._ends.append(end)
         while self._peaks and self._peaks[-1][1] < digest:
             self._peaks.pop()
         self._peaks.append((self._seen, digest, not self._peaks))
-        return self._decide(self._seen - self._window)
+        return self._decide(self._seen - self._reach)
 
     def finish(self) -> list[Counts]:
-        """The shards that are left at the end of the stream."""
+        """The remaining shards, at the end of the stream."""
         shards = self._decide(self._seen)
         return [*shards, self._take()] if self._shard[0] else shards
 
@@ -58,7 +60,7 @@ class _Boundaries:
         """Complete shards among the chunks that end by the horizon, before which all boundaries are known."""
         shards = []
         while self._undecided:
-            counts = _COUNTS.unpack(self._undecided[0])
+            counts = _COUNTS_LAYOUT.unpack(self._undecided[0])
             if self._decided + counts[0] > horizon:
                 break
             self._undecided.popleft()
@@ -79,16 +81,16 @@ class _Boundaries:
 class ShardWriter:
     """Writes ``<sha>.fna`` and ``<sha>.faa`` into a folder.
 
-    Texts go to disk at once, since where a shard ends is known only some chunks later.
+    Frames are written at once; where their shard ends is known only some chunks later.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.shards: list[dict[str, Any]] = []  # the manifest's entries of the shards closed so far
+        self.shards: list[dict[str, Any]] = []  # entries of the manifest
         self._boundaries = _Boundaries(limit)
         self._pending = [_Pending(folder / f"pending.{suffix}") for suffix in ("fna", "faa")]
 
     def add(self, dna: bytes, protein: bytes, counts: tuple[int, int, int]) -> None:
-        """Append the frames of one chunk: their text in the two files; frames, bases and residues."""
+        """Append the frames of one chunk: FASTA text for the two files, and the numbers of frames, bases and residues."""
         self._pending[0].file.write(dna)
         self._pending[1].file.write(protein)
         digest = hashlib.blake2b(dna + protein, digest_size=8).digest()
@@ -112,25 +114,25 @@ class ShardWriter:
 
 
 class _Pending:
-    """A growing file whose front is cut off as a shard, again and again."""
+    """A file that grows at its end, and whose beginning is cut off, shard by shard."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.front = path, path.with_stem("front")
-        self.file: BinaryIO = open(path, "w+b", buffering=BLOCK)
+        self.file: BinaryIO = open(path, "w+b", buffering=BLOCK_BYTES)
 
     def cut(self, size: int) -> str:
-        """Make the first ``size`` bytes the file ``front``; returns its SHA-256."""
+        """Move the first ``size`` bytes into the file ``front``; returns their SHA-256."""
         os.rename(self.path, self.front)
         with self.file as file:
             file.seek(size)
-            self.file = open(self.path, "w+b", buffering=BLOCK)
-            while block := file.read(BLOCK):
+            self.file = open(self.path, "w+b", buffering=BLOCK_BYTES)
+            while block := file.read(BLOCK_BYTES):
                 self.file.write(block)
             file.truncate(size)
         return sha256_file(self.front)
 
     def close(self) -> None:
-        """Remove the file, which must be used up."""
+        """Remove the file, of which nothing may be left."""
         with self.file as file:
             left = file.seek(0, os.SEEK_END)
         self.path.unlink()

@@ -1,8 +1,8 @@
-"""Splitting a sample's FASTA files into content-named shards of open frames, and reading them back.
+"""Splitting a sample's files into shards of stop-free frames named by their content, and reading them back.
 
-The folder's layout is in docs/architecture.md. Shards close where the content says so, so that a record
-inserted, removed or appended changes only the shards next to it and the others keep their names, and
-with them their embeddings.
+The folder's layout is in docs/architecture.md. Where a shard ends depends on the content, so a sequence that is
+inserted, removed or appended changes only the shards next to it; the others keep their names, and with them their
+embeddings.
 """
 
 from __future__ import annotations
@@ -18,20 +18,31 @@ from typing import Any
 import numpy as np
 
 from virnucpro.errors import InputError, StorageError
-from virnucpro.files import atomic_directory
+from virnucpro.io import atomic_directory
 from virnucpro.outputs import identity
 from virnucpro.provenance import RunRecord
 from virnucpro.sequences.chunks import chunk_id
-from virnucpro.sequences.frames import FRAME_NAMES, FrameBatch, open_frames_of
-from virnucpro.sequences.sample import AGAIN, SampleRecords, read_table
+from virnucpro.sequences.frames import FRAME_NAMES, FrameBatch, stop_free_frames
+from virnucpro.sequences.records import REMEDY, SampleRecords, read_table
 from virnucpro.sequences.shards import ShardWriter
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the shard folder's layout
+FORMAT = 1
+"""Version of the shard folder's layout."""
 
-_KEYS = ("chunk_length", "shard_frames", "records", "bases", "chunks", "frames", "skipped_records", "files", "shards")
-_NAMES = [name.encode() for name in FRAME_NAMES]
+MANIFEST_KEYS = (
+    "chunk_length",
+    "shard_frames",
+    "records",
+    "bases",
+    "chunks",
+    "frames",
+    "skipped_records",
+    "files",
+    "shards",
+)
+_FRAME_SUFFIXES = [name.encode() for name in FRAME_NAMES]
 
 
 def split_fasta(
@@ -46,11 +57,11 @@ def split_fasta(
     """Write a sample's shard folder, whole or not at all, and return its manifest.
 
     Args:
-        fastas: FASTA files, in order; see ``fasta.read_fasta``.
+        fastas: FASTA or FASTQ files, in order; see ``read.read_fasta``.
         output: the folder to make; it replaces an older one.
         chunk_length: bases in a chunk, 300 or 500 for the published classifiers.
         shard_frames: most frames in a shard (a chunk's frames stay together, whatever this is).
-        empty_records, rna_as_dna: see ``sample.SampleRecords``.
+        empty_records, rna_as_dna: see ``records.SampleRecords``.
         run: kept in the manifest.
 
     Raises:
@@ -58,14 +69,14 @@ def split_fasta(
     """
     if chunk_length < 1 or shard_frames < 1:
         raise ValueError(f"chunk_length ({chunk_length}) and shard_frames ({shard_frames}) must be at least 1")
-    before = identity(path for path in fastas if path.exists())  # of one that does not, the reader says why
+    before = identity(path for path in fastas if path.exists())  # the reader says what is wrong with one that doesn't
     with atomic_directory(output) as folder:
         writer = ShardWriter(folder, shard_frames)
         chunks = frames = 0
-        ids = deque[str]()  # of the records from first on: those before are translated and written
-        first = 0
+        ids = deque[str]()  # of the records that aren't written yet
+        first = 0  # the number of the first of them
         with SampleRecords(fastas, folder, empty_records, rna_as_dna) as records:
-            for batch in open_frames_of(_sequences(records, ids), chunk_length):
+            for batch in stop_free_frames(_sequences(records, ids), chunk_length):
                 chunks += batch.chunks
                 frames += len(batch.frame)
                 for _ in range(batch.first_record - first):
@@ -104,53 +115,52 @@ def split_fasta(
     return manifest
 
 
-def changed_input(folder: str | Path, fastas: Sequence[Path]) -> Path | None:
-    """The first file that isn't what this shard folder was made from, by size and time; None if nothing says so."""
+def changed_input(folder: str | Path, fastas: Sequence[Path]) -> bool:
+    """Whether these aren't the files, by size and time, that a shard folder was made from; False if nothing tells."""
     try:
-        made_from, now = read_manifest(folder).get("identity", ()), identity(fastas)
+        return read_manifest(folder).get("identity", now := identity(fastas)) != now
     except (StorageError, OSError):
-        return None
-    return next((path for path, old, new in zip(fastas, made_from, now, strict=False) if old != new), None)
+        return False
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a shard folder; StorageError if it is missing, damaged or of another format.
 
-    Earlier versions counted no RNA, and read it as the original does.
+    In one of an earlier version, which read RNA as the original does, the keys about RNA are filled in.
     """
     path = Path(folder) / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StorageError(f"{path}: can't be read ({error}). {AGAIN}") from error
+        raise StorageError(f"{path}: can't be read ({error}). {REMEDY}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StorageError(f"{path}: not a manifest of format {FORMAT}, which this version reads. {AGAIN}")
-    if missing := [key for key in _KEYS if key not in manifest]:
-        raise StorageError(f"{path}: lacks {', '.join(missing)}. {AGAIN}")
+        raise StorageError(f"{path}: not a manifest of format {FORMAT}, which this version reads. {REMEDY}")
+    if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
+        raise StorageError(f"{path}: lacks {', '.join(missing)}. {REMEDY}")
     return {"rna_records": 0, "u_ignored_records": 0, "rna_as_dna": None, **manifest}
 
 
 def read_shard(path: str | Path) -> tuple[list[str], list[bytes]]:
     """Frame ids and sequences of ``<sha>.fna`` or ``<sha>.faa``.
 
-    Raises StorageError if the file isn't what the manifest beside it says, byte for byte.
+    Raises StorageError if the file's digest or number of frames isn't the manifest's.
     """
     path = Path(path)
     manifest = read_manifest(path.parent)
     entry = next((shard for shard in manifest["shards"] if shard["sha"] == path.stem), None)
     if entry is None or path.suffix not in (".fna", ".faa"):
-        raise StorageError(f"{path}: not a shard of the manifest beside it. {AGAIN}")
+        raise StorageError(f"{path}: not a shard of the manifest beside it. {REMEDY}")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StorageError(f"{path}: can't be read ({error}). {AGAIN}") from error
+        raise StorageError(f"{path}: can't be read ({error}). {REMEDY}") from error
     if hashlib.sha256(content).hexdigest() != entry[f"{path.suffix[1:]}_sha256"]:
-        raise StorageError(f"{path}: cut short or changed since it was written. {AGAIN}")
+        raise StorageError(f"{path}: cut short or changed since it was written. {REMEDY}")
     lines = content.split(b"\n")
     ids = [line[1:].decode("utf-8") for line in lines[0:-1:2]]
     sequences = lines[1::2]
     if len(ids) != entry["frames"] or len(sequences) != len(ids):
-        raise StorageError(f"{path}: holds {len(ids)} frames, the manifest says {entry['frames']}. {AGAIN}")
+        raise StorageError(f"{path}: holds {len(ids)} frames, the manifest says {entry['frames']}. {REMEDY}")
     return ids, sequences
 
 
@@ -160,13 +170,13 @@ def iter_records(folder: str | Path) -> Iterator[tuple[str, int, str]]:
     for count, row in enumerate(read_table(Path(folder)), start=1):  # noqa: B007
         yield row
     if count != expected:
-        raise StorageError(f"{Path(folder) / 'records.tsv'}: {count} rows, the manifest says {expected}. {AGAIN}")
+        raise StorageError(f"{Path(folder) / 'records.tsv'}: {count} rows, the manifest says {expected}. {REMEDY}")
 
 
 def check_protein(path: str | Path, sequences: Sequence[bytes]) -> None:
-    """Refuse a file whose residues are all A, C, G, T or N: DNA given where proteins are expected.
+    """Refuse a file whose residues are all A, C, G, T or N: DNA where proteins are expected.
 
-    Judged over the whole file and only from 1,001 residues on, since short peptides may look like DNA.
+    Only from 1,001 residues in all on, since short peptides may look like DNA.
     """
     residues = 0
     for sequence in sequences:
@@ -180,20 +190,24 @@ def check_protein(path: str | Path, sequences: Sequence[bytes]) -> None:
 
 
 def _sequences(records: SampleRecords, ids: deque[str]) -> Iterator[bytes]:
-    """The records' sequences; appends their ids."""
+    """The records' sequences; appends their ids to ``ids``."""
     for record in records:
         ids.append(record.id)
         yield record.sequence
 
 
 def _write_batch(batch: FrameBatch, ids: Sequence[str], writer: ShardWriter) -> None:
-    """Hand the frames of a batch to the writer, chunk by chunk; ``ids`` are those of its records."""
+    """Give the frames of a batch to the writer, chunk by chunk; ``ids`` are those of its records."""
     if not batch.proteins:
         return
     changes = (np.diff(batch.record) != 0) | (np.diff(batch.chunk) != 0)
     begins = np.flatnonzero(np.append(True, changes))
     ends = np.append(begins, len(batch.frame))[1:]
-    nucleotides, proteins, names = batch.nucleotides, batch.proteins, [_NAMES[frame] for frame in batch.frame.tolist()]
+    nucleotides, proteins, names = (
+        batch.nucleotides,
+        batch.proteins,
+        [_FRAME_SUFFIXES[frame] for frame in batch.frame.tolist()],
+    )
     bases, residues = (
         np.add.reduceat(np.fromiter(map(len, texts), np.int64, len(texts)), begins) for texts in (nucleotides, proteins)
     )

@@ -96,8 +96,8 @@ class Settings:
         "A Hugging Face id is fine; a path is that of a DNABERT folder (weights, `config.json`, `tokenizer.json`) or "
         "of a prepared file.", format="model")
     esm_model: str = _model(
-        None, "Protein encoder with the ESM-2 architecture. A bundled name (`mini-esm2`), a published name or size "
-        "(`8M`, `35M`, `150M`, `650M`, `3B`, `15B`, `esm2_t33_650M_UR50D`) or a path.",
+        None, "Protein encoder, ESM-2 or ESM C. A bundled name (`mini-esm2`), a published name or size (`8M`, `35M`, "
+        "`150M`, `650M`, `3B`, `15B`, `esm2_t33_650M_UR50D`, `ESMC-300M`) or a path.",
         "A Hugging Face id is fine; a path is that of a fair-esm `.pt`, a Hugging Face folder or a prepared file.",
         format="model")
     classifier: str = _model(

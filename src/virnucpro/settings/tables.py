@@ -48,7 +48,13 @@ class Table:
 
 
 def read_table(
-    path: Path, required: Sequence[str], optional: Sequence[str] = (), *, others: bool = False, what: str = "table"
+    path: Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    others: bool = False,
+    quotes: bool = True,
+    what: str = "table",
 ) -> Table:
     """Read a table. Names of columns may be in any case; cells lose blanks around them unless they are quoted.
 
@@ -57,6 +63,7 @@ def read_table(
         required: columns that it must have.
         optional: columns that it may have.
         others: whether it may have any others, too.
+        quotes: whether cells may be quoted; not in the program's own tables, where a quotation mark is a letter of an id.
         what: what messages call it.
 
     Lines that begin with ``#`` are comments, but for those below a first column ``id``: a record may be called so.
@@ -82,7 +89,7 @@ def read_table(
     for number, line in lines:
         if line.startswith("#") and columns[0] != "id":
             continue
-        cells = _cells(line, separator, f"{path}, line {number}")
+        cells = _cells(line, separator, f"{path}, line {number}") if quotes else line.split(separator)
         if not any(cells):
             continue
         if any(cells[len(columns) :]) or (separator != "\t" and len(cells) != len(columns)):

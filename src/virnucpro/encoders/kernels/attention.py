@@ -86,7 +86,7 @@ def _softmax_step(
     return higher, total, mixed
 
 
-# cu_seqlens lies anywhere in a pack's one buffer: without this, its alignment would decide about compiling anew.
+# cu_seqlens lies anywhere in a batch's one buffer: without this, its alignment would decide about compiling anew.
 @triton.jit(do_not_specialize=["cu_seqlens"])
 def attention_kernel(
     q,  # (T, heads, HEAD_DIM); q, k and v have the same strides
@@ -218,7 +218,7 @@ SMALLEST_TILE = 16  # rows that a product on tensor cores takes at least
 
 @dataclass(frozen=True)
 class Launch:
-    """How a pack's attention is launched, apart from the number of its sequences."""
+    """How a batch's attention is launched, apart from the number of its sequences."""
 
     kernel: Any
     blocks: int  # programs for each sequence and head

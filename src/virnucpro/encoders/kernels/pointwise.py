@@ -43,29 +43,33 @@ def _gelu(x, EXACT: tl.constexpr):
 # Numbers of tokens aren't specialised: whether one is a multiple of 16 would decide about compiling anew.
 @triton.jit(do_not_specialize=["rows"])
 def norm_kernel(
-    x,  # (T, WIDTH)
+    x,  # (T, WIDTH), rows STRIDE apart
     added,  # (T, WIDTH), or anything without ADD
     shift,  # (WIDTH,) fp32, or anything without SHIFT
     weight,  # (WIDTH,)
-    bias,
-    out,  # (T, WIDTH)
+    bias,  # (WIDTH,), or anything without BIAS
+    out,  # (T, WIDTH), rows OUT_STRIDE apart
     scales,  # (T,) fp32, or anything without QUANTISE
     rows,
     eps,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
     ADD: tl.constexpr,
     SHIFT: tl.constexpr,
+    BIAS: tl.constexpr,
     QUANTISE: tl.constexpr,
 ):
     row = last_first() * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     inside = (row < rows)[:, None] & (column < WIDTH)[None, :]
-    at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
+    row64 = row.to(tl.int64)[:, None]
+    at = row64 * STRIDE + column[None, :]
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     if ADD:
-        value += tl.load(added + at, mask=inside, other=0.0).to(tl.float32)
+        value += tl.load(added + row64 * WIDTH + column[None, :], mask=inside, other=0.0).to(tl.float32)
         tl.store(x + at, value.to(x.dtype.element_ty), mask=inside)
     if SHIFT:
         value += tl.load(shift + column, mask=column < WIDTH, other=0.0)[None, :]
@@ -73,13 +77,14 @@ def norm_kernel(
     value = tl.where(inside, value - mean[:, None], 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(value * value, 1) / WIDTH + eps)
     w = tl.load(weight + column, mask=column < WIDTH, other=0.0).to(tl.float32)
-    b = tl.load(bias + column, mask=column < WIDTH, other=0.0).to(tl.float32)
-    value = value * inverse[:, None] * w[None, :] + b[None, :]
+    value = value * inverse[:, None] * w[None, :]
+    if BIAS:
+        value += tl.load(bias + column, mask=column < WIDTH, other=0.0).to(tl.float32)[None, :]
     if QUANTISE:
         scale = tl.maximum(tl.max(tl.abs(value), 1), 1e-12) / 448.0
         tl.store(scales + row, scale, mask=row < rows)
         value = value / scale[:, None]
-    tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row64 * OUT_STRIDE + column[None, :], value.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -91,8 +96,10 @@ def gelu_kernel(x, out, rows, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: t
 
 
 @triton.jit(do_not_specialize=["rows"])
-def glu_kernel(x, out, rows, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
-    """(T, 2·WIDTH) → (T, WIDTH): GELU of the first half times the second."""
+def glu_kernel(
+    x, out, rows, WIDTH: tl.constexpr, EXACT: tl.constexpr, SILU: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
+):
+    """(T, 2·WIDTH) → (T, WIDTH): GELU, or SiLU, of the first half times the second."""
     CHUNKS: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
     program = last_first()
     row = (program // CHUNKS).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -101,7 +108,8 @@ def glu_kernel(x, out, rows, WIDTH: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl
     at = row[:, None] * 2 * WIDTH + column[None, :]
     gate = tl.load(x + at, mask=inside).to(tl.float32)
     value = tl.load(x + at + WIDTH, mask=inside).to(tl.float32)
-    result = (_gelu(gate, EXACT) * value).to(out.dtype.element_ty)
+    activated = gate * tl.sigmoid(gate) if SILU else _gelu(gate, EXACT)
+    result = (activated * value).to(out.dtype.element_ty)
     tl.store(out + row[:, None] * WIDTH + column[None, :], result, mask=inside)
 
 
@@ -125,13 +133,13 @@ def quantise_kernel(x, out, scales, GELU: tl.constexpr, WIDTH: tl.constexpr, HEA
 
 
 @triton.jit(do_not_specialize=["cu_seqlens"])
-def pool_kernel(x, out, cu_seqlens, SKIP: tl.constexpr, MOST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Mean over a sequence's tokens without SKIP at either end, the first MOST of them (all if 0)."""
+def pool_kernel(x, out, cu_seqlens, SKIP: tl.constexpr, LIMIT: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Mean over a sequence's tokens without SKIP at either end, the first LIMIT of them (all if 0)."""
     sequence, column = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     start = tl.load(cu_seqlens + sequence) + SKIP
     count = tl.load(cu_seqlens + sequence + 1) - start - SKIP
-    if MOST > 0:
-        count = tl.minimum(count, MOST)
+    if LIMIT > 0:
+        count = tl.minimum(count, LIMIT)
     inside = column < WIDTH
     x += start.to(tl.int64) * WIDTH + column
     total = tl.zeros([BLOCK], tl.float32)
@@ -149,11 +157,11 @@ def norm(
     out: torch.Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """LayerNorm of ``x + shift`` (T, d); ``added`` (T, d) is first added to x in place.
+    """LayerNorm of ``x + shift`` (T, d), whose rows may be apart; ``added`` (T, d) is first added to x in place.
 
     The result goes to ``out``, which may be x, or to a new tensor of x's dtype or ``dtype``.
     """
-    out = torch.empty_like(x, dtype=dtype or x.dtype) if out is None else out
+    out = torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device) if out is None else out
     _launch_norm(x, module, shift, added, out, None)
     return out
 
@@ -184,7 +192,7 @@ def _launch_norm(
         x if added is None else added,
         x if shift is None else shift,
         module.weight,
-        module.bias,
+        x if module.bias is None else module.bias,
         out,
         x if scales is None else scales,
         rows,
@@ -192,8 +200,11 @@ def _launch_norm(
         WIDTH=width,
         BLOCK=block,
         ROWS=per_program,
+        STRIDE=x.stride(0),
+        OUT_STRIDE=out.stride(0),
         ADD=added is not None,
         SHIFT=shift is not None,
+        BIAS=module.bias is not None,
         QUANTISE=scales is not None,
         num_warps=warps,
     )
@@ -207,13 +218,14 @@ def gelu_(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def glu(x: torch.Tensor) -> torch.Tensor:
-    """(T, 2·f) → (T, f): erf-GELU of the first half times the second."""
+def glu(x: torch.Tensor, silu: bool = False) -> torch.Tensor:
+    """(T, 2·f) → (T, f): erf-GELU, or SiLU, of the first half times the second."""
     rows, width = x.shape[0], x.shape[1] // 2
     out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
     block = min(1024, max(256, width & -width))  # divides the width, or leaves little over
     grid = (triton.cdiv(rows, GLU["ROWS"]) * triton.cdiv(width, block),)
-    glu_kernel[grid](x, out, rows, WIDTH=width, EXACT=x.dtype == torch.float32, BLOCK=block, **GLU)
+    exact = x.dtype == torch.float32
+    glu_kernel[grid](x, out, rows, WIDTH=width, EXACT=exact, SILU=silu, BLOCK=block, **GLU)
     return out
 
 
@@ -230,10 +242,10 @@ def quantise(x: torch.Tensor, gelu: bool = False) -> tuple[torch.Tensor, torch.T
     return out, scales
 
 
-def pool(hidden: torch.Tensor, cu_seqlens: torch.Tensor, skip: int = 0, most: int = 0) -> torch.Tensor:
-    """(T, d) → (n, d) fp32: mean of each sequence's tokens but ``skip`` at either end, the first ``most`` of them."""
+def pool(hidden: torch.Tensor, cu_seqlens: torch.Tensor, skip: int = 0, limit: int = 0) -> torch.Tensor:
+    """(T, d) → (n, d) fp32: mean of each sequence's tokens but ``skip`` at either end, the first ``limit`` of them."""
     width, block = hidden.shape[1], 256
     out = torch.empty((len(cu_seqlens) - 1, width), dtype=torch.float32, device=hidden.device)
     grid = (len(out), triton.cdiv(width, block))
-    pool_kernel[grid](hidden, out, cu_seqlens, SKIP=skip, MOST=most, WIDTH=width, BLOCK=block, num_warps=4)
+    pool_kernel[grid](hidden, out, cu_seqlens, SKIP=skip, LIMIT=limit, WIDTH=width, BLOCK=block, num_warps=4)
     return out

@@ -1,11 +1,11 @@
-"""What a run says at its end."""
+"""The lines that a run prints at its end."""
 
 import json
 
 from tests.unit.report_fixtures import write_sample
 from virnucpro.embeddings.store import MergedEmbeddings
-from virnucpro.report import ending as module
-from virnucpro.report.ending import ending
+from virnucpro.report import run_summary as module
+from virnucpro.report.run_summary import run_summary
 
 
 def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
@@ -14,9 +14,9 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
         folder = write_sample(tmp_path, contigs, sample=sample)
         (folder / "report.html").touch()
         viral += json.loads((folder / "summary.json").read_text())["viral_records"]
-    *lines, total = ending(tmp_path, ["a", "b", "unfinished"]).splitlines()
+    *lines, total = run_summary(tmp_path, ["a", "b", "unfinished"]).splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == [str(tmp_path / sample / "report.html") for sample in "ab"]
-    assert total.startswith(f"{viral} of 30 records viral; ")
+    assert total.startswith(f"{viral} of 30 sequences viral; ")
     shards = [shard for s in "ab" for shard in MergedEmbeddings(tmp_path / s / "embeddings.h5").provenance["shards"]]
     spent = {
         device: sum(shard["seconds"] for shard in shards if shard["device"] == device) for device in ("cuda", "cpu")
@@ -25,15 +25,15 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
     assert f"embedded, now or before, in {spent['cuda']:.1f} GPU seconds and {spent['cpu']:.1f} CPU seconds: " in total
     frames = sum(json.loads((tmp_path / sample / "summary.json").read_text())["frames"] for sample in "ab")
     assert total.endswith(f": {frames / 20:,.1f} frames/s per device")
-    monkeypatch.setattr(module, "LISTED_SAMPLES", 1)
-    assert ending(tmp_path, ["a", "b"]).splitlines()[1] == "and 1 samples more"
+    monkeypatch.setattr(module, "MAX_LISTED_SAMPLES", 1)
+    assert run_summary(tmp_path, ["a", "b"]).splitlines()[1] == "and 1 samples more"
 
 
 def test_nothing_finished_says_nothing(tmp_path):
-    assert ending(tmp_path, ["a"]) == ""
+    assert run_summary(tmp_path, ["a"]) == ""
     folder = write_sample(tmp_path, 5, sample="a")
-    assert ending(tmp_path, ["a"]) == "", "its report isn't made"
+    assert run_summary(tmp_path, ["a"]) == "", "its report isn't made"
     (folder / "report.html").touch()
-    assert ending(tmp_path, ["a"]).startswith("a: ")
+    assert run_summary(tmp_path, ["a"]).startswith("a: ")
     (folder / "embeddings.h5").write_bytes(b"no HDF5")
-    assert ending(tmp_path, ["a"]) == ""
+    assert run_summary(tmp_path, ["a"]) == ""

@@ -13,14 +13,14 @@ _RANDOM = {"kaiming_uniform_", "normal_", "uniform_"}  # of tensors and of torch
 
 
 @contextmanager
-def skeleton() -> Iterator[None]:
+def init_empty_weights() -> Iterator[None]:
     """Modules that are made in the block have shapes and dtypes but no memory: assign a state dict to them."""
-    with torch.device("meta"), _LeftAsItIs():
+    with torch.device("meta"), _NoRandomNumbers():
         yield
 
 
-class _LeftAsItIs(TorchFunctionMode):
-    """Draws no random numbers: for a tensor without memory PyTorch would load its compiler to do so, 2 s of each job."""
+class _NoRandomNumbers(TorchFunctionMode):
+    """Skips random initialisation: for a tensor without memory PyTorch would load its compiler, 2 s of each job."""
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from virnucpro.files import atomic_directory, atomic_file, sha256_file
-from virnucpro.joblog import job
+from virnucpro.io import atomic_directory, atomic_file, sha256_file
+from virnucpro.logging import job
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -38,7 +38,7 @@ def test_a_folder_is_replaced_whole(tmp_path):
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_a_writer_waits_for_another_and_removes_what_it_leaves_when_killed(tmp_path, kind, caplog):
     code = (
-        f"import sys, time; from virnucpro.files import atomic_{kind}\n"
+        f"import sys, time; from virnucpro.io import atomic_{kind}\n"
         "with atomic_" + kind + "(sys.argv[1]) as t: print(t, flush=True); time.sleep(60)"
     )
     path, atomic = tmp_path / "target", atomic_file if kind == "file" else atomic_directory
@@ -80,7 +80,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 def test_many_writers_of_one_path(tmp_path, kind):
     """All succeed, and what stays is one of theirs, whole."""
     code = (
-        f"import sys, time; from virnucpro.files import atomic_{kind}\n"
+        f"import sys, time; from virnucpro.io import atomic_{kind}\n"
         f"end = time.monotonic() + 2\nwhile time.monotonic() < end:\n  with atomic_{kind}(sys.argv[1]) as t:\n"
         "    for name in 'abcdefgh': (t / name if t.is_dir() else t).write_text(sys.argv[2])"
     )
@@ -94,7 +94,7 @@ def test_many_writers_of_one_path(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_a_working_directory_that_is_gone(tmp_path, kind):
-    code = f"import os; from virnucpro.files import *\nos.rmdir(os.getcwd())\nwith atomic_{kind}('x'): pass"
+    code = f"import os; from virnucpro.io import *\nos.rmdir(os.getcwd())\nwith atomic_{kind}('x'): pass"
     folder = tmp_path / "gone"
     folder.mkdir()
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
@@ -114,7 +114,7 @@ def test_digest(tmp_path):
 ])  # fmt: skip
 def test_a_job_ends_with_the_status_and_the_log_of_what_happened(tmp_path, call, status, says):
     script = (
-        "import sys\nfrom virnucpro.errors import VirNucProError\nfrom virnucpro.joblog import job\n"
+        "import sys\nfrom virnucpro.errors import VirNucProError\nfrom virnucpro.logging import job\n"
         f"with job(sys.argv[1]):\n    {call}\n"
     )
     run = subprocess.run([sys.executable, "-c", script, tmp_path / "job.log"], capture_output=True, text=True)

@@ -1,25 +1,33 @@
-"""The records of a sample's files as a run takes them: one after the other, counted, RNA as DNA, no id twice."""
+"""The records of a sample's files as `validate` and `split` read them: RNA as DNA, counted, listed, no id twice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from virnucpro.errors import InputError, StorageError
-from virnucpro.sequences.duplicates import DuplicateCheck
-from virnucpro.sequences.fasta import Record, read_fasta
+from virnucpro.sequences.read import Record, read_fasta
 
-AGAIN = "Delete the shard folder and run again."
+REMEDY = "Delete the shard folder and run again."
+"""For what is wrong in a shard folder."""
+HASHES_PER_PASS = 1 << 18
+"""Hashes of ids compared at a time, about."""
+BUFFERED_HASHES = 1 << 15
+"""Hashes of ids written or read at a time."""
 
-_HEADER = "record\tlength\tfile\n"
-_NAMED = 3  # records that a note names
-_AS_DNA = bytes.maketrans(b"Uu", b"Tt")
+_TABLE_HEADER = "record\tlength\tfile\n"
+_NAMED_RECORDS = 3  # in a note
+_RNA_TO_DNA = bytes.maketrans(b"Uu", b"Tt")
 
 
 @dataclass
 class Tally:
-    """How many records there are of a kind, and the first few ids."""
+    """The number of records of some kind, and the ids of the first few."""
 
     count: int = 0
     ids: list[str] = field(default_factory=list)
@@ -27,11 +35,11 @@ class Tally:
     def add(self, identifier: str) -> None:
         """Count one."""
         self.count += 1
-        if len(self.ids) < _NAMED:
+        if len(self.ids) < _NAMED_RECORDS:
             self.ids.append(identifier)
 
     def note(self, said: str) -> list[str]:
-        """``said`` with number and names in place of ``{}``; nothing if there are none."""
+        """``said`` with the number in place of ``{}``, and the ids; nothing if there are none."""
         if not self.count:
             return []
         names = ", ".join([*(name[:60] for name in self.ids), *(["…"] if self.count > len(self.ids) else [])])
@@ -47,7 +55,7 @@ class SampleRecords:
         folder: where to write ``records.tsv`` and temporary files.
         empty_records: "error", or "skip" to leave out records without a sequence.
         rna_as_dna: read U as T in records that have no T; else their codons with U are left out, as the original does.
-        at: is told, with a file's index, how many bytes of it have been read.
+        at: called with a file's index and the number of its bytes read so far.
 
     Raises:
         InputError: what ``read_fasta`` refuses; a file's name that a table can't hold; an id that occurs twice.
@@ -68,10 +76,10 @@ class SampleRecords:
         self._fastas, self._folder, self._at = fastas, folder, at
         self._skip_empty, self._rna_as_dna = empty_records == "skip", rna_as_dna
         self._table = open(folder / "records.tsv", "w", encoding="utf-8", newline="\n")
-        self._table.write(_HEADER)
+        self._table.write(_TABLE_HEADER)
         self._duplicates = DuplicateCheck(folder)
         self._fastq: set[str] = set()
-        self._files: list[str] = []  # what is to be said about files
+        self._file_notes: list[str] = []
         self.count = self.bases = 0
         self.skipped, self.rna, self.u_ignored = Tally(), Tally(), Tally()
 
@@ -83,19 +91,19 @@ class SampleRecords:
         self._duplicates.close()
 
     def __iter__(self) -> Iterator[Record]:
-        """All records with a sequence; in that of RNA, T in place of U."""
+        """All records that have a sequence; in RNA, U is replaced by T."""
         for number, path in enumerate(self._fastas):
 
             def at(position: int, number: int = number) -> None:
                 self._at(number, position)
 
-            for record in read_fasta(path, self._skip_empty, at, self._files.append):
+            for record in read_fasta(path, self._skip_empty, at, self._file_notes.append):
                 sequence = record.sequence
                 if not sequence:
                     self.skipped.add(record.id)
                     continue
                 if b"U" in sequence or b"u" in sequence:
-                    record = self._with_u(record)
+                    record = self._as_dna(record)
                 self._table.write(f"{record.id}\t{len(sequence)}\t{path}\n")
                 self._duplicates.add(record.id)
                 self.count += 1
@@ -119,22 +127,23 @@ class SampleRecords:
         raise InputError(f"{said} They look like the mates of a pair: make two samples, one of each mate{first}")
 
     def notes(self) -> list[str]:
-        """What a user should know of the records read so far."""
+        """Messages for the user about the files and records read so far."""
         has_u = "with both U and T" if self._rna_as_dna else "with U"
         return [
-            *self._files,
+            *self._file_notes,
             *self.skipped.note("left out {} without a sequence"),
             *self.rna.note("read {} as RNA, U as T, since there is no T"),
             *self.u_ignored.note(f"left out the codons with U in {{}} {has_u}, as the original does"),
         ]
 
-    def _with_u(self, record: Record) -> Record:
+    def _as_dna(self, record: Record) -> Record:
+        """A record that has U, with T in its place if it is RNA and that is wanted."""
         sequence = record.sequence
         if not self._rna_as_dna or b"T" in sequence or b"t" in sequence:
             self.u_ignored.add(record.id)
             return record
         self.rna.add(record.id)
-        return record._replace(sequence=sequence.translate(_AS_DNA))
+        return record._replace(sequence=sequence.translate(_RNA_TO_DNA))
 
 
 def read_table(folder: Path) -> Iterator[tuple[str, int, str]]:
@@ -142,13 +151,13 @@ def read_table(folder: Path) -> Iterator[tuple[str, int, str]]:
     path = folder / "records.tsv"
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
-            if next(file, "") != _HEADER:
-                raise StorageError(f"{path}: not a table of records. {AGAIN}")
+            if next(file, "") != _TABLE_HEADER:
+                raise StorageError(f"{path}: not a table of records. {REMEDY}")
             for line in file:
                 record, length, source = line.removesuffix("\n").split("\t")
                 yield record, int(length), source
     except (OSError, ValueError) as error:
-        raise StorageError(f"{path}: can't be read ({error}). {AGAIN}") from error
+        raise StorageError(f"{path}: can't be read ({error}). {REMEDY}") from error
 
 
 def _check_name(path: Path) -> None:
@@ -159,3 +168,53 @@ def _check_name(path: Path) -> None:
         raise InputError(f"{str(path)!r}: the file's name isn't UTF-8. Rename it.") from None
     if any(space in str(path) for space in "\t\r\n"):
         raise InputError(f"{str(path)!r}: a tab or line break in a file's name. Rename it.")
+
+
+class DuplicateCheck:
+    """Collects ids; ``first`` then finds one that occurred twice, in memory that doesn't grow with their number.
+
+    64-bit hashes of the ids are written to a temporary file, which is searched in passes of bounded size; the few hashes
+    that occur twice are confirmed by reading the ids themselves again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(buffering=8 * BUFFERED_HASHES, dir=folder)
+        self._count = 0
+
+    def add(self, identifier: str) -> None:
+        """Note one id."""
+        self._file.write(
+            hash(identifier).to_bytes(8, sys.byteorder, signed=True)
+        )  # hash() of a text is stable within a process
+        self._count += 1
+
+    def first(self, records: Iterable[tuple[str, str]]) -> tuple[str, str, str] | None:
+        """An id that occurred twice, and the two files it is in; None if there is none.
+
+        ``records``, (id, file) of each, are read only if two hashes are equal.
+        """
+        passes = -(-self._count // HASHES_PER_PASS)
+        suspects: set[int] = set()
+        for turn in range(passes):
+            hashes = np.concatenate([part[part.view(np.uint64) % np.uint64(passes) == turn] for part in self._parts()])
+            hashes.sort()
+            suspects.update(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]).tolist())
+            if len(suspects) > HASHES_PER_PASS:
+                break  # too many to be collisions
+        seen: dict[str, str] = {}
+        for identifier, file in records if suspects else ():
+            if hash(identifier) in suspects:
+                if identifier in seen:
+                    return identifier, seen[identifier], file
+                if len(seen) < 2 * HASHES_PER_PASS:
+                    seen[identifier] = file
+        return None
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._file.close()
+
+    def _parts(self) -> Iterator[np.ndarray]:
+        self._file.seek(0)
+        while part := self._file.read(8 * BUFFERED_HASHES):
+            yield np.frombuffer(part, dtype=np.int64)

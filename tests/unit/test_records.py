@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import tracemalloc
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.test_command import invoke
-from tests.unit.test_fasta import bgzip
+from tests.unit.test_read import bgzip
 from virnucpro.errors import InputError, VirNucProError
+from virnucpro.sequences import records
 from virnucpro.sequences.split import iter_records, read_shard, split_fasta
-from virnucpro.sequences.survey import survey
+from virnucpro.sequences.statistics import statistics_of
 
 FASTA = b">a one\nATGGCCATGGCC\n>b\nAUGGCA\n>c\nACGU\n>d\n\n>e\nTAATGATAG\n"
 FASTQ = b"@a 1:N:0:A\nATGGCC\n+\nIIIIII\n@b\n\n+\n\n@c\nAUGGCA\n+\nIIIIII\n"
@@ -33,7 +35,7 @@ def refusal(call, *arguments, **options):
 
 def same(paths: list[Path], folder: Path, empty: str = "skip") -> str | None:
     """Compare `validate` with `split`, and what it wrote with its counts; the message if both refuse."""
-    counts, refused = refusal(survey, paths, 9, empty_records=empty)
+    counts, refused = refusal(statistics_of, paths, 9, empty_records=empty)
     manifest, said = refusal(split_fasta, paths, folder / "shards", 9, 5, empty)
     assert refused == said
     if manifest is None:
@@ -91,15 +93,15 @@ def test_lines_that_end_in_carriage_returns_lose_nothing(tmp_path):
     for name, content in ((f"{n}.fa", text.replace(b"\n", b"\r")) for n, text in enumerate((FASTA, FASTQ))):
         (tmp_path / name).write_bytes(content)
         assert same([tmp_path / name], tmp_path) is None
-    assert survey([tmp_path / "0.fa"], 9, empty_records="skip").records == 4
-    assert survey([tmp_path / "1.fa"], 9, empty_records="skip").records == 2
+    assert statistics_of([tmp_path / "0.fa"], 9, empty_records="skip").records == 4
+    assert statistics_of([tmp_path / "1.fa"], 9, empty_records="skip").records == 2
 
 
 def test_a_pipe_is_validated(tmp_path):
     read, write = os.pipe()
     os.write(write, FASTA)
     os.close(write)
-    assert survey([Path(f"/dev/fd/{read}")], 9, empty_records="skip").records == 4
+    assert statistics_of([Path(f"/dev/fd/{read}")], 9, empty_records="skip").records == 4
     os.close(read)
 
 
@@ -194,3 +196,32 @@ def test_what_is_well_formed_is_read(tmp_path_factory, records, end):
         assert same([folder / "x.fa"], folder) is None
         rows = [(name, length) for name, length, _ in iter_records(folder / "shards")]
         assert rows == [(name, len(text)) for name, text in records.items() if text]
+
+
+@pytest.mark.parametrize("repeat", [None, 3, 49_999])
+def test_duplicates_are_found_in_bounded_passes(tmp_path, monkeypatch, repeat):
+    monkeypatch.setattr(records, "HASHES_PER_PASS", 1000)
+    monkeypatch.setattr(records, "BUFFERED_HASHES", 500)
+    rows = [(f"id{i}", f"file{i % 2}") for i in range(50_000)]
+    if repeat is not None:
+        rows.append((f"id{repeat}", "last"))
+    check = records.DuplicateCheck(tmp_path)
+    tracemalloc.start()
+    for name, _ in rows:
+        check.add(name)
+    found = check.first(iter(rows))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    check.close()
+    assert found == (None if repeat is None else (f"id{repeat}", f"file{repeat % 2}", "last"))
+    assert peak < 200_000  # 50,000 hashes alone are 400 kB
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_hashes_of_different_ids_are_no_duplicates(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "hash", lambda name: len(name), raising=False)
+    check = records.DuplicateCheck(tmp_path)
+    for name in ("ab", "cd", "e"):
+        check.add(name)
+    assert check.first([("ab", "x"), ("cd", "x"), ("e", "x")]) is None
+    check.close()

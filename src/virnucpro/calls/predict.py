@@ -1,33 +1,28 @@
-"""Embeddings → scores → every table of a sample."""
+"""A sample's embeddings and a classifier → its tables and their summary: everything checked, scored and written."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import torch
-
-from virnucpro.classifier.model import Classifier, load_classifier
+from virnucpro.calls.scores import frame_scores
+from virnucpro.calls.tables import TablePaths, Tables
+from virnucpro.classifier.model import load_classifier
 from virnucpro.classifier.spec import check_fit
-from virnucpro.classifier.tables import TablePaths, Tables
 from virnucpro.embeddings.store import MergedEmbeddings
-from virnucpro.encoders.canonical import read_spec
+from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import StorageError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
 from virnucpro.sequences.split import iter_records, read_manifest
 
 logger = logging.getLogger(__name__)
 
-_AGAIN = "Delete it and run again."
+_REMEDY = "Delete it and run again."
 
 
 @dataclass(frozen=True)
@@ -54,15 +49,15 @@ def predict(
 
     Args:
         merged: ``embeddings.h5``.
-        classifier: canonical classifier file.
+        classifier: classifier file.
         shards: the shard folder.
         outputs: the files to make; ``summary`` appears after all others.
         threshold: see ``tables.Tables``.
         chunk_length: bases per chunk of this run.
         rna_as_dna: whether this run reads U as T in RNA.
-        encoders: the canonical DNA and protein encoders that must have made the embeddings.
+        encoders: the prepared DNA and protein encoders that must have made the embeddings.
         device: where the classifier runs, in fp32.
-        threads: that read and score at the same time, beside the one that writes. The numbers are the same with any.
+        threads: that read and score side by side, besides the one that writes; the scores are the same with any number.
         run: kept in the summary.
 
     Raises:
@@ -74,26 +69,26 @@ def predict(
     model, spec = load_classifier(classifier, device)
     for where, made in ((merged, embeddings.provenance.get("chunk_length")), (shards, manifest["chunk_length"])):
         if made != chunk_length:
-            raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {_AGAIN}")
+            raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {_REMEDY}")
     if manifest["rna_as_dna"] not in (None, rna_as_dna):
         made = "as T" if manifest["rna_as_dna"] else "as the original does"
-        raise StorageError(f"{shards}: the U of RNA was read {made}, other than in this run. {_AGAIN}")
+        raise StorageError(f"{shards}: the U of RNA was read {made}, other than in this run. {_REMEDY}")
     check_fit(spec, _encoder(embeddings, "dna"), _encoder(embeddings, "protein"), chunk_length, classifier)
     for role, path in zip(("dna", "protein"), encoders or (), strict=False):
         if embeddings.provenance[f"{role}_encoder"]["weights_sha256"] != read_spec(path).weights_sha256:
-            raise StorageError(f"{merged}: its {role} vectors aren't from {path}. {_AGAIN}")
+            raise StorageError(f"{merged}: its {role} vectors aren't from {path}. {_REMEDY}")
     if embeddings.count != manifest["frames"]:
-        raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {_AGAIN}")
-    outputs.summary.unlink(missing_ok=True)  # until all is written, nothing says that it is
+        raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {_REMEDY}")
+    outputs.summary.unlink(missing_ok=True)  # it says that all tables are complete
     records = ((record, length) for record, length, _ in iter_records(shards))
     with Tables(outputs, records, chunk_length, threshold) as tables:
-        for ids, scores in _scored(embeddings, model, device, threads):
+        for ids, scores in frame_scores(embeddings, model, device, threads):
             tables.add(ids, scores)
         counts = tables.finish()
         for what in ("records", "chunks", "frames"):
             if (written := getattr(counts, what)) != manifest[what]:
                 said = f"its manifest says {manifest[what]} {what}, but there are {written}"
-                raise StorageError(f"{shards}: {said}. {_AGAIN}")
+                raise StorageError(f"{shards}: {said}. {_REMEDY}")
     summary = {
         **asdict(counts),
         **{key: manifest[key] for key in ("skipped_records", "rna_records", "u_ignored_records")},
@@ -108,33 +103,12 @@ def predict(
     }
     with atomic_file(outputs.summary) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    logger.info("scored %d frames of %d records, %d viral", counts.frames, counts.records, counts.viral_records)
+    logger.info("scored %d frames of %d sequences, %d viral", counts.frames, counts.records, counts.viral_records)
     return summary
 
 
-def _scored(
-    embeddings: MergedEmbeddings, model: Classifier, device: str, threads: int
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and (n, 2) scores of each window, in order. A window is one thread's, so that no sum depends on their number."""
-
-    def score(window: slice) -> tuple[list[str], np.ndarray]:
-        ids, features = embeddings.read(window)
-        if not np.isfinite(features).all():
-            raise StorageError(f"{embeddings.path}: holds values that are not finite near {ids[0]}. {_AGAIN}")
-        return ids, model.scores(torch.from_numpy(features).to(device)).cpu().numpy()
-
-    with ThreadPoolExecutor(threads, "score", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        ahead = deque[Future]()
-        for window in embeddings.windows():
-            ahead.append(pool.submit(score, window))
-            if len(ahead) > threads:
-                yield ahead.popleft().result()
-        for each in ahead:
-            yield each.result()
-
-
 def _encoder(embeddings: MergedEmbeddings, role: str) -> SimpleNamespace:
-    """An encoder as the embeddings remember it; widths are those of the matrices."""
+    """An encoder as recorded with the embeddings; its width is that of the stored vectors."""
     recorded = embeddings.provenance[f"{role}_encoder"]
     width = embeddings.dna_width if role == "dna" else embeddings.protein_width
     return SimpleNamespace(name=recorded["name"], width=width, weights_sha256=recorded["weights_sha256"])

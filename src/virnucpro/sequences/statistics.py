@@ -1,4 +1,4 @@
-"""What is in a sample's files, and how much work it is, without keeping or running anything."""
+"""Counts over a sample's files, and how much there is to embed; nothing is kept or run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.sequences.frames import open_frames_of
-from virnucpro.sequences.sample import SampleRecords
+from virnucpro.sequences.frames import stop_free_frames
+from virnucpro.sequences.records import SampleRecords
 
-LONG_NAME = 100
-SHORT = "shorter than a window, all of them: docs/inputs.md says how far to trust scores of reads"
-_AWKWARD = frozenset("\"',;=")
+MAX_NAME_LENGTH = 100
+"""Longer names are remarked on."""
+SHORT_REMARK = "shorter than a chunk, all of them: docs/inputs.md says how far to trust scores of reads"
+_AWKWARD_CHARACTERS = frozenset("\"',;=")
 
 
 @dataclass
-class Survey:
-    """Counts over a sample; ``remarks`` are what a user may want to change, with an example each.
-
-    ``notes`` are what a run would note in its log.
-    """
+class Statistics:
+    """Counts over a sample. The fields are the keys of `validate --json`: windows are chunks, open frames stop-free ones."""
 
     records: int = 0
     empty_records: int = 0
@@ -37,29 +35,29 @@ class Survey:
     records_without_open_frame: int = 0
     open_frames: int = 0
     residues: int = 0
-    share_read: float = 1.0  # of the files' bytes; less than 1 if reading stopped early, and so are all counts
-    remarks: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    share_read: float = 1.0  # of the files' bytes; less than 1 if reading stopped early: then so did counting
+    remarks: dict[str, str] = field(default_factory=dict)  # what a user may want to change → id of an example
+    notes: list[str] = field(default_factory=list)  # what a run would write to its log
 
 
-def survey(
+def statistics_of(
     fastas: Sequence[Path],
     chunk_length: int,
     enough: float = math.inf,
     empty_records: str = "error",
     rna_as_dna: bool = True,
-) -> Survey:
-    """Read all files of a sample as a run with these options would, and count; stop after ``enough`` bases.
+) -> Statistics:
+    """Read a sample's files as a run with these options would, and count; stop after ``enough`` bases.
 
     Raises:
         InputError: what ``SampleRecords`` refuses.
     """
-    found = Survey()
+    found = Statistics()
     sizes = [path.stat().st_size if path.is_file() else 0 for path in fastas]
     total = sum(sizes)
 
     def reached(number: int, position: int) -> None:
-        if total:  # 0: pipes
+        if total:  # pipes have no size
             found.share_read = min(1.0, (sum(sizes[:number]) + position) / total)
 
     first, scored, last = "", 0, -1
@@ -80,13 +78,13 @@ def survey(
                 if sample.bases >= enough:
                     return
 
-        for batch in open_frames_of(sequences(), chunk_length):
+        for batch in stop_free_frames(sequences(), chunk_length):
             found.windows += batch.chunks
             found.open_frames += len(batch.frame)
             found.residues += sum(map(len, batch.proteins))
             if len(batch.frame):
                 new = (np.diff(batch.record) != 0) | (np.diff(batch.chunk) != 0)
-                found.windows_with_open_frame += 1 + int(new.sum())  # a window's frames are in one batch
+                found.windows_with_open_frame += 1 + int(new.sum())  # a chunk's frames are in one batch
                 records = np.unique(batch.record)
                 scored += len(records) - int(records[0] == last)
                 last = records[-1]
@@ -96,12 +94,12 @@ def survey(
     found.u_ignored_records, found.notes = sample.u_ignored.count, sample.notes()
     found.records_without_open_frame = found.records - scored
     if 0 < found.longest < chunk_length:
-        found.remarks[SHORT] = first
+        found.remarks[SHORT_REMARK] = first
     return found
 
 
-def _remark(found: Survey, identifier: str) -> None:
-    if len(identifier) > LONG_NAME:
-        found.remarks.setdefault(f"with a name of more than {LONG_NAME} letters", identifier)
-    if not identifier.isascii() or not _AWKWARD.isdisjoint(identifier):
+def _remark(found: Statistics, identifier: str) -> None:
+    if len(identifier) > MAX_NAME_LENGTH:
+        found.remarks.setdefault(f"with a name of more than {MAX_NAME_LENGTH} letters", identifier)
+    if not identifier.isascii() or not _AWKWARD_CHARACTERS.isdisjoint(identifier):
         found.remarks.setdefault("with letters in the name that other programs may stumble over", identifier)

@@ -1,4 +1,4 @@
-"""The input records that were called viral, as they were given."""
+"""The sequences that were called viral, as they were given."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from virnucpro.classifier.tables import CONTIGS, NON_VIRAL, UNSCORED, VIRAL, read_rows
 from virnucpro.errors import StorageError
-from virnucpro.files import atomic_file
-from virnucpro.sequences.fasta import read_fasta
+from virnucpro.io import atomic_file
+from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL, read_rows
+from virnucpro.sequences.read import read_fasta
 
 logger = logging.getLogger(__name__)
 
-_LINE = 80  # columns of the viral FASTA
-_LINES = 4096  # that are compressed at once
-_BUFFER = 1 << 18  # bytes that short records are gathered in before
-_LEVEL = 4  # of gzip: thirty times as fast as the highest, for files a twelfth larger; bases hardly repeat
+_LINE_LENGTH = 80
+_LINES_AT_ONCE = 4096  # that are compressed together
+_BUFFER_BYTES = 1 << 18  # so that short sequences aren't compressed one by one
+_GZIP_LEVEL = 4  # thirty times as fast as the highest, for files a twelfth larger; bases hardly repeat
 
 
 def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path) -> int:
-    """Copy the records called viral from the input, which is read beside ``contigs.tsv``, record for record.
+    """Copy the sequences called viral from the input, which is read in step with ``contigs.tsv``.
 
-    Whole headers, and letters as in the input, 80 to a line. Equal content gives equal bytes.
+    Headers are whole, letters as in the input, 80 to a line. Equal content gives equal bytes.
 
     Args:
         contigs: ``contigs.tsv``.
@@ -32,20 +32,20 @@ def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path) -> in
         output: ``viral.fasta.gz``.
 
     Returns:
-        The number of records written.
+        The number of sequences written.
 
     Raises:
-        StorageError: the input no longer holds the records that were scored, or ``contigs`` isn't that table.
+        StorageError: the input no longer holds the sequences that were scored, or ``contigs`` isn't that table.
     """
     changed = f"input changed, or {contigs} did. Delete that file and the folder 'shards' beside it, and run again."
     written = 0
     with (
         atomic_file(output) as temporary,
         open(temporary, "wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=_LEVEL) as packed,
-        io.BufferedWriter(packed, _BUFFER) as file,  # type: ignore[arg-type]
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=_GZIP_LEVEL) as packed,
+        io.BufferedWriter(packed, _BUFFER_BYTES) as file,  # type: ignore[arg-type]
     ):
-        rows = read_rows(contigs, CONTIGS)
+        rows = read_rows(contigs, CONTIG_COLUMNS)
         for record in (record for fasta in fastas for record in read_fasta(fasta, keep_empty=True)):
             if not record.sequence:
                 continue  # refused, or left out and counted, when the input was split
@@ -59,10 +59,12 @@ def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path) -> in
             if call == VIRAL:
                 written += 1
                 file.write(f">{record.header}\n".encode())
-                for first in range(0, len(record.sequence), _LINES * _LINE):
-                    block = record.sequence[first : first + _LINES * _LINE]
-                    file.write(b"\n".join(block[at : at + _LINE] for at in range(0, len(block), _LINE)) + b"\n")
+                for first in range(0, len(record.sequence), _LINES_AT_ONCE * _LINE_LENGTH):
+                    block = record.sequence[first : first + _LINES_AT_ONCE * _LINE_LENGTH]
+                    file.write(
+                        b"\n".join(block[at : at + _LINE_LENGTH] for at in range(0, len(block), _LINE_LENGTH)) + b"\n"
+                    )
         if next(rows, None) is not None:
             raise StorageError(f"{fastas[-1]}: ends before the last record that was scored: the {changed}")
-    logger.info("copied %d records", written)
+    logger.info("copied %d sequences", written)
     return written

@@ -1,15 +1,14 @@
-"""All result tables of a sample, written in one pass over its records, chunks and scored frames.
+"""The calls of chunks and contigs, and all result tables of a sample, written in one pass.
 
-Memory stays the same however long a record or a table is: the walk over chunks and the stream of scores
-are merged in order, and nothing but the running chunk and record is kept.
+Chunks follow from the lengths of the sequences and scores come in the same order, so the two streams are merged; only
+the current chunk and sequence are kept in memory, whatever the size of the tables.
 """
 
 from __future__ import annotations
 
-import csv
 import heapq
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +18,22 @@ import numpy as np
 
 from virnucpro.classifier.spec import CLASSES
 from virnucpro.errors import StorageError
-from virnucpro.files import atomic_file
+from virnucpro.io import atomic_file
+from virnucpro.result_tables import (
+    CHUNK_COLUMNS,
+    CONTIG_COLUMNS,
+    NO_OPEN_FRAME,
+    NON_VIRAL,
+    PREDICTION_COLUMNS,
+    UNSCORED,
+    VIRAL,
+)
 from virnucpro.sequences.chunks import chunk_id, chunk_starts
 from virnucpro.sequences.frames import FRAME_NAMES, frame_span
 
-PREDICTIONS = "frame_id", "record", "chunk", "strand", "frame", "start", "end", "score_others", "score_virus", "label"
-CHUNKS = "record", "chunk_id", "start", "end", "open_frames", "score", "best_frame", "call"
-CONTIGS = (
-    *("record", "length", "chunks", "scored_chunks", "viral_chunks", "viral_share"),
-    *("mean_score", "best_score", "call"),
-)
-VIRAL, NON_VIRAL, NO_OPEN_FRAME, UNSCORED = "viral", "non-viral", "no_open_frame", "unscored"
-TABLE: dict[str, Any] = {"delimiter": "\t", "lineterminator": "\n", "quoting": csv.QUOTE_NONE, "quotechar": None}
-"""How the csv module writes tables that read as these do: a quotation mark in a record's id is a letter."""
-# Chunk and contig scores are rounded to this before they are compared, so a call follows from the number
-# printed beside it. Two float32 scores that differ give chunk scores at least 1.4e-8 from 0.5.
-DECIMALS = 9
+SCORE_DECIMALS = 9
+"""Chunk and contig scores are rounded to this before they are compared, so that a call follows from the number printed
+beside it. Two float32 scores that differ give chunk scores at least 1.4e-8 from 0.5."""
 
 _FRAME_INDEX = {name: index for index, name in enumerate(FRAME_NAMES)}
 _STRAND = {"F": "+", "R": "-"}
@@ -66,7 +65,7 @@ class Counts:
 
 
 class _Chunk:
-    """The running chunk: where it lies, and the best of the frames seen so far."""
+    """The current chunk: its coordinates, and the best scores of its frames so far."""
 
     __slots__ = ("best_frame", "frames", "id", "last", "length", "number", "others", "record", "start", "virus")
 
@@ -83,16 +82,16 @@ class Tables:
 
     * frame: ``virus`` if score_virus > t. At t = 0.5 that is the original's argmax, an exact tie → ``others``.
     * chunk: score = v / (v + o), where v and o are the largest score_virus and score_others of its frames;
-      ``viral`` if the score ≥ t. At t = 0.5 that is the original's v ≥ o. Without an open frame the chunk has
-      no score and is ``no_open_frame``.
-    * record: mean score of its scored chunks ≥ t → ``viral``; without a scored chunk ``unscored``.
+      ``viral`` if the score ≥ t. At t = 0.5 that is the original's v ≥ o. Without a stop-free frame the chunk
+      has no score and is ``no_open_frame``.
+    * contig (or read): mean score of its scored chunks ≥ t → ``viral``; without a scored chunk ``unscored``.
     * The two files in the original's formats follow the original's rules whatever t is.
 
-    Coordinates: ``start`` and ``end`` are 1-based and inclusive, on the record's forward strand whatever the
-    frame's strand. A frame spans the whole codons of its chunk (an open frame has no stop in any of them);
-    a chunk spans its window. ``best_frame`` has the largest score_virus, the first one if several do.
+    Coordinates: ``start`` and ``end`` are 1-based and inclusive, on the contig's forward strand whatever the
+    frame's strand. A frame spans the whole codons of its chunk, none of which is a stop. ``best_frame`` has the
+    largest score_virus, the first one if several do.
 
-    ``records`` are (id, length) of every record, in input order.
+    ``records`` are (id, length) of every sequence, in input order.
     """
 
     def __init__(self, paths: TablePaths, records: Iterable[tuple[str, int]], chunk_length: int, threshold: float):
@@ -103,15 +102,15 @@ class Tables:
 
     def __enter__(self) -> Tables:
         with ExitStack() as stack:  # undone if one of the files can't be made
-            self._predictions = _table(stack, self._paths.predictions, PREDICTIONS)
-            self._chunks = _table(stack, self._paths.chunks, CHUNKS)
-            self._contigs = _table(stack, self._paths.contigs, CONTIGS)
+            self._predictions = _table(stack, self._paths.predictions, PREDICTION_COLUMNS)
+            self._chunks = _table(stack, self._paths.chunks, CHUNK_COLUMNS)
+            self._contigs = _table(stack, self._paths.contigs, CONTIG_COLUMNS)
             self._results = _table(stack, self._paths.results, ["Sequence_ID", "Prediction", "score1", "score2"])
             self._highest = _table(stack, self._paths.highest, ["Modified_ID", "Is_Virus"])
             self._sorted = stack.enter_context(SortedRows(self._paths.highest.parent))
             self._stack = stack.pop_all()
-        self._walk = self._open_chunks()
-        self._chunk = next(self._walk, None)
+        self._chunks_to_fill = self._walk()
+        self._chunk = next(self._chunks_to_fill, None)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -159,7 +158,7 @@ class Tables:
     def finish(self) -> Counts:
         """Write what follows the last frame, and the sorted table."""
         while self._chunk is not None:
-            self._chunk = next(self._walk, None)
+            self._chunk = next(self._chunks_to_fill, None)
         self._highest.writelines(f"{identifier}\t{is_virus}\n" for identifier, is_virus in self._sorted)
         return self.counts
 
@@ -167,20 +166,20 @@ class Tables:
         """The chunk of a frame, after closing all chunks before it."""
         wanted = identifier[:-2]
         while self._chunk is not None and self._chunk.id != wanted:
-            self._chunk = next(self._walk, None)
+            self._chunk = next(self._chunks_to_fill, None)
         if self._chunk is None:
             raise StorageError(
-                f"{identifier}: the embeddings hold this frame, but the records have no such chunk at its place. "
+                f"{identifier}: the embeddings hold this frame, but the sequences have no such chunk at its place. "
                 "Delete the sample's embeddings and run again."
             )
         return self._chunk
 
-    def _open_chunks(self) -> Iterator[_Chunk]:
-        """Yield each chunk to be filled with its frames; once it's resumed, write what was gathered."""
+    def _walk(self) -> Iterator[_Chunk]:
+        """Yield each chunk for ``add`` to fill with its frames, then write its row, and that of a contig after its last."""
         for record, length in self._records:
             scored = viral = 0
             total = best = 0.0
-            # most reads are one chunk, which needs no arithmetic
+            # Most reads are one chunk: then no need to ask, which is slower.
             starts = [0] if 0 < length <= self._chunk_length else chunk_starts(length, self._chunk_length).tolist()
             for number, start in enumerate(starts, 1):
                 chunk = _Chunk(record, number, start, min(self._chunk_length, length - start))
@@ -196,11 +195,11 @@ class Tables:
                 self.counts.unscored_records += 1
                 self._contigs.write(f"{record}\t{length}\t{len(starts)}\t0\t0\t\t\t\t{UNSCORED}\n")
                 continue
-            mean = round(total / scored, DECIMALS)
+            mean = round(total / scored, SCORE_DECIMALS)
             is_viral = mean >= self._threshold
             self.counts.viral_records += is_viral
             self._contigs.write(
-                f"{record}\t{length}\t{len(starts)}\t{scored}\t{viral}\t{round(viral / scored, DECIMALS)}\t{mean}\t"
+                f"{record}\t{length}\t{len(starts)}\t{scored}\t{viral}\t{round(viral / scored, SCORE_DECIMALS)}\t{mean}\t"
                 f"{best}\t{VIRAL if is_viral else NON_VIRAL}\n"
             )
 
@@ -220,7 +219,7 @@ class Tables:
 
 
 class SortedRows:
-    """(text, flag) rows sorted by text, with bounded memory: sorted runs go to temporary files.
+    """Sorts (text, flag) rows by text in bounded memory (external merge sort: sorted runs in temporary files).
 
     Texts hold no line break. A context manager; iterate once, after the last ``add``.
     """
@@ -253,34 +252,6 @@ class SortedRows:
         return heapq.merge(*runs, sorted(self._rows))
 
 
-def read_rows(path: Path, expected: tuple[str, ...]) -> Iterator[list[str]]:
-    """Rows of one of the project's tables, values in the order of its columns.
-
-    Raises StorageError if there is no such file, its columns aren't the ``expected`` ones or a row is short.
-    """
-    try:
-        handle = open(path, encoding="utf-8", newline="\n")
-    except FileNotFoundError:
-        raise StorageError(f"{path}: no such file. Run the prediction first.") from None
-    with handle:
-        if tuple(next(handle, "").rstrip("\n").split("\t")) != expected:
-            raise StorageError(f"{path}: its columns aren't {', '.join(expected)}. Delete it and run again.")
-        for number, line in enumerate(handle, start=2):
-            values = line.rstrip("\n").split("\t")
-            if len(values) != len(expected):
-                raise StorageError(f"{path}, line {number}: has {len(values)} columns. Delete the file and run again.")
-            yield values
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a small table; floats are rounded to six digits after the point."""
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, **TABLE)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
-
-
 def numbers(values: np.ndarray) -> list[str]:
     """Each float32 as the shortest text that reads back as the same float32, as NumPy prints it."""
     return list(map(str, values))
@@ -291,7 +262,7 @@ def chunk_score(others: float, virus: float) -> float:
 
     In float64 the rounding can't cross 0.5: for float32 scores, the result is ≥ 0.5 exactly if virus ≥ others.
     """
-    return round(virus / (virus + others), DECIMALS)
+    return round(virus / (virus + others), SCORE_DECIMALS)
 
 
 def _table(stack: ExitStack, path: Path, columns: Sequence[str]) -> TextIO:

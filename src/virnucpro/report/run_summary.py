@@ -1,4 +1,4 @@
-"""What a run says at its end."""
+"""The lines that a run prints at its end."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.errors import StorageError
 
-LISTED_SAMPLES = 20
+MAX_LISTED_SAMPLES = 20
 
 
-def ending(folder: Path, samples: Iterable[str]) -> str:
-    """What was found, what the embedding cost and where to read on; empty where no sample is finished.
+def run_summary(folder: Path, samples: Iterable[str]) -> str:
+    """What was found, what the embedding cost, and where the reports are; empty if no sample is finished.
 
     Args:
         folder: ``output_dir``.
-        samples: those without a report aren't counted.
+        samples: names of the run's samples; those without a report aren't counted.
     """
     found: list[str] = []
     records = viral = frames = 0
-    seconds: Counter[str] = Counter()  # by device, in the encoders: neither start of the jobs nor waiting for a GPU
+    seconds: Counter[str] = Counter()  # in the encoders, by device; without the jobs' start and waiting for a GPU
     for sample in samples:
         if not (folder / sample / "report.html").is_file():
             continue
@@ -34,12 +34,12 @@ def ending(folder: Path, samples: Iterable[str]) -> str:
         for shard in shards:
             seconds["GPU" if shard["device"] == "cuda" else "CPU"] += shard["seconds"]
         records, viral, frames = records + counts["records"], viral + counts["viral_records"], frames + counts["frames"]
-        found.append(f"{sample}: {counts['viral_records']:,} of {counts['records']:,} records viral, "
+        found.append(f"{sample}: {counts['viral_records']:,} of {counts['records']:,} sequences viral, "
                      f"{folder / sample / 'report.html'}")  # fmt: skip
     if not found:
         return ""
-    if len(found) > LISTED_SAMPLES:
-        found[LISTED_SAMPLES:] = [f"and {len(found) - LISTED_SAMPLES:,} samples more"]
+    if len(found) > MAX_LISTED_SAMPLES:
+        found[MAX_LISTED_SAMPLES:] = [f"and {len(found) - MAX_LISTED_SAMPLES:,} samples more"]
     cost = " and ".join(
         f"{spent / 3600:,.2f} {device} hours" if spent > 360 else f"{spent:,.1f} {device} seconds"
         for device, spent in sorted(seconds.items(), reverse=True)
@@ -48,6 +48,6 @@ def ending(folder: Path, samples: Iterable[str]) -> str:
     return "\n".join(
         [
             *found,
-            f"{viral:,} of {records:,} records viral; {frames:,} frames embedded, now or before, in {cost or 0}{rate}",
+            f"{viral:,} of {records:,} sequences viral; {frames:,} frames embedded, now or before, in {cost or 0}{rate}",
         ]
     )

@@ -9,26 +9,31 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.unit.encoder_fixtures import bpe_json, dna, forward, proteins, random_dnabert, random_esm2, relative
-from virnucpro.encoders import embed as embedding
-from virnucpro.encoders import job
+from virnucpro.encoders import embedder as embedding
+from virnucpro.encoders import tokenizing
 from virnucpro.encoders.attention import BACKENDS
-from virnucpro.encoders.canonical import load_encoder, read_spec, verify_canonical, write_canonical
-from virnucpro.encoders.embed import embed, resolve_precision, resolve_tokens_per_batch
+from virnucpro.encoders.embed import embed
+from virnucpro.encoders.embedder import resolve_max_tokens
+from virnucpro.encoders.loading import load_encoder, write_encoder
+from virnucpro.encoders.ops import Kernels
+from virnucpro.encoders.precision import PRECISIONS, choose_precision
+from virnucpro.encoders.spec import read_spec, verify_encoder
 from virnucpro.errors import ConfigError, InputError, ModelError
+from virnucpro.models.registry import DNABERT_S, ESM2
 
 
 @pytest.fixture
 def esm2(tmp_path):
-    write_canonical(random_esm2(), tmp_path / "esm2.safetensors", name="tiny")
+    write_encoder(random_esm2(), tmp_path / "esm2.safetensors", name="tiny")
     return tmp_path / "esm2.safetensors"
 
 
 @pytest.mark.parametrize("make", [random_esm2, lambda: random_dnabert(tokenizer=bpe_json())], ids=["esm2", "dnabert"])
 def test_an_encoder_comes_back_as_it_went(make, tmp_path):
     model = make()
-    written = write_canonical(model, tmp_path / "a", name="tiny", source={"name": "x.pt", "files": {"x.pt": "0"}})
-    assert read_spec(tmp_path / "a") == written == verify_canonical(tmp_path / "a")
-    assert (written.family, written.width, written.name) == (model.family, model.config.width, "tiny")
+    written = write_encoder(model, tmp_path / "a", name="tiny", source={"name": "x.pt", "files": {"x.pt": "0"}})
+    assert read_spec(tmp_path / "a") == written == verify_encoder(tmp_path / "a")
+    assert (written.architecture, written.width, written.name) == (model.architecture, model.config.width, "tiny")
     again = load_encoder(tmp_path / "a")
     sequences = dna([50, 20, 7])  # the bases are residues too
     assert torch.equal(forward(again, sequences)[1], forward(model, sequences)[1])
@@ -36,15 +41,15 @@ def test_an_encoder_comes_back_as_it_went(make, tmp_path):
 
 
 def test_the_same_content_gives_the_same_bytes_and_digest(tmp_path):
-    first = write_canonical(random_esm2(), tmp_path / "a", name="tiny")
-    assert write_canonical(random_esm2(), tmp_path / "b", name="tiny") == first
+    first = write_encoder(random_esm2(), tmp_path / "a", name="tiny")
+    assert write_encoder(random_esm2(), tmp_path / "b", name="tiny") == first
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert write_canonical(random_esm2(), tmp_path / "c", name="other").weights_sha256 == first.weights_sha256
+    assert write_encoder(random_esm2(), tmp_path / "c", name="other").weights_sha256 == first.weights_sha256
 
 
 def test_the_digest_covers_weights_dtype_configuration_and_tokenizer(tmp_path):
     def digest(model):
-        return write_canonical(model, tmp_path / "a", name="tiny").weights_sha256
+        return write_encoder(model, tmp_path / "a", name="tiny").weights_sha256
 
     changed = random_esm2()
     with torch.no_grad():
@@ -57,7 +62,7 @@ def test_the_digest_covers_weights_dtype_configuration_and_tokenizer(tmp_path):
 
 
 def test_fp16_storage_computes_in_fp32(tmp_path):
-    write_canonical(random_esm2().half(), tmp_path / "a", name="tiny")
+    write_encoder(random_esm2().half(), tmp_path / "a", name="tiny")
     with safe_open(tmp_path / "a", framework="pt") as handle:
         assert {handle.get_tensor(key).dtype for key in handle.keys()} == {torch.float16}  # noqa: SIM118
     sequences = proteins([30, 5])
@@ -67,9 +72,9 @@ def test_fp16_storage_computes_in_fp32(tmp_path):
 
 def test_reading_the_specification_needs_no_torch(esm2):
     code = (
-        "import sys; from virnucpro.encoders.canonical import read_spec, verify_canonical;"
-        "from virnucpro.encoders import packing, embed; embed.resolve_precision('auto', 'cpu');"
-        f"print(verify_canonical({str(esm2)!r}).width, embed.EMBEDDING_VERSION, 'torch' in sys.modules)"
+        "import sys; from virnucpro.encoders.spec import read_spec, verify_encoder;"
+        "from virnucpro.encoders import packing, precision, embed; precision.choose_precision('auto', 'cpu');"
+        f"print(verify_encoder({str(esm2)!r}).width, embed.EMBEDDING_VERSION, 'torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["32", "1", "False"]
@@ -80,7 +85,7 @@ def test_a_changed_byte_is_found(esm2):
     content[-5] ^= 1
     esm2.write_bytes(content)
     with pytest.raises(ModelError, match="damaged"):
-        verify_canonical(esm2)
+        verify_encoder(esm2)
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 200, b"\x10" + b"\0" * 7 + b"not a json head.", None])
@@ -93,7 +98,7 @@ def test_other_files_are_refused(content, tmp_path):
 
 def test_a_truncated_file_is_refused(esm2):
     esm2.write_bytes(esm2.read_bytes()[:-1])
-    with pytest.raises(ModelError, match="should have"):
+    with pytest.raises(ModelError, match="can't be read"):
         read_spec(esm2)
 
 
@@ -107,14 +112,14 @@ def test_files_of_others_and_of_other_versions_are_refused(esm2, tmp_path):
 
     with pytest.raises(ModelError, match="another version"):
         read_spec(rewrite(format=0))
-    with pytest.raises(ModelError, match="holds a classifier"):
+    with pytest.raises(ModelError, match="holds the architecture classifier"):
         read_spec(rewrite(family="classifier"))
     with pytest.raises(ModelError, match=r"disagree, first at layers.2\S*: shape missing"):
         load_encoder(rewrite(config={"layers": 3, "width": 32, "heads": 2, "ffn": 128}))
     with pytest.raises(ModelError, match="unusable configuration"):
         load_encoder(rewrite(config={"layers": 2, "width": 32}))
     save_file({"x": torch.zeros(1)}, tmp_path / "c")
-    with pytest.raises(ModelError, match="not a canonical encoder"):
+    with pytest.raises(ModelError, match="not a VirNucPro encoder file"):
         read_spec(tmp_path / "c")
 
 
@@ -122,7 +127,7 @@ def test_files_of_others_and_of_other_versions_are_refused(esm2, tmp_path):
 
 
 def test_embedding_keeps_the_order_of_the_input(monkeypatch):
-    monkeypatch.setattr(job, "WINDOW", 4)
+    monkeypatch.setattr(tokenizing, "SLICE_SIZE", 4)
     model = random_esm2()
     sequences = proteins([9, 40, 3, 40, 200, 3, 40, 1, 77, 9])
     ids = [f"p{i}" for i in range(len(sequences))]
@@ -152,14 +157,15 @@ def test_half_precision_on_a_cpu_is_refused(name):
 
 
 def test_precision_and_budget_by_device():
-    assert resolve_precision("auto", "cpu") == "fp32" and resolve_precision("auto", "cuda:1") == "fp16"
-    assert resolve_precision("tf32", torch.device("cuda")) == "tf32"
-    assert resolve_tokens_per_batch("auto", "cuda:0") is None and resolve_tokens_per_batch("auto", "cpu") == 2048
-    assert resolve_precision("fp8", "cuda", "dnabert_s") == "fp16" and resolve_precision("fp8", "cuda", "esm2") == "fp8"
+    assert choose_precision("auto", "cpu").name == "fp32" and choose_precision("auto", "cuda:1").name == "fp16"
+    assert choose_precision("tf32", torch.device("cuda")).tf32
+    assert resolve_max_tokens("auto", "cuda:0") is None and resolve_max_tokens("auto", "cpu") == 2048
+    assert choose_precision("fp8", "cuda", DNABERT_S).name == "fp16"
+    assert choose_precision("fp8", "cuda", ESM2).name == "fp8"
     with pytest.raises(ConfigError, match="not one of"):
-        resolve_precision("half", "cpu")
+        choose_precision("half", "cpu")
     with pytest.raises(ConfigError, match="positive integer"):
-        resolve_tokens_per_batch(0, "cpu")
+        resolve_max_tokens(0, "cpu")
 
 
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name not in ("auto", "sdpa")])
@@ -171,14 +177,19 @@ def test_attention_that_is_not_available_is_refused(name):
 
 
 @pytest.mark.parametrize("make", [random_esm2, random_dnabert])
-def test_fused_stages_follow_the_precision_and_leave_the_weights_alone(make):
-    """As packs are redone: half precision, fp32, half precision again."""
+def test_kernels_follow_the_precision_and_leave_the_weights_alone(make):
+    """As batches are redone: half precision, fp32, half precision again."""
+    pytest.importorskip("triton")
     model = make().requires_grad_(False)
     weights = set(model.state_dict())
     for half in (True, False, True, False):
-        (model.half() if half else model.float()).use("fused")
-        assert set(model.state_dict()) == weights and not isinstance(model.shift, torch.nn.Parameter)
-        assert all(shift.dtype == torch.float32 for layer in model.layers for shift in layer.shifts)
+        (model.half() if half else model.float()).ops = Kernels()
+        total = None
+        for layer in model.layers:
+            total = model.ops.running_bias(total, layer.out)
+        assert set(model.state_dict()) == weights and not isinstance(total, torch.nn.Parameter)
+        assert total.dtype == torch.float32 and model.ops.running_bias(total, layer.out) is total
+        assert torch.allclose(total, sum(layer.out.bias.float() for layer in model.layers))
 
 
 def overflowing():
@@ -191,7 +202,7 @@ def overflowing():
 
 
 def test_an_overflow_is_computed_again_in_fp32(monkeypatch):
-    monkeypatch.setattr(embedding, "resolve_precision", lambda name, device, family: name)
+    monkeypatch.setattr(embedding, "choose_precision", lambda name, device, architecture: PRECISIONS[name])
     sequences = proteins([30, 30, 12])
     expected = forward(overflowing().half().float(), sequences)[1]
     model = overflowing()
@@ -214,12 +225,12 @@ def test_out_of_memory_halves_the_budget(monkeypatch):
     sequences = proteins([40] * 8 + [10] * 3)
     ids = [str(i) for i in range(len(sequences))]
     expected = embed(model, ids, sequences).vectors
-    forward_pack = model.forward
+    forward_batch = model.forward
 
-    def limited(tokens, pack, backend=None):
-        if pack.total > limit:
+    def limited(tokens, batch, backend=None):
+        if batch.total > limit:
             raise torch.OutOfMemoryError("too large")
-        return forward_pack(tokens, pack, backend)
+        return forward_batch(tokens, batch, backend)
 
     monkeypatch.setattr(model, "forward", limited)
     limit = 100

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.errors import InputError
-from virnucpro.sequences import compression, fasta
-from virnucpro.sequences.fasta import Record, read_fasta, read_letters
+from virnucpro.sequences import compression, read
+from virnucpro.sequences.read import Record, read_fasta, read_letters
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ EXPECTED = [("a", b"ACGTacgtNN"), ("b|x.1", b"GGCC")]
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 1 << 20])
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, bgzip, zstandard.compress], ids=["no", "gz", "bgz", "zst"])
 def test_the_same_records_however_they_are_written(write, monkeypatch, content, block, compress):
-    monkeypatch.setattr(compression, "BLOCK", block)
+    monkeypatch.setattr(compression, "BLOCK_BYTES", block)
     assert pairs(write(compress(content))) == EXPECTED
 
 
@@ -103,7 +103,7 @@ READS = b"@a one\nACGTN\n+a one\n@@@@@\n@b\nGG\n+\nII\n"
 @pytest.mark.parametrize("block", [1, 3, 7, 1 << 20])
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, bgzip, zstandard.compress], ids=["no", "gz", "bgz", "zst"])
 def test_reads(write, monkeypatch, content, block, compress):
-    monkeypatch.setattr(compression, "BLOCK", block)
+    monkeypatch.setattr(compression, "BLOCK_BYTES", block)
     path = write(compress(content), "x.fq")
     assert list(read_fasta(path)) == [Record("a", b"ACGTN", path, "a one", True), Record("b", b"GG", path, "b", True)]
 
@@ -136,7 +136,7 @@ def test_any_width_and_block(tmp_path_factory, texts, width, block, end):
         lines += [f">r{number} words > more"] + [text[i : i + width] for i in range(0, len(text), width)]
     path.write_bytes(end.join(lines).encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compression, "BLOCK", block)
+        patch.setattr(compression, "BLOCK_BYTES", block)
         assert pairs(path, keep_empty=True) == [(f"r{number}", text.encode()) for number, text in enumerate(texts)]
 
 
@@ -172,13 +172,22 @@ def test_any_width_and_block(tmp_path_factory, texts, width, block, end):
         (b">a\nMKVSDGHKRXKMV\n", "'X' at position 10.*looks like a protein"),
         (b"@r\nACG.T\n+\nIIIII\n", r"'\.' at position 4.*Write N in its place"),
         (b">a\nMKVLAAGTRE*\n", "'L' at position 4.*looks like a protein FASTA given as DNA"),
+        (b">a\n" + 30 * b"ACGT" + b"*\n", r"'\*' at position 121, which isn't a IUPAC nucleotide. Correct the record"),
+        (
+            b">a\n" + 30 * b"ACGT" + b"\nEACGT\n",
+            "'E' at position 121, which isn't a IUPAC nucleotide. Correct the record",
+        ),
+        (b">a\nACGT\n;a comment\nACGT\n", "';' at position 5.*If a comment begins there"),
+        (b">a\n# note\nACGT\n", "'#' at position 1.*If a comment begins there"),
+        (b">a\nACGT>b\nACGT\n", "'>' at position 5.*If another record begins there"),
+        (b">a\nACGT\n@b\nACGT\n+\nIIII\n", "'@' at position 5.*in the format of the first"),
         (b">a\nACG*\n", r"'\*' at position 4"),
         (b">a\nAC>GT\n", "'>' at position 3"),
         (gzip.compress(b">a\n" + b"ACGT" * 5000, mtime=0)[:-20], "truncated or corrupt gzip"),
         (gzip.compress(b">a\n" + b"ACGT" * 5000, mtime=0)[:40] + b"garbage" * 9, "truncated or corrupt gzip"),
         (gzip.compress(b"", mtime=0), "is empty"),
         (bgzip(b">a\nACGTACGT\n")[:-40], "truncated or corrupt gzip .it ends within a member"),
-        (gzip.compress(b"")[:9], "truncated or corrupt gzip .it ends within a member"),
+        (gzip.compress(b"", mtime=0)[:9], "truncated or corrupt gzip .it ends within a member"),
         (b"\x1f\x8b", "truncated or corrupt gzip .it ends within a member"),
         (gzip.compress(b">a\nACGT\n", mtime=0) + b"\n", r"gzip ends at byte \d+, and what follows isn't gzip: b'\\n'"),
         (gzip.compress(b">a\nACGT\n", mtime=0) + b"\0\0>b\nACGT\n", r"what follows isn't gzip: b'>b\\nACGT\\n'"),
@@ -241,8 +250,8 @@ def test_pipes(tmp_path, compress):
 
 @pytest.mark.parametrize("block", [20, 1 << 20])
 def test_a_whole_file_in_one_line(write, monkeypatch, block):
-    monkeypatch.setattr(compression, "BLOCK", block)
-    monkeypatch.setattr(fasta, "_LONGEST_HEADER", 100)
+    monkeypatch.setattr(compression, "BLOCK_BYTES", block)
+    monkeypatch.setattr(read, "_MAX_HEADER_BYTES", 100)
     for start in (b">a\nACGT\n>b ", b">b "):
         with pytest.raises(InputError, match=r"a header is longer than 100 bytes: 'b ACGT.*a line of its own"):
             list(read_fasta(write(start + b"ACGT" * 50)))

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and their digests.
 
-A writer holds a lock on its output, works on a temporary name of its own in the same folder, syncs it and renames it. So
-whatever other temporaries there are of that output were left by killed writers.
+A writer holds a lock on its output, writes to a temporary name of its own in the same folder, syncs that and renames it. So
+any other temporary file of that output was left by a killed writer.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ from pathlib import Path
 
 from virnucpro.locks import locked
 
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
+
+_TEMPORARY_SUFFIXES = (".tmp", ".old")
+"""Of a writer's new content, and of a folder that it replaces."""
+_NO_LOCK_ERRORS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""Error numbers of a file system without locks."""
 
 
 def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
-        while block := handle.read(BLOCK):
+        while block := handle.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
 
@@ -44,14 +49,14 @@ def sync(path: Path) -> None:
 def atomic_file(path: str | Path, only_writes: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder that becomes ``path`` if the block succeeds.
 
-    A block that does more than write it (not ``only_writes``) has its writing in ``naming`` itself.
+    If the block does more than write the file (not ``only_writes``), it writes within ``named_in_errors`` itself.
     """
     path = Path(path)
     with _temporary(path) as temporary:
         temporary.touch(0o600)
-        with naming(path) if only_writes else nullcontext():
+        with named_in_errors(path) if only_writes else nullcontext():
             yield temporary
-        with naming(path):
+        with named_in_errors(path):
             os.chmod(temporary, 0o666 & ~_umask())
             sync(temporary)
             os.replace(temporary, path)
@@ -62,7 +67,7 @@ def atomic_file(path: str | Path, only_writes: bool = True) -> Iterator[Path]:
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that replaces it if the block succeeds."""
     path = Path(path)
-    with _temporary(path) as temporary, naming(path):
+    with _temporary(path) as temporary, named_in_errors(path):
         temporary.mkdir(0o700)
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
@@ -74,10 +79,10 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let a full disk or a lost mount be an OSError that names the file, which what ``write`` raises doesn't.
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Make errors of the block name the file: the OSError that ``write`` raises, for a full disk say, doesn't.
 
-    Libraries in Rust, such as safetensors, have error types of their own and only quote the system's number.
+    Libraries in Rust, such as safetensors, raise errors of their own that only quote the system's error number.
     """
     try:
         yield
@@ -93,46 +98,39 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` that is this block's: what it makes there is gone afterwards, unless it renames it.
+    """A temporary name beside ``path`` for the block; what is there afterwards is removed, unless it was renamed.
 
-    Another writer of ``path`` is waited for; what killed ones left is removed.
+    Waits for another writer of ``path``, and removes what killed ones left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _writing(path) as alone:
+    with _write_lock(path) as alone:
         if alone:
-            for suffix in _SUFFIXES:
+            for suffix in _TEMPORARY_SUFFIXES:
                 for left in path.parent.glob(f".{glob.escape(path.name)}.????????{suffix}"):
                     _remove(left)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             yield temporary
         finally:
-            for suffix in _SUFFIXES:
+            for suffix in _TEMPORARY_SUFFIXES:
                 _remove(temporary.with_suffix(suffix))
 
 
-_SUFFIXES = (".tmp", ".old")
-"""Of a writer's new content, and of a folder that it replaces."""
-
-
 @contextmanager
-def _writing(path: Path) -> Iterator[bool]:
-    """Hold the lock on an output; whether there are locks on its file system, and so no other writer."""
+def _write_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock on an output; yields False where the file system has no locks, so that there may be other writers."""
     lock = path.with_name(f".{path.name}.lock")
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(lock, f"writing {path}"))
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in _NO_LOCK_ERRORS:
                 raise
             lock.unlink(missing_ok=True)
             yield False
             return
-        stack.callback(lock.unlink, missing_ok=True)  # still held: who waits for it makes another
+        stack.callback(lock.unlink, missing_ok=True)  # while it's held: a waiting writer makes a new one
         yield True
-
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 def _remove(path: Path) -> None:
@@ -143,7 +141,7 @@ def _remove(path: Path) -> None:
 
 
 def _replace_directory(temporary: Path, path: Path) -> None:
-    """Put a folder in another's place, whatever a second writer does meanwhile; the last one stays."""
+    """Put a folder in another's place, even if a second writer does the same meanwhile; the last one stays."""
     aside = temporary.with_suffix(".old")
     while True:
         with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""The log of one job: a file per attempt, and user errors as one message without a traceback."""
+"""The log file of a job, one per attempt; an error that a user can cause is a message without a traceback."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ logger = logging.getLogger("virnucpro")
 
 @contextmanager
 def job(log: str | Path) -> Iterator[None]:
-    """Run a script's one library call with ``log`` as its log file.
+    """Run the block, a script's call of the library, with ``log`` as its log file.
 
-    An earlier attempt's log is kept as ``<name>.log.1``, ``<name>.log.2``, … A VirNucProError, a full disk
-    or a folder that can't be written or is gone ends the process with status 1 and a message; anything else keeps its
-    traceback.
+    The logs of earlier attempts are kept as ``<name>.log.1``, ``<name>.log.2``, … A VirNucProError, a full disk, or a
+    folder that can't be written or has vanished ends the process with status 1 and one message; any other error keeps
+    its traceback.
     """
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -64,5 +64,5 @@ def job(log: str | Path) -> Iterator[None]:
 
 
 def _allocation() -> list[str]:
-    """What a cluster gave to this job."""
+    """The cluster's job and the GPUs it gave, if there are any, as ``NAME=value``."""
     return [f"{name}={os.environ[name]}" for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES") if name in os.environ]

@@ -1,0 +1,78 @@
+"""The precisions that vectors can be computed in: what each is, what it needs, and how far it may be from fp32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from virnucpro.encoders.device import Device
+from virnucpro.errors import ConfigError
+from virnucpro.models.registry import Architecture
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The most that vectors and scores may differ from fp32's: by frame, the worst one counts."""
+
+    relative_l2: float  # of a vector without its outlier dimensions
+    score: float
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One way to compute."""
+
+    name: str
+    dtype_name: str  # of weights and activations, as PyTorch calls it
+    gate: Gate
+    tf32: bool = False  # products of fp32 numbers rounded to 10 bits of mantissa
+    capability: tuple[int, int] = (0, 0)  # CUDA's, of the first GPUs with arithmetic for it
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations, for loading them in it."""
+        import torch
+
+        return getattr(torch, self.dtype_name)
+
+    def unavailable_reason(self, device: Device) -> str | None:
+        """Why a GPU can't compute it, or None where it can."""
+        if self.capability == (0, 0) or (device.is_gpu and device.capability >= self.capability):
+            return None
+        needed = ".".join(map(str, self.capability))
+        return f"{device.model} has no arithmetic for it (compute capability {needed} has)"
+
+
+PRECISIONS = {
+    each.name: each
+    for each in (
+        Precision("fp32", "float32", Gate(1e-5, 1e-4)),
+        Precision("tf32", "float32", Gate(2e-3, 0.01), tf32=True),
+        Precision("fp16", "float16", Gate(2e-3, 0.01)),
+        Precision("bf16", "bfloat16", Gate(2e-2, 0.02)),
+        Precision("fp8", "float16", Gate(2e-2, 0.02), capability=(8, 9)),
+    )
+}
+
+
+def choose_precision(
+    name: str, device: str | torch.device | Device, architecture: Architecture | None = None
+) -> Precision:
+    """The precision of that name: ``auto`` is fp32 on a CPU and fp16 on a GPU.
+
+    For an ``architecture`` that isn't computed in fp8, fp8 is fp16. ConfigError for a name that there isn't, and for
+    what a CPU can't do; what a GPU can't do is asked with ``unavailable_reason``, once there is one.
+    """
+    device = Device.of(device)
+    if name == "auto":
+        name = "fp16" if device.is_gpu else "fp32"
+    if name not in PRECISIONS:
+        raise ConfigError(f"precision: {name!r} is not one of auto, {', '.join(PRECISIONS)}")
+    if not device.is_gpu and name != "fp32":
+        raise ConfigError(f"precision: {name} needs a GPU, a CPU has no fast arithmetic for it; use 'fp32' or 'auto'")
+    if name == "fp8" and architecture is not None and not architecture.fp8:
+        name = "fp16"
+    return PRECISIONS[name]

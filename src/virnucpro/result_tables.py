@@ -1,0 +1,60 @@
+"""The format of the result tables: their columns, the words for a call, and reading and writing their rows.
+
+Tab-separated UTF-8 with a header line; nothing is quoted, so a quotation mark in a sequence's id is a letter.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from virnucpro.errors import StorageError
+from virnucpro.io import atomic_file
+
+PREDICTION_COLUMNS = (
+    *("frame_id", "record", "chunk", "strand", "frame", "start", "end"),
+    *("score_others", "score_virus", "label"),
+)
+CHUNK_COLUMNS = ("record", "chunk_id", "start", "end", "open_frames", "score", "best_frame", "call")
+CONTIG_COLUMNS = (
+    *("record", "length", "chunks", "scored_chunks", "viral_chunks", "viral_share"),
+    *("mean_score", "best_score", "call"),
+)
+VIRAL, NON_VIRAL = "viral", "non-viral"
+NO_OPEN_FRAME = "no_open_frame"
+"""The call of a chunk without a stop-free frame."""
+UNSCORED = "unscored"
+"""The call of a contig without a scored chunk."""
+
+
+def read_rows(path: Path, expected: tuple[str, ...]) -> Iterator[list[str]]:
+    """Values of each row, in the order of the columns.
+
+    Raises:
+        StorageError: there is no such file, its columns aren't the ``expected`` ones, or a row is short.
+    """
+    try:
+        handle = open(path, encoding="utf-8", newline="\n")
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file. Run the prediction first.") from None
+    with handle:
+        if tuple(next(handle, "").rstrip("\n").split("\t")) != expected:
+            raise StorageError(f"{path}: its columns aren't {', '.join(expected)}. Delete it and run again.")
+        for number, line in enumerate(handle, start=2):
+            values = line.rstrip("\n").split("\t")
+            if len(values) != len(expected):
+                raise StorageError(f"{path}, line {number}: has {len(values)} columns. Delete the file and run again.")
+            yield values
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a small table; floats are rounded to six digits after the point."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(
+            file, columns, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None
+        )
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
