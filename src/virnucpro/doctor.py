@@ -21,8 +21,7 @@ from virnucpro import downloads, installation, planning
 from virnucpro.benchmark import random_encoder
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.spec import read_classifier_spec
-from virnucpro.configuration import Settings
-from virnucpro.embeddings.shard import EmbedOptions, compute, resolve_device
+from virnucpro.embeddings.shard import compute, resolve_device
 from virnucpro.encoders.attention import BACKENDS, choose_backend, unavailable_reason
 from virnucpro.encoders.loading import write_encoder
 from virnucpro.encoders.precision import choose_precision
@@ -34,7 +33,7 @@ from virnucpro.provenance import package_version
 from virnucpro.sequences.frames import stop_free_frames
 from virnucpro.sequences.read import read_fasta
 from virnucpro.sequences.statistics import Statistics, statistics_of
-from virnucpro.switches import Switches
+from virnucpro.settings.options import Settings
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ENOUGH = 20_000_000  # bases of a sample that are counted; the rest is taken to be alike
@@ -61,10 +60,6 @@ class Case:
     settings: Settings
     samples: dict[str, list[Path]]
     measure: bool = True
-
-    @cached_property
-    def options(self) -> EmbedOptions:
-        return EmbedOptions.of(self.settings.as_dict(), Switches.read(os.environ))
 
     @cached_property
     def device(self) -> str:
@@ -106,10 +101,9 @@ class Case:
     @cached_property
     def work(self) -> Statistics:
         """Counts over all samples, extrapolated where a sample wasn't read to its end."""
-        total = Statistics()
-        rna_as_dna = Switches.read(os.environ).rna_as_dna
+        total, asked = Statistics(), self.settings
         for paths in self.samples.values():
-            part = statistics_of(paths, self.settings.chunk_length, ENOUGH, self.settings.empty_records, rna_as_dna)
+            part = statistics_of(paths, asked.chunk_length, ENOUGH, asked.empty_records, asked.rna_as_dna)
             for key in ("records", "bases", "windows", "open_frames", "residues"):
                 setattr(total, key, getattr(total, key) + round(getattr(part, key) / part.share_read))
             total.longest = max(total.longest, part.longest)
@@ -190,21 +184,26 @@ def arithmetic(case: Case) -> Iterator[Finding]:
     """Attention and precision."""
     import torch
 
-    options, why = case.options, {True: "the best here", False: "as configured"}
+    settings, why = case.settings, {True: "the best here", False: "as configured"}
     for role, (name, shape) in case.shapes.items():
         architecture = case.source(role).architecture
-        precision = choose_precision(options.precision, case.device, architecture)
-        found = f"{precision.name} on {case.device}: {why[options.precision == 'auto']}"
+        precision = choose_precision(settings.precision, case.device, architecture)
+        found = f"{precision.name} on {case.device}: {why[settings.precision == 'auto']}"
         yield Finding(f"precision of {name}", OK, found)
-        if options.batching == "original":
-            yield Finding("attention", NOTE, "the original's (VIRNUCPRO_V1_ATTENTION)", "Slow; for comparisons only.")
+        if settings.batching == "original":
+            yield Finding(
+                "attention",
+                NOTE,
+                "the original's (batching: original, or VIRNUCPRO_V1_ATTENTION)",
+                "Slow; for comparisons only.",
+            )
             continue
         head, alibi = shape.width // shape.heads, architecture.alibi
         needs = torch.device(case.device), precision.dtype, head, alibi
-        chosen = choose_backend(options.attention, *needs).name
+        chosen = choose_backend(settings.attention, *needs).name
         reasons = ((other, unavailable_reason(other, *needs)) for other in BACKENDS if other not in ("auto", chosen))
         others = "; ".join(f"not {other}: {reason}" for other, reason in reasons if reason)
-        found = f"{chosen}: {why[options.attention == 'auto']}, head size {head}{' with ALiBi' * alibi}"
+        found = f"{chosen}: {why[settings.attention == 'auto']}, head size {head}{' with ALiBi' * alibi}"
         yield Finding(f"attention of {name}", OK, f"{found} ({others})" if others else found)
 
 
@@ -215,10 +214,10 @@ def compiler(case: Case) -> Iterator[Finding]:
     if case.device == "cuda" and not package_version("triton"):
         found.append("no triton")
     missing = any(part.startswith("no ") for part in found)
-    state = PROBLEM if missing and case.options.compile else OK
+    state = PROBLEM if missing and case.settings.compile else OK
     remedy = "Install what is missing, or set compile: false." if state == PROBLEM else ""
     yield Finding(
-        "compiler", state, f"compile is {'on' if case.options.compile else 'off'}; {', '.join(found)}", remedy
+        "compiler", state, f"compile is {'on' if case.settings.compile else 'off'}; {', '.join(found)}", remedy
     )
 
 
@@ -333,7 +332,7 @@ def _frames_per_second(case: Case, role: str) -> float:
     batches = stop_free_frames((record.sequence for record in islice(records, 10_000)), case.settings.chunk_length)
     texts = chain.from_iterable(batch.proteins if role == PROTEIN.name else batch.nucleotides for batch in batches)
     sequences = list(islice(texts, 20_000))
-    options = replace(case.options, compile=False)  # compiling alone takes longer than all this
+    settings = replace(case.settings, compile=False)  # compiling alone takes longer than all this
     count, began = 4, time.monotonic()  # a large model on a CPU may need seconds for each
     with tempfile.TemporaryDirectory() as folder:
         if role in case.encoders:
@@ -343,7 +342,7 @@ def _frames_per_second(case: Case, role: str) -> float:
             share = _draw(model, case.source(role).architecture.name, case.shapes[role][1])
         while True:
             some = list(islice(cycle(sequences), count))
-            seconds = compute(model, [str(n) for n in range(count)], some, options, case.device).statistics["seconds"]
+            seconds = compute(model, [str(n) for n in range(count)], some, settings, case.device).statistics["seconds"]
             if seconds > MEASURE / 4 or time.monotonic() - began > MEASURE / 2:
                 return share * count / seconds
             count = int(min(16 * count, count * MEASURE / 2 / seconds)) + 1

@@ -52,8 +52,10 @@ def _writable(folder: Path) -> bool:
     return False
 
 
-def prepare_environment() -> None:
-    """Set what the jobs inherit from this process.
+def prepare_environment(alone: bool) -> None:
+    """Set what the jobs inherit from this process; ``alone`` if they are this workflow's only, not those of one that uses it.
+
+    Then ``PYTHONSAFEPATH``, so that they take no modules from the folder that they start in, such as a user's numpy.py.
 
     In a clone, ``PYTHONPATH``, so that they find this package whatever their own environment.
     ``OMP_WAIT_POLICY``: a thread that waits for another must not hold the core which that one needs; where other jobs
@@ -61,6 +63,8 @@ def prepare_environment() -> None:
     ``TRITON_CACHE_DIR`` and ``TORCHINDUCTOR_CACHE_DIR``, so that only the first job compiles, on whichever node.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if alone:
+        os.environ["PYTHONSAFEPATH"] = "1"
     cache = user_cache()
     if cache and _writable(kernels := cache / "virnucpro" / "kernels"):  # else each node compiles for itself
         os.environ.setdefault("TRITON_CACHE_DIR", str(kernels / "triton"))

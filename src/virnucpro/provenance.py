@@ -22,12 +22,8 @@ import numpy as np
 from virnucpro import __version__
 from virnucpro.errors import StorageError
 from virnucpro.models.model_file import read_entry
+from virnucpro.settings.options import path_keys
 
-PLACES = (
-    "samples", "training_data", "labels", "evaluate_split", "check_published",
-    "output_dir", "cache_dir", "models_dir", "gpu_lease_dir",
-)  # fmt: skip
-"""Keys of the configuration that say where files are; its digest leaves them out, so that the same run elsewhere has the same."""
 OF_VECTORS = ("precision", "backend", "batching", "compile", "device", "versions", "configuration_sha256", "switches")
 """Attributes of a shard that say how its vectors were computed; ``embeddings.h5`` has each way once."""
 OF_JOBS = (
@@ -52,13 +48,14 @@ class RunRecord:
     Made while the workflow is parsed. None of it makes a result stale, so it isn't of a type that Snakemake compares.
     """
 
-    configuration: Mapping[str, Any] = field(default_factory=dict)  # all keys, resolved
+    configuration: Mapping[str, Any] = field(default_factory=dict)  # all options, resolved
     switches: Mapping[str, bool] = field(default_factory=dict)  # environment switches that are set
     snakemake: str | None = None  # version
 
     def as_dict(self) -> dict[str, Any]:
         """Plain mapping for HDF5 attributes and JSON; versions are those of the process that asks."""
-        decisive = {key: value for key, value in self.configuration.items() if key not in PLACES}
+        places = path_keys()  # left out, so that the same run elsewhere has the same digest
+        decisive = {key: value for key, value in self.configuration.items() if key not in places}
         return {
             "versions": {
                 "virnucpro": __version__,

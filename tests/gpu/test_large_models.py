@@ -27,7 +27,7 @@ from virnucpro.check.reference import reference_vectors
 from virnucpro.check.run import check
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.embeddings.shard import EmbedOptions, embed_shard
+from virnucpro.embeddings.shard import embed_shard
 from virnucpro.encoders.checkpoints import export_state
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.esm2 import ESM2, FAIR_ESM, ESM2Config
@@ -39,6 +39,7 @@ from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.encoders.spec import read_spec, verify_encoder
 from virnucpro.models.sources import find
 from virnucpro.sequences.split import read_shard, split_fasta
+from virnucpro.settings.options import Settings
 
 CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
 OUTLIER = 11  # the dimension that is made an outlier, as one of the real 3B is
@@ -143,7 +144,7 @@ def test_from_a_file_to_a_passed_check(size, layers, width, heads, device, tmp_p
     with step(f"{size}, verify"):
         assert verify_encoder(model) == spec
     source.path.unlink()
-    options = EmbedOptions(device=device, gpu_lease=False)
+    options = Settings(device=device, gpu_lease=False)
     precision = choose_precision(options.precision, device)
     with step(f"{size}, load in {precision.name} from a warm cache"):
         assert next(load_encoder(model, device, precision.dtype).parameters()).device.type == device

@@ -19,14 +19,12 @@ LAYERS = [
     "errors",
     "locks",
     "paths",
-    "input_tables",
     "io",
+    "settings",
     "outputs",
     "result_tables",
     "rendering",
-    "switches",
     "planning",
-    "configuration",
     "models",
     "provenance",
     "sequences",
@@ -38,7 +36,6 @@ LAYERS = [
     "check",
     "benchmark",
     "report",
-    "samples",
     "downloads",
     "doctor",
     "cli",
@@ -117,7 +114,7 @@ def test_size():
 
 def test_parsing_the_workflow_needs_no_torch():
     code = (
-        "import sys; import virnucpro.configuration, virnucpro.models.sources, virnucpro.embeddings.key, virnucpro.embeddings.shard;"
+        "import sys; import virnucpro.settings.validation, virnucpro.models.sources, virnucpro.embeddings.key, virnucpro.embeddings.shard;"
         "import virnucpro.encoders.spec, virnucpro.sequences.split;"
         "sys.exit(' '.join({'torch', 'transformers', 'esm', 'tokenizers', 'matplotlib', 'sklearn'} & sys.modules.keys()) or 0)"
     )
@@ -152,13 +149,13 @@ def test_jobs_share_what_the_first_one_compiled(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    installation.prepare_environment()
+    installation.prepare_environment(alone=True)
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "virnucpro" / "kernels" / "triton")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))
     monkeypatch.delenv("TRITON_CACHE_DIR")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/no")
-    installation.prepare_environment()
+    installation.prepare_environment(alone=True)
     assert "TRITON_CACHE_DIR" not in os.environ and os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
 
 

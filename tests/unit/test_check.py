@@ -18,7 +18,6 @@ from virnucpro.check.reference import reference_vectors
 from virnucpro.check.run import check
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders import embedder as embedding
 from virnucpro.encoders import precision
 from virnucpro.encoders.loading import write_encoder
@@ -26,6 +25,7 @@ from virnucpro.encoders.precision import PRECISIONS, Gate
 from virnucpro.errors import InputError, ModelError
 from virnucpro.provenance import read_provenance
 from virnucpro.sequences.split import read_shard, split_fasta
+from virnucpro.settings.options import Settings
 
 WIDTHS = (48, 32)
 
@@ -99,7 +99,7 @@ def test_no_frames_is_an_error(tmp_path):
 
 
 def test_fp32_passes_against_both_references(made, tmp_path):
-    result = check(*made, tmp_path, EmbedOptions(), frames=20)
+    result = check(*made, tmp_path, Settings(), frames=20)
     assert result["passed"] and result == json.loads((tmp_path / "check.json").read_text())
     rows = {row["encoder"]: row for row in result["rows"]}
     assert [row["chosen"] for row in rows.values()] == [True] * 3
@@ -123,7 +123,7 @@ def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "compute", wrong)
     with pytest.raises(ModelError, match=r"protein against fair-esm.*check\.txt"):
-        check(*made, tmp_path, EmbedOptions(), frames=20)
+        check(*made, tmp_path, Settings(), frames=20)
     result = json.loads((tmp_path / "check.json").read_text())
     dna, protein, both = result["rows"]
     assert dna["passed"] and not protein["passed"]
@@ -142,7 +142,7 @@ def test_other_precisions_only_inform(made, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "choose_precision", choose)
     monkeypatch.delitem(PRECISIONS, "tf32")
     monkeypatch.setitem(PRECISIONS, "bf16", dataclasses.replace(PRECISIONS["bf16"], gate=Gate(1e-9, 1e-9)))
-    result = check(*made, tmp_path, EmbedOptions(), frames=10)
+    result = check(*made, tmp_path, Settings(), frames=10)
     ways = [(row["precision"], row["chosen"], row["passed"]) for row in result["rows"] if row["encoder"] == "protein"]
     assert sorted(ways) == [("bf16", False, False), ("fp16", True, True), ("fp32", False, True)]
     ways = [row["precision"] for row in result["rows"] if row["encoder"] == "dna"]
@@ -195,14 +195,14 @@ def published(made, tmp_path):
 
 
 def test_published_vectors(made, published):
-    result = check(*made, published.parent / "out", EmbedOptions(), frames=5, published=published)
+    result = check(*made, published.parent / "out", Settings(), frames=5, published=published)
     assert [row["encoder"] for row in result["rows"] if row["reference"] == "published"] == ["dna", "protein", "both"]
     with np.load(published) as file:
         ids, vectors = file["ids"], file["embeddings"]
     vectors[2, 50] += 2e-4
     np.savez(published, ids=ids, embeddings=vectors)
     with pytest.raises(ModelError, match="protein against published"):
-        check(*made, published.parent / "out", EmbedOptions(), frames=5, published=published)
+        check(*made, published.parent / "out", Settings(), frames=5, published=published)
 
 
 def test_published_vectors_that_cannot_be_used(published):

@@ -20,12 +20,15 @@ from virnucpro import installation
 from virnucpro.cli import cli
 from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.workflow import RUN_LOCK, _explain_failure, working_folder
-from virnucpro.configuration import commented_defaults, defaults, read_config, resolve, schema
 from virnucpro.errors import ConfigError, InputError, VirNucProError
 from virnucpro.locks import read_holder
-from virnucpro.samples import read_samples
 from virnucpro.sequences.split import split_fasta
 from virnucpro.sequences.statistics import statistics_of
+from virnucpro.settings.configfile import read_config
+from virnucpro.settings.documents import commented_defaults
+from virnucpro.settings.options import defaults, schema
+from virnucpro.settings.samples import read_samples
+from virnucpro.settings.validation import resolve
 
 
 @pytest.fixture

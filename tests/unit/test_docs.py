@@ -21,7 +21,7 @@ import yaml
 
 from virnucpro import installation
 from virnucpro.cli import cli
-from virnucpro.configuration import resolve
+from virnucpro.settings.validation import resolve
 
 ROOT = installation.root()
 FOLDERS = ("config", "containers", "training")

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 
 from virnucpro import doctor, installation
 from virnucpro.cli import cli
-from virnucpro.configuration import resolve
 from virnucpro.doctor import NOTE, OK, PROBLEM, Case
 from virnucpro.encoders.embed import Embedded
 from virnucpro.encoders.spec import read_spec
-from virnucpro.samples import read_samples
+from virnucpro.settings.samples import read_samples
+from virnucpro.settings.validation import resolve
 
 EXAMPLE = read_samples(None)
 

@@ -9,14 +9,16 @@ import pytest
 
 from tests.unit.tables import read
 from virnucpro.calls.predict import Outputs, predict
-from virnucpro.configuration import read_config, resolve
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.merge import merge
-from virnucpro.embeddings.shard import EmbedOptions, compute
+from virnucpro.embeddings.shard import compute
 from virnucpro.embeddings.store import MergedEmbeddings, open_shard
 from virnucpro.encoders.spec import read_spec
 from virnucpro.provenance import read_provenance
 from virnucpro.sequences.split import iter_records, read_manifest, read_shard
+from virnucpro.settings.configfile import read_config
+from virnucpro.settings.options import Settings
+from virnucpro.settings.validation import resolve
 
 EARLIER = Path(__file__).parents[1] / "data" / "v0.1"
 SAMPLE = EARLIER / "output" / "s"
@@ -42,7 +44,7 @@ def test_shards_and_records():
 def test_vectors_and_prepared_models(encoder):
     for sha in SHARDS:
         ids, sequences = read_shard(SAMPLE / "shards" / f"{sha}.{LETTERS[encoder]}")
-        again = compute(MODELS[encoder], ids, sequences, EmbedOptions(), "cpu").vectors
+        again = compute(MODELS[encoder], ids, sequences, Settings(), "cpu").vectors
         with open_shard(vectors_of(encoder, sha)) as file:
             assert file["ids"].asstr()[:].tolist() == ids
             assert file.attrs["weights_sha256"] == read_spec(MODELS[encoder]).weights_sha256

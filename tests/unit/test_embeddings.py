@@ -18,13 +18,14 @@ from tests.workflow.conftest import bpe
 from virnucpro.cli import cli
 from virnucpro.embeddings.cache import CacheEntry, list_cache, prune_cache
 from virnucpro.embeddings.merge import merge
-from virnucpro.embeddings.shard import EmbedOptions, compute
+from virnucpro.embeddings.shard import compute
 from virnucpro.embeddings.store import MergedEmbeddings, create_shard, open_shard, write_shard
 from virnucpro.encoders import loading
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.encoders.loading import write_encoder
 from virnucpro.errors import ConfigError, StorageError
+from virnucpro.settings.options import Settings
 
 IDS = [f"r_chunk_{i}F1" for i in range(1, 6)]
 
@@ -186,7 +187,7 @@ def test_an_encoder_too_large_for_the_gpu(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loading, "load_encoder", too_large)
     with pytest.raises(ConfigError, match=r"m\.safetensors doesn't fit in the memory of cpu .* smaller model"):
-        compute(tmp_path / "m.safetensors", ["a"], [b"MK"], EmbedOptions(), "cpu")
+        compute(tmp_path / "m.safetensors", ["a"], [b"MK"], Settings(), "cpu")
 
 
 def test_an_error_while_vectors_are_computed_is_not_blamed_on_their_file(tmp_path):

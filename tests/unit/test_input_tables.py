@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.errors import InputError, VirNucProError
-from virnucpro.input_tables import quoted, read_table
-from virnucpro.samples import is_sample_sheet, read_samples
+from virnucpro.settings.samples import is_sample_sheet, read_samples
+from virnucpro.settings.tables import quoted, read_table
 
 SHEET = "sample\tfasta\na\tx y.fa\nb\tz.fa\n"
 LABELS = SHEET.replace("sample", "label").replace("a\t", "viral\t").replace("b\t", "0\t")

@@ -22,13 +22,13 @@ from virnucpro.check.run import check
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.downloads import obtain
-from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.loading import load_encoder
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.encoders.spec import read_spec, verify_encoder
 from virnucpro.models.sources import find
 from virnucpro.sequences.split import split_fasta
+from virnucpro.settings.options import Settings
 
 SHAPES = {"8M": (6, 320, 20), "35M": (12, 480, 20), "150M": (30, 640, 20), "650M": (33, 1280, 20)}
 HUGGING_FACE = {
@@ -129,7 +129,7 @@ def checked(model: Path, folder: Path) -> None:
     (folder / "in.fa").write_text(">r\n" + dna([90], letters=b"ACG")[0].decode() + "\n")  # no T, so no stop
     split_fasta([folder / "in.fa"], folder / "shards", chunk_length=90, shard_frames=100)
     models = {"dna": bundled, "protein": model}
-    result = check([folder / "shards"], models, folder / "classifier", folder, EmbedOptions(device="cpu"), frames=2)
+    result = check([folder / "shards"], models, folder / "classifier", folder, Settings(device="cpu"), frames=2)
     assert result["passed"] and result["frames"] == 2
     assert [row["reference"] for row in result["rows"] if row["encoder"] == "protein"] == ["fair-esm"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 
 import pytest
 import zstandard
@@ -14,12 +15,13 @@ from tests.unit.test_predict import run, small
 from tests.unit.test_split import contigs, joined, names, write
 from virnucpro import doctor
 from virnucpro.calls.viral import write_viral
-from virnucpro.configuration import resolve
 from virnucpro.errors import StorageError
 from virnucpro.report.page import write_sample_page
 from virnucpro.result_tables import CONTIG_COLUMNS
 from virnucpro.sequences.split import read_manifest, split_fasta
 from virnucpro.sequences.statistics import statistics_of
+from virnucpro.settings.environment import read_switches
+from virnucpro.settings.validation import resolve
 
 DNA = [(name, text if number % 2 else text.lower()) for number, (name, text) in enumerate(contigs(6, 8))]
 AS_RNA = str.maketrans("Tt", "Uu")
@@ -85,7 +87,8 @@ def test_validate_and_doctor_follow_the_switch(tmp_path, monkeypatch):
     assert finding.state == doctor.NOTE and "read 1 record as RNA" in finding.remedy
     monkeypatch.setenv("VIRNUCPRO_V1_ATTENTION", "1")
     assert "note: left out the codons with U in 1 record with U, as" in invoke("validate", str(path)).output
-    (finding,) = doctor.sequences(doctor.Case(resolve({}), {"x": [path]}))
+    asked = resolve({}, read_switches(os.environ))
+    (finding,) = doctor.sequences(doctor.Case(asked, {"x": [path]}))
     assert "left out the codons with U in 1 record with U" in finding.remedy
 
 

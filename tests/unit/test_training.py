@@ -17,7 +17,7 @@ from virnucpro.classifier.model import load_classifier
 from virnucpro.classifier.training import TrainOptions, train
 from virnucpro.embeddings.store import create_merged
 from virnucpro.errors import ConfigError, InputError, ModelError
-from virnucpro.input_tables import read_table
+from virnucpro.settings.tables import read_table
 
 FAST = TrainOptions(hidden=16, optimiser="adam", learning_rate=1e-2, batch_size=64, epochs=8, standardise=True)
 

@@ -21,6 +21,7 @@ rule check:
     params:
         output=f"{OUT}/check",
         frames=SETTINGS.check_frames,
-        options=EMBED_OPTIONS,
+        settings=JOB_SETTINGS,
+        run=RUN,
     script:
         "../scripts/check.py"

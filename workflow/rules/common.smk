@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,9 +59,7 @@ for _package in ("Bio", "filelock", "h5py", "numpy", "safetensors", "tqdm", "zst
 from virnucpro import __version__ as VERSION
 from virnucpro import installation, planning
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
-from virnucpro.configuration import check_config_file, read_config, resolve
 from virnucpro.embeddings.key import embedding_key
-from virnucpro.embeddings.shard import EmbedOptions
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import VirNucProError
 from virnucpro.io import sha256_file
@@ -72,16 +71,15 @@ from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inpu
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord
 from virnucpro.report.run_summary import run_summary
-from virnucpro.samples import check_folders, name_samples, read_samples
 from virnucpro.sequences.split import changed_input, read_manifest
-from virnucpro.switches import Switches
+from virnucpro.settings.configfile import check_config_file, read_config
+from virnucpro.settings.environment import read_switches
+from virnucpro.settings.samples import check_folders, name_samples, read_samples
+from virnucpro.settings.validation import resolve
 
 installation.prepare_account(Path(".snakemake/cache").absolute())
-installation.prepare_environment()
 _strict = not workflow.modifier.skip_configfile  # else a module, whose configuration the other workflow gives
-if _strict:
-    # A job's Python then takes no modules from the folder that it starts in, such as a user's numpy.py.
-    os.environ["PYTHONSAFEPATH"] = "1"
+installation.prepare_environment(alone=_strict)
 with user_errors():
     for _file in workflow.config_settings.configfiles if _strict else ():  # Snakemake takes a key that is twice there
         if _file.suffix != ".json":
@@ -95,8 +93,8 @@ if _found:
 
 
 with user_errors():
-    SETTINGS = resolve(config)
-    SWITCHES = Switches.read(os.environ)
+    SWITCHES = read_switches(os.environ)
+    SETTINGS = resolve(config, SWITCHES)
     # A table of labelled files takes the place of the sample sheet: each of its files is a sample.
     LABELLED = SETTINGS.training_data or (SETTINGS.labels if SETTINGS.labels and has_fasta(SETTINGS.labels) else None)
     if LABELLED and SETTINGS.samples:
@@ -118,7 +116,7 @@ GIVEN = [
 GIVEN += [path for source in SOURCES.values() if not source.published for path in source.files]
 
 # Jobs parse the workflow again, on another machine too.
-workflow.register_envvars(*SWITCHES.as_dict())
+workflow.register_envvars(*SWITCHES)
 for _folder in (Path(OUT), *Path(OUT).parents):
     if os.path.exists(_folder) and not os.path.isdir(_folder):
         raise UserError(f"output_dir: {_folder} is a file. Name a folder.")
@@ -157,10 +155,10 @@ if GPU_LIMIT == 0 and SETTINGS.device == "cuda":
     raise UserError("The configuration says device: cuda, but --resources gpu=0 leaves no GPU. Drop one of them.")
 DEVICE = "cpu" if GPU_LIMIT == 0 else SETTINGS.device
 
-RUN = RunRecord(SETTINGS.as_dict(), SWITCHES.as_dict(), SNAKEMAKE)
-# Neither is one of Snakemake's plain types, so that batch size, device, compile and cache, which don't change
-# what is computed, don't make anything run again; what does change it is in the file's path.
-EMBED_OPTIONS = EmbedOptions.of(SETTINGS.as_dict(), SWITCHES, device=DEVICE, run=RUN)
+RUN = RunRecord(SETTINGS.as_dict(), SWITCHES, SNAKEMAKE)
+# Neither is of Snakemake's plain types, so that batch size, device, compile and cache, which don't change what is
+# computed, don't make anything run again; what does change it is in the file's path.
+JOB_SETTINGS = replace(SETTINGS, device=DEVICE)
 
 
 def any_of(names):
@@ -267,7 +265,7 @@ def embeddings_of(role):
             spec = read_spec(MODELS[role])
         except VirNucProError as error:
             raise UserError(f"{error} Then give: rm -r {shlex.quote(PREPARED[role])}") from None
-        key = embedding_key(spec, EMBED_OPTIONS.precision, EMBED_OPTIONS.batching)
+        key = embedding_key(spec, SETTINGS.precision, SETTINGS.batching)
         vectors = []
         for sample in [wildcards.sample] if hasattr(wildcards, "sample") else SAMPLES:
             for shard in shards_of(sample):

@@ -22,7 +22,8 @@ rule embed_dnabert_s:
         mem_mb=embedding_memory("dna"),
         runtime=embedding_minutes("dna"),
     params:
-        options=EMBED_OPTIONS,
+        settings=JOB_SETTINGS,
+        run=RUN,
     script:
         "../scripts/embed.py"
 
@@ -45,7 +46,8 @@ rule embed_esm2:
         mem_mb=embedding_memory("protein"),
         runtime=embedding_minutes("protein"),
     params:
-        options=EMBED_OPTIONS,
+        settings=JOB_SETTINGS,
+        run=RUN,
     script:
         "../scripts/embed.py"
 

@@ -70,7 +70,7 @@ checkpoint prepare_classifier:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=20,
     params:
-        source=str(SOURCES["classifier"].path),
+        source=lambda wildcards: str(SOURCES["classifier"].path),
         encoders=[str(SOURCES[role].path) for role in ROLES],
         identity=lambda wildcards: identity_of_model("classifier"),
         chunk_length=SETTINGS.chunk_length,

@@ -24,8 +24,8 @@ rule merge:
         # Known while the workflow is parsed, so that another model, precision or switch is noticed even
         # where the shards were deleted after a finished run.
         models=[str(SOURCES[role].path) for role in ROLES],
-        precision=EMBED_OPTIONS.precision,
-        batching=EMBED_OPTIONS.batching,
+        precision=SETTINGS.precision,
+        batching=SETTINGS.batching,
         chunk_length=SETTINGS.chunk_length,
         run=RUN,
     script:
@@ -70,7 +70,7 @@ rule predict:
         threshold=SETTINGS.threshold,
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,
-        rna_as_dna=SWITCHES.rna_as_dna,
+        rna_as_dna=SETTINGS.rna_as_dna,
         run=RUN,
     script:
         "../scripts/predict.py"

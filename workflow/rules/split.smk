@@ -22,7 +22,7 @@ checkpoint split:
         empty_records=SETTINGS.empty_records,
         fastas=lambda wildcards: [str(path) for path in SAMPLES[wildcards.sample]],
         identity=identity_of_fasta,
-        rna_as_dna=SWITCHES.rna_as_dna,
+        rna_as_dna=SETTINGS.rna_as_dna,
         run=RUN,
     script:
         "../scripts/split.py"

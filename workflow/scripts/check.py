@@ -7,7 +7,7 @@ from virnucpro.logging import job
 with job(snakemake.log[0]):
     from virnucpro.embeddings.shard import held_gpu
 
-    with held_gpu(snakemake.params.options, "check"):
+    with held_gpu(snakemake.params.settings, "check"):
         from virnucpro.check.run import check
 
         check(
@@ -15,8 +15,9 @@ with job(snakemake.log[0]):
             {role: Path(snakemake.input[role]) / "model.safetensors" for role in ("dna", "protein")},
             Path(snakemake.input.classifier),
             Path(snakemake.params.output),
-            snakemake.params.options,
+            snakemake.params.settings,
             frames=snakemake.params.frames,
             published=Path(snakemake.input.published[0]) if snakemake.input.published else None,
             threads=snakemake.threads,
+            run=snakemake.params.run,
         )

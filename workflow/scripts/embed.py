@@ -11,6 +11,7 @@ with job(snakemake.log[0]):
         Path(snakemake.input.sequences),
         Path(snakemake.input.model),
         Path(snakemake.output[0]),
-        options=snakemake.params.options,
+        settings=snakemake.params.settings,
         threads=snakemake.threads,
+        run=snakemake.params.run,
     )

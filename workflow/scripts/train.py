@@ -5,7 +5,8 @@ from pathlib import Path
 from virnucpro.logging import job
 
 with job(snakemake.log[0]):
-    from virnucpro.classifier.training import TrainOptions, train_from_table
+    from virnucpro.classifier.training import train_from_table
+    from virnucpro.settings.options import TrainOptions
 
     train_from_table(
         Path(snakemake.params.table),

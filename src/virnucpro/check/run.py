@@ -18,12 +18,14 @@ from virnucpro.check.output import plot, table
 from virnucpro.check.reference import reference_vectors
 from virnucpro.classifier.model import Classifier, load_classifier
 from virnucpro.embeddings.merge import describe
-from virnucpro.embeddings.shard import EmbedOptions, compute, resolve_device
+from virnucpro.embeddings.shard import compute, resolve_device
 from virnucpro.encoders.attention import BACKENDS, choose_backend
 from virnucpro.encoders.precision import PRECISIONS, choose_precision
 from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import ConfigError, ModelError
 from virnucpro.io import atomic_file
+from virnucpro.provenance import RunRecord
+from virnucpro.settings.options import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class Setup:
     models: Mapping[str, Path]  # "dna", "protein"
     specs: Mapping[str, EncoderSpec]
     classifier: Classifier
-    options: EmbedOptions
+    settings: Settings
     device: str
 
     def scores(self, vectors: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -59,11 +61,12 @@ def check(
     models: Mapping[str, Path],
     classifier: Path,
     output: Path,
-    options: EmbedOptions,
+    settings: Settings,
     *,
     frames: int = 200,
     published: Path | None = None,
     threads: int = 1,
+    run: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Compare, and write ``check.json``, ``check.txt``, ``check.png`` and ``check.svg`` to the folder ``output``.
 
@@ -72,20 +75,21 @@ def check(
         models: prepared encoders, ``dna`` and ``protein``.
         classifier: classifier for both.
         output: the files appear here, also if the check fails.
-        options: the chosen path.
+        settings: the chosen way of computing.
         frames: how many of the samples' frames to compare.
         published: vectors to compare with as well; see ``read_published``.
         threads: CPU threads.
+        run: kept with the result.
 
     Raises:
         InputError: the shards hold no frame, or the published vectors can't be used.
         ModelError: the chosen path exceeds a gate.
     """
     torch.set_num_threads(threads)
-    device = resolve_device(options.device)
+    device = resolve_device(settings.device)
     specs = {role: read_spec(model) for role, model in models.items()}
     scorer, about = load_classifier(classifier)
-    setup = Setup(models, specs, scorer, options, device)
+    setup = Setup(models, specs, scorer, settings, device)
     rest: list[str] = []
     own, vectors, against = sample_frames(shards, frames), {}, {}
     for role, model in models.items():
@@ -112,7 +116,7 @@ def check(
             for row in rows
             if row["chosen"] and row["encoder"] in models
         },
-        "run": options.run.as_dict(),
+        "run": (run or RunRecord()).as_dict(),
     }
     text = table(result)
     logger.info("\n%s", text)
@@ -124,7 +128,7 @@ def check(
         names = ", ".join(f"{row['encoder']} against {row['reference']}" for row in failed)
         raise ModelError(
             f"The chosen way of computing differs too much from its reference: {names}. See {output / 'check.txt'}; "
-            "choose another precision or attention backend, or VIRNUCPRO_V1_ATTENTION=1."
+            "choose another precision or attention backend, or batching: original."
         )
     return result
 
@@ -140,27 +144,27 @@ def _compare(
 
     In an encoder's row the scores differ by its vectors alone. ``rest`` collects what the device doesn't have.
     """
-    options = setup.options
+    settings = setup.settings
     before = setup.scores(references)
     chosen: dict[str, np.ndarray] = {}
     rows: list[Comparison] = []
     for role, spec in setup.specs.items():
         done: set[tuple[str, str]] = set()
-        for way in (options, *(_other_ways(spec, options, setup.device, rest) if rest is not None else ())):
+        for way in (settings, *(_other_ways(spec, settings, setup.device, rest) if rest is not None else ())):
             if (way.precision, way.attention) in done:
                 continue
             try:
                 found, statistics = compute(setup.models[role], frames.ids, frames.sequences[role], way, setup.device)
             except ConfigError as error:  # too little memory
-                if way is options or rest is None:
+                if way is settings or rest is None:
                     raise
                 rest.append(f"{spec.name}, {way.precision}, {way.attention}: {error}")
                 continue
             if way.batching == "packed" and not way.compile:
                 done.add((statistics["precision"], statistics["backend"]))
-            if way is options:
+            if way is settings:
                 chosen[role] = found
-            row = {"encoder": role, "reference": against[role], "chosen": way is options}
+            row = {"encoder": role, "reference": against[role], "chosen": way is settings}
             row |= {key: statistics[key] for key in ("precision", "backend", "batching")}
             vectors, errors = compare_vectors(found, references[role])
             row |= vectors | compare_scores(setup.scores({**references, role: found}), before)
@@ -174,7 +178,7 @@ def _compare(
     return rows
 
 
-def _other_ways(spec: EncoderSpec, options: EmbedOptions, device: str, rest: list[str]) -> Iterator[EmbedOptions]:
+def _other_ways(spec: EncoderSpec, settings: Settings, device: str, rest: list[str]) -> Iterator[Settings]:
     """Every precision with every backend that this encoder can run in here."""
     for name in PRECISIONS:
         try:
@@ -190,4 +194,4 @@ def _other_ways(spec: EncoderSpec, options: EmbedOptions, device: str, rest: lis
             except ConfigError as error:
                 rest.append(f"{spec.name}, {name}, {attention}: {error}")
                 continue
-            yield replace(options, precision=name, attention=attention, batching="packed", compile=False)
+            yield replace(settings, precision=name, attention=attention, batching="packed", compile=False)

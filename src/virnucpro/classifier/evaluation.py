@@ -15,7 +15,6 @@ import numpy as np
 from virnucpro.classifier.labels import Label, has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
 from virnucpro.errors import InputError
-from virnucpro.input_tables import read_table
 from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord, origins
 from virnucpro.rendering import saved_figure
@@ -29,6 +28,7 @@ from virnucpro.result_tables import (
     read_rows,
     write_table,
 )
+from virnucpro.settings.tables import read_table
 
 LEVELS = {
     "frame": "frames",

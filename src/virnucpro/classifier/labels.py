@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import InputError
-from virnucpro.input_tables import Row, Table, read_table
 from virnucpro.paths import files_of
 from virnucpro.sequences.read import read_fasta
+from virnucpro.settings.tables import Row, Table, read_table
 
 LABELS = {"viral": True, "1": True, "non-viral": False, "0": False}
 FROM_HEADER = "@header"

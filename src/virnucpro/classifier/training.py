@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +19,13 @@ from virnucpro.classifier.labels import FROM_HEADER, groups_from_headers, read_l
 from virnucpro.classifier.metrics import binary_metrics
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.errors import ConfigError, ModelError
+from virnucpro.errors import ModelError
 from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
 from virnucpro.result_tables import write_table
+from virnucpro.settings.options import TrainOptions
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train. The defaults are those of the original's ``train.py``, class balance apart (it had none)."""
-
-    hidden: int = 512
-    dropout: float = 0.5
-    optimiser: str = "sgd"  # momentum 0.9; or "adam", for which learning_rate 1e-3 and batch_size 512 do well
-    learning_rate: float = 2e-4  # × 0.85 every 10 epochs
-    weight_decay: float = 0.0
-    batch_size: int = 32
-    epochs: int = 200
-    patience: int = 5  # epochs without a better validation loss
-    balance: str = "weights"
-    """``sampling`` draws equally many frames of both classes each epoch; ``weights`` gives both classes equal
-    weight in the loss; ``categories`` also each category within its class; ``none`` takes frames as they come."""
-    standardise: bool = False  # columns to mean 0, deviation 1 over the training part; kept in the file
-    validation: float = 0.1
-    test: float = 0.1
-    seed: int = 0
-    device: str = "cpu"
-    half: bool = False  # store matrices as float16
-
-    def __post_init__(self) -> None:
-        choices = {"balance": ("sampling", "weights", "categories", "none"), "optimiser": ("sgd", "adam")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name} can't be {getattr(self, name)!r}; choose one of {', '.join(known)}.")
-        if self.batch_size < 2:
-            raise ConfigError("batch_size must be at least 2, since BatchNorm compares the rows of a batch.")
 
 
 def train_from_table(

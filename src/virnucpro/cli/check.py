@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from virnucpro.cli.inputs import samples_of
-from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, UserPath, from_schema, running
+from virnucpro.cli.options import RUN_KEYS, UserPath, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
 
@@ -17,7 +17,7 @@ from virnucpro.cli.workflow import start, working_folder
 @click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
 @click.option("--frames", "check_frames", type=int, default=None, help="Frames to compare  [default: 200]")
 @click.option("--published", "check_published", type=UserPath(), help="Published vectors (.npz) to compare with, too.")
-@from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS)
+@from_schema(*RUN_KEYS, without=["threshold"])
 @running
 def check(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
     """Compare this machine's vectors and scores with fp32.

@@ -8,10 +8,12 @@ import click
 import yaml
 
 from virnucpro.cli.options import UserPath
-from virnucpro.configuration import commented_defaults, read_config, read_value, resolve
-from virnucpro.configuration import schema as read_schema
 from virnucpro.io import atomic_file
 from virnucpro.outputs import refuse_existing
+from virnucpro.settings.configfile import read_config, read_value
+from virnucpro.settings.documents import commented_defaults
+from virnucpro.settings.options import schema as read_schema
+from virnucpro.settings.validation import resolve
 
 
 @click.group()

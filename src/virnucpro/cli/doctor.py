@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from dataclasses import asdict
@@ -12,16 +13,18 @@ from typing import Any
 import click
 
 from virnucpro.cli.inputs import samples_of
-from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, UserPath, from_schema
-from virnucpro.configuration import read_config, resolve
-from virnucpro.samples import read_samples
+from virnucpro.cli.options import RUN_KEYS, UserPath, from_schema
+from virnucpro.settings.configfile import read_config
+from virnucpro.settings.environment import read_switches
+from virnucpro.settings.samples import read_samples
+from virnucpro.settings.validation import resolve
 
 MARKS = {"ok": "  ok     ", "note": "  note   ", "problem": "  PROBLEM"}
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", type=click.Path(allow_dash=True))
-@from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS)
+@from_schema(*RUN_KEYS, without=["threshold"])
 @click.option("--configfile", type=UserPath(dir_okay=False), help="YAML file with configuration keys.")
 @click.option(
     "--output",
@@ -48,10 +51,9 @@ def doctor(inputs: tuple[str, ...], configfile: str | None, measure: bool, as_js
     """
     from virnucpro.doctor import PROBLEM, Case, examine
 
-    settings = resolve(
-        (read_config(configfile) if configfile else {})
-        | {key: value for key, value in given.items() if value is not None}
-    )
+    asked = read_config(configfile) if configfile else {}
+    asked |= {key: value for key, value in given.items() if value is not None}
+    settings = resolve(asked, read_switches(os.environ))
     findings = []
     with tempfile.TemporaryDirectory() as spool:
         samples = samples_of(inputs, Path(spool)) if inputs else read_samples(settings.samples)

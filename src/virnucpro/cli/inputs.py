@@ -12,11 +12,11 @@ from pathlib import Path
 
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta, read_labelled_records
 from virnucpro.errors import InputError
-from virnucpro.input_tables import quoted
 from virnucpro.io import atomic_file
 from virnucpro.outputs import check_own, write_own
 from virnucpro.paths import check_file, files_of, user_path
-from virnucpro.samples import check_distinct, check_sample_name, is_sample_sheet, name_samples, read_samples
+from virnucpro.settings.samples import check_distinct, check_sample_name, is_sample_sheet, name_samples, read_samples
+from virnucpro.settings.tables import quoted
 
 TABLES = (".tsv", ".csv", ".xlsx", ".xls", ".ods")
 """Endings of a single input that is taken for a sample sheet whatever is in it, so that what is wrong is said of it."""

@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from virnucpro.cli.options import completing, from_schema
-from virnucpro.configuration import resolve
 from virnucpro.downloads import obtain, verify
 from virnucpro.errors import ModelError
 from virnucpro.models.registry import PROTEIN
 from virnucpro.models.sources import BUNDLED, KEYS, PUBLISHED, ModelSource, find, find_published
+from virnucpro.settings.validation import resolve
 
 _NAMES = [name for known in PUBLISHED.values() for name in known]
 

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from virnucpro.configuration import PRESETS, schema
 from virnucpro.errors import ConfigError, InputError
 from virnucpro.models.sources import BUNDLED, KEYS, PUBLISHED
 from virnucpro.paths import expand_home, user_path
+from virnucpro.settings.options import options, schema
+from virnucpro.settings.presets import PRESETS
 
 _NAMES = {key: [*BUNDLED[role], *PUBLISHED[role]] for role, key in KEYS.items()}
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
-MODEL_KEYS = ("preset", "chunk_length", "dnabert_model", "esm_model", "models_dir")
-COMPUTE_KEYS = (
-    "precision",
-    "compile",
-    "attention",
-    "tokens_per_batch",
-    "shard_frames",
-    "device",
-    "empty_records",
-    "cache_dir",
-)
+RUN_KEYS = tuple(each.name for each in options() if each.metadata["command"])
+"""Configuration keys that are options of the commands that start the workflow."""
 
 
 class UserPath(click.Path):
@@ -44,11 +36,11 @@ class UserPath(click.Path):
         return super().convert(expand_home(value), param, ctx)
 
 
-def from_schema(*keys: str) -> Callable[[Callable], Callable]:
+def from_schema(*keys: str, without: Collection[str] = ()) -> Callable[[Callable], Callable]:
     """Options for configuration keys, with the schema's descriptions."""
 
     def decorate(function: Callable) -> Callable:
-        for key in reversed(keys):
+        for key in reversed([key for key in keys if key not in without]):
             entry = schema()["properties"][key]
             preset = any(key in values for values in PRESETS.values())
             shown = "from the preset" if preset else "none" if entry["default"] is None else entry["default"]

@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from virnucpro.cli.inputs import samples_of
-from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, from_schema, running
+from virnucpro.cli.options import RUN_KEYS, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
-@from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS, "threshold")
+@from_schema(*RUN_KEYS)
 @running
 def predict(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
     """Predict which records of FASTA (or FASTQ) files are viral.

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from virnucpro.cli.inputs import check_labels
-from virnucpro.cli.options import COMPUTE_KEYS, MODEL_KEYS, UserPath, from_schema, running
+from virnucpro.cli.options import RUN_KEYS, UserPath, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
 
@@ -21,7 +21,7 @@ from virnucpro.cli.workflow import start, working_folder
     metavar="KEY=VALUE",
     help="How to train, e.g. --set epochs=50; see config/README.md.",
 )
-@from_schema(*MODEL_KEYS, *COMPUTE_KEYS)
+@from_schema(*RUN_KEYS, without=["classifier", "threshold"])
 @running
 def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
     """Train a classifier on labelled FASTA files.
@@ -47,7 +47,7 @@ def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **g
 @click.command()
 @click.argument("table", type=UserPath())
 @click.option("--split", "evaluate_split", type=UserPath(), help="split.tsv of a training: measure its test part only.")
-@from_schema(*MODEL_KEYS, "classifier", *COMPUTE_KEYS, "threshold")
+@from_schema(*RUN_KEYS)
 @running
 def evaluate(table: str, output: str, dry_run: bool, **given: Any) -> None:
     """Predict for labelled FASTA files and measure how good it is.

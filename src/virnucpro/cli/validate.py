@@ -12,9 +12,9 @@ import click
 
 from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.options import from_schema
-from virnucpro.configuration import resolve
 from virnucpro.sequences.statistics import statistics_of
-from virnucpro.switches import Switches
+from virnucpro.settings.environment import read_switches
+from virnucpro.settings.validation import resolve
 
 LABELS = {
     "windows": "chunks",
@@ -40,13 +40,15 @@ def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> Non
       virnucpro validate contigs.fa
       virnucpro validate 'reads/*.fq.gz' --chunk-length 300 --json
     """
-    settings = resolve({key: value for key, value in given.items() if value is not None})
-    chunk_length, empty = settings.chunk_length, settings.empty_records
-    rna_as_dna = Switches.read(os.environ).rna_as_dna
+    asked = {key: value for key, value in given.items() if value is not None}
+    settings = resolve(asked, read_switches(os.environ))
+    chunk_length = settings.chunk_length
     with tempfile.TemporaryDirectory() as spool:
         samples = samples_of(inputs, Path(spool))
         found = {
-            name: statistics_of(paths, chunk_length, empty_records=empty, rna_as_dna=rna_as_dna)
+            name: statistics_of(
+                paths, chunk_length, empty_records=settings.empty_records, rna_as_dna=settings.rna_as_dna
+            )
             for name, paths in samples.items()
         }
     if as_json:

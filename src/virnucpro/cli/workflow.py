@@ -22,15 +22,17 @@ import yaml
 
 from virnucpro import installation
 from virnucpro.cli.inputs import sheet
-from virnucpro.configuration import Settings, path_keys, read_config, resolve
 from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_own
 from virnucpro.paths import user_path
-from virnucpro.samples import check_folders
-from virnucpro.switches import Switches
+from virnucpro.settings.configfile import read_config
+from virnucpro.settings.environment import read_switches
+from virnucpro.settings.options import Settings, path_keys
+from virnucpro.settings.samples import check_folders
+from virnucpro.settings.validation import resolve
 
 FAILED = 3
 """Exit status of a workflow that ended with an error."""
@@ -143,7 +145,7 @@ def start(
         given["samples"] = str(work / "samples.tsv")
     configuration |= {key: value for key, value in given.items() if value is not None}
     asked = resolve(configuration)
-    Switches.read(os.environ)
+    read_switches(os.environ)  # the workflow applies them; the configuration stays as it was given
     for role, key in KEYS.items():
         find(role, getattr(asked, key), asked.models_dir)
     if gpus and gpus[1]:

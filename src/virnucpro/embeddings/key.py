@@ -15,7 +15,7 @@ def embedding_key(spec: EncoderSpec, precision: str, batching: str = "packed") -
         spec: the prepared encoder.
         precision: the precision as configured; ``auto`` is a class of its own, since what it ran as
             depends on the machine (the file's attributes say).
-        batching: how sequences share a forward pass; see ``Switches.batching``.
+        batching: how sequences share a forward pass, as configured.
     """
     pooling = re.sub(r"[^A-Za-z0-9]+", "-", spec.pooling)
     key = f"{spec.config['layers']}x{spec.width}-{spec.weights_sha256[:12]}-{pooling}-{precision}-v{EMBEDDING_VERSION}"

@@ -9,10 +9,9 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,68 +29,48 @@ from virnucpro.gpu import gpu_lock
 from virnucpro.models.registry import PROTEIN
 from virnucpro.provenance import RunRecord
 from virnucpro.sequences.split import check_protein, read_shard
-from virnucpro.switches import Switches
+from virnucpro.settings.options import Settings
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How to compute; of these only ``precision`` and ``batching`` change the numbers, and so the key."""
-
-    precision: str = "auto"
-    attention: str = "auto"
-    tokens_per_batch: int | str = "auto"
-    compile: bool = False
-    device: str = "auto"
-    gpu_lease: bool = True
-    gpu_lease_timeout: float = 1440  # minutes
-    gpu_lease_dir: str = "/tmp/virnucpro-gpu"
-    cache_dir: str | None = None
-    batching: str = "packed"  # or "single", "original"; see Switches
-    run: RunRecord = field(default_factory=RunRecord)  # kept with the vectors
-
-    @classmethod
-    def of(cls, configuration: Mapping[str, Any], switches: Switches, **others: Any) -> EmbedOptions:
-        """What a resolved configuration and environment switches ask for, and ``others`` instead."""
-        given = {each.name: configuration[each.name] for each in fields(cls) if each.name in configuration}
-        given["precision"] = switches.precision(given["precision"])
-        given["compile"] = switches.compile(given["compile"])
-        return cls(**given | {"batching": switches.batching} | others)
-
-
-def embed_shard(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> bool:
+def embed_shard(
+    sequences: Path, model: Path, output: Path, settings: Settings, threads: int, run: RunRecord | None = None
+) -> bool:
     """Make ``output`` (HDF5) from a shard's FASTA.
 
     Args:
         sequences: ``<sha>.fna`` for a DNA encoder, ``<sha>.faa`` for a protein encoder.
         model: prepared encoder file.
         output: HDF5 file; see ``embeddings.store``.
-        options: how to compute, and the cache.
+        settings: how to compute, and the cache.
         threads: CPU threads to use.
+        run: kept with the vectors.
 
     Returns:
         Whether the encoder ran (False: the vectors came from the cache).
     """
     sequences, output = Path(sequences), Path(output)
     spec = read_spec(model)
-    if options.cache_dir is None:
-        _compute(sequences, model, output, options, threads)
+    if settings.cache_dir is None:
+        _compute(sequences, model, output, settings, threads, run)
         return True
-    key = embedding_key(spec, options.precision, options.batching)
-    entry = CacheEntry.of(options.cache_dir, spec.architecture, key, sequences.stem)
+    key = embedding_key(spec, settings.precision, settings.batching)
+    entry = CacheEntry.of(settings.cache_dir, spec.architecture, key, sequences.stem)
     for guard in (nullcontext(), entry.claimed()):  # look before waiting for whoever computes it
         with guard:
             if entry.fetch(output):
                 logger.info("cache hit: %s", entry.path)
                 return False
             if not isinstance(guard, nullcontext):
-                _compute(sequences, model, output, options, threads)
+                _compute(sequences, model, output, settings, threads, run)
                 entry.keep(output)
     return True
 
 
-def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, threads: int) -> None:
+def _compute(
+    sequences: Path, model: Path, output: Path, settings: Settings, threads: int, run: RunRecord | None
+) -> None:
     job_began = time.perf_counter()
     ids, letters = read_shard(sequences)
     spec = read_spec(model)
@@ -100,15 +79,15 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
         check_protein(sequences, letters)
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's
     with (
-        held_gpu(options, f"{spec.name}, {sequences}") as gpu,
-        tokens_ahead(spec, ids, letters, options.batching != "original") as tokens,
+        held_gpu(settings, f"{spec.name}, {sequences}") as gpu,
+        tokens_ahead(spec, ids, letters, settings.batching != "original") as tokens,
     ):
         began = time.perf_counter()
         # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
         import torch
 
         torch.set_num_threads(threads)
-        device = resolve_device(options.device, gpu)
+        device = resolve_device(settings.device, gpu)
         logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
         with create_shard(output, ids, spec.width) as file:
@@ -125,7 +104,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
                         if len(written) > 2:  # the disk is slower than the GPU
                             written.popleft().result()
 
-                    statistics = compute_into(write, model, ids, letters, options, device, done, tokens)
+                    statistics = compute_into(write, model, ids, letters, settings, device, done, tokens)
                     for each in written:
                         each.result()
             attributes = {
@@ -134,8 +113,8 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
                 "weights_sha256": spec.weights_sha256,
                 "layer": spec.config["layers"],
                 "pooling": spec.pooling,
-                "precision_configured": options.precision,
-                "compile": options.compile,
+                "precision_configured": settings.precision,
+                "compile": settings.compile,
                 "device": device,
                 "gpu": gpu or "",
                 "shard": sequences.stem,
@@ -143,7 +122,7 @@ def _compute(sequences: Path, model: Path, output: Path, options: EmbedOptions, 
                 "embedding_version": EMBEDDING_VERSION,
                 **statistics,
                 **({"gpu_name": torch.cuda.get_device_name()} if device == "cuda" else {}),
-                **options.run.as_dict(),
+                **(run or RunRecord()).as_dict(),
                 # With waiting for a GPU, without Python's start and what is left to write.
                 "job_seconds": time.perf_counter() - job_began,
                 **_used(),
@@ -169,23 +148,21 @@ def _used() -> dict[str, float]:
     return {"cpu_seconds": sum(used.ru_utime + used.ru_stime for used in (own, others)), "max_rss": peak}
 
 
-def held_gpu(options: EmbedOptions, purpose: str) -> AbstractContextManager[str | None]:
+def held_gpu(settings: Settings, purpose: str) -> AbstractContextManager[str | None]:
     """A GPU of the job's own, if it is to have one; to be entered before PyTorch is loaded."""
-    if options.device == "cpu" or not options.gpu_lease:
+    if settings.device == "cpu" or not settings.gpu_lease:
         return nullcontext()
-    return gpu_lock(purpose, Path(options.gpu_lease_dir), 60 * options.gpu_lease_timeout)
+    return gpu_lock(purpose, Path(settings.gpu_lease_dir), 60 * settings.gpu_lease_timeout)
 
 
-def compute(
-    model: Path, ids: Sequence[str], sequences: Sequence[bytes], options: EmbedOptions, device: str
-) -> Embedded:
+def compute(model: Path, ids: Sequence[str], sequences: Sequence[bytes], settings: Settings, device: str) -> Embedded:
     """All vectors at once, and what ran; ``device`` is resolved."""
     vectors = np.empty((len(ids), read_spec(model).width), np.float32)
 
     def write(first: int, rows: np.ndarray) -> None:
         vectors[first : first + len(rows)] = rows
 
-    return Embedded(vectors, compute_into(write, model, ids, sequences, options, device))
+    return Embedded(vectors, compute_into(write, model, ids, sequences, settings, device))
 
 
 def compute_into(
@@ -193,12 +170,12 @@ def compute_into(
     model: Path,
     ids: Sequence[str],
     sequences: Sequence[bytes],
-    options: EmbedOptions,
+    settings: Settings,
     device: str,
     progress: Callable[[np.ndarray | list[int]], object] | None = None,
     tokens: TokenSlices | None = None,
 ) -> dict[str, Any]:
-    """Load the encoder and embed as the options say.
+    """Load the encoder and embed as the settings say.
 
     ``write`` is given the first row and the vectors (m, d) float32 of runs of sequences, in any order, ``progress`` the
     rows that are done; ``tokens`` may be in the making already. Returns what ran. Raises ConfigError where the encoder
@@ -212,8 +189,8 @@ def compute_into(
     from virnucpro.encoders.precision import choose_precision
 
     try:
-        encoder = load_encoder(model, device, choose_precision(options.precision, device).dtype)
-        if options.batching == "original":
+        encoder = load_encoder(model, device, choose_precision(settings.precision, device).dtype)
+        if settings.batching == "original":
             result = embed_original(encoder, ids, sequences, device, progress)
             write(0, result.vectors)
             return result.statistics
@@ -221,12 +198,12 @@ def compute_into(
             encoder,
             ids,
             sequences,
-            tokens_per_batch=options.tokens_per_batch,
-            attention=options.attention,
-            precision=options.precision,
+            tokens_per_batch=settings.tokens_per_batch,
+            attention=settings.attention,
+            precision=settings.precision,
             device=device,
-            compile=options.compile,
-            packing=options.batching == "packed",
+            compile=settings.compile,
+            packing=settings.batching == "packed",
             progress=progress,
             tokens=tokens,
         )

@@ -65,7 +65,7 @@ def embed_original(
         except torch.OutOfMemoryError:
             raise ConfigError(
                 f"{len(rows)} sequences of up to {longest:,} tokens, first {ids[rows[0]]}, don't fit in the memory of "
-                f"{device} in fp32 with the original's attention; use a device with more, or unset VIRNUCPRO_V1_ATTENTION"
+                f"{device} in fp32 with the original's attention; use a device with more, or batching: packed (VIRNUCPRO_V1_ATTENTION unset)"
             ) from None
         computed += padded.numel()
         if progress:

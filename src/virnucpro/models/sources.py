@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 
 from virnucpro import installation
-from virnucpro.configuration import PRESETS
 from virnucpro.errors import ModelError, nearest
 from virnucpro.models.model_file import read_entry
 from virnucpro.models.registry import (
@@ -25,6 +24,7 @@ from virnucpro.models.registry import (
     architectures,
 )
 from virnucpro.paths import expand_home
+from virnucpro.settings.presets import PRESETS
 
 KEYS = {role.name: role.key for role in (PROTEIN, DNA)} | {CLASSIFIER: CLASSIFIER}
 """Role, or classifier → the configuration key that chooses it; in the order in which models are listed and fetched."""

@@ -38,7 +38,14 @@ def rule_times(
     """
     times = []
     embedding = {f"embed_{name}": role for role, name in architectures.items()}
-    for rule in ("prepare_encoder", "prepare_classifier", "split", *embedding, "merge", "predict"):  # as they run; `report` isn't over yet
+    for rule in (
+        "prepare_encoder",
+        "prepare_classifier",
+        "split",
+        *embedding,
+        "merge",
+        "predict",
+    ):  # as they run; `report` isn't over yet
         if rule in embedding:
             own = [shard for shard in shards if embedding[rule] == shard["encoder"] and "job_seconds" in shard]
             names = {"s": "job_seconds", "cpu_time": "cpu_seconds", "max_rss": "max_rss"}

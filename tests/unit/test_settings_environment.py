@@ -1,4 +1,4 @@
-"""Environment switches: strict, recorded, and each changes what runs."""
+"""Environment switches: strict, recorded, each stands for an option and changes what runs."""
 
 import dataclasses
 import re
@@ -18,9 +18,8 @@ from tests.unit.encoder_fixtures import (
     random_esm2,
 )
 from virnucpro import installation
-from virnucpro.configuration import resolve
 from virnucpro.embeddings.key import embedding_key
-from virnucpro.embeddings.shard import EmbedOptions, embed_shard
+from virnucpro.embeddings.shard import embed_shard
 from virnucpro.embeddings.store import open_shard
 from virnucpro.encoders import embed, embedder, original
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
@@ -31,34 +30,34 @@ from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import ConfigError
 from virnucpro.provenance import RunRecord
-from virnucpro.switches import OTHERS, PREFIX, Switches
+from virnucpro.settings.environment import ALIASES, OTHERS, PREFIX, overrides, read_switches
+from virnucpro.settings.options import defaults
+from virnucpro.settings.validation import resolve
 
-NAMES = {PREFIX + field.name.upper() for field in dataclasses.fields(Switches)}
 LENGTHS = [1, 7, 60, 60, 61, 150, 300, 1021, 1030, 1500]
 
 
 def test_nothing_set_changes_nothing():
-    switches = Switches.read({"PATH": "/bin", "VIRNUCPRO_TEST_TOKENIZER": "x", "VIRNUCPRO_COMPILE_MODEL": ""})
-    assert switches == Switches() and switches.as_dict() == {}
-    assert (switches.batching, switches.precision("bf16"), switches.compile(True)) == ("packed", "bf16", True)
+    switches = read_switches({"PATH": "/bin", "VIRNUCPRO_TEST_TOKENIZER": "x", "VIRNUCPRO_COMPILE_MODEL": ""})
+    assert switches == {} and overrides(switches) == {}
+    given = {"precision": "bf16", "compile": True, "batching": "single"}
+    assert resolve(given, switches) == resolve(given)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        switches.disable_packing = True
+        resolve(given).batching = "packed"
 
 
-def test_options_are_the_configurations_but_for_what_switches_and_the_run_say():
-    configuration = resolve({"precision": "bf16", "compile": True, "cache_dir": "/c", "gpu_lease_timeout": 3}).as_dict()
-    plain = EmbedOptions.of(configuration, Switches(), device="cpu")
-    assert (plain.precision, plain.compile, plain.cache_dir, plain.device) == ("bf16", True, "/c", "cpu")
-    assert (plain.gpu_lease_timeout, plain.batching, plain.run) == (3, "packed", RunRecord())
-    assert plain == dataclasses.replace(EmbedOptions.of(configuration, Switches()), device="cpu")
-    original = EmbedOptions.of(configuration, Switches(v1_attention=True))
-    assert (original.precision, original.compile, original.batching) == ("fp32", False, "original")
+def test_each_stands_for_an_option():
+    for alias in ALIASES.values():
+        for value in (alias.on, *([] if alias.off is None else [alias.off])):
+            assert getattr(resolve({alias.option: value}), alias.option) == value
+            assert alias.option in defaults()
 
 
 @pytest.mark.parametrize(
     ("name", "value", "batching", "precision", "compiled"),
     [
         ("V1_ATTENTION", "1", "original", "fp32", False),
+        ("V1_ATTENTION", "off", "packed", "fp16", True),
         ("DISABLE_PACKING", "yes", "single", "fp16", True),
         ("DISABLE_FP16", "True", "packed", "fp32", True),
         ("COMPILE_MODEL", "off", "packed", "fp16", False),
@@ -66,10 +65,24 @@ def test_options_are_the_configurations_but_for_what_switches_and_the_run_say():
     ],
 )
 def test_each_overrides_the_configuration(name, value, batching, precision, compiled):
-    switches = Switches.read({PREFIX + name: value})
-    assert (switches.batching, switches.precision("fp16"), switches.compile(True)) == (batching, precision, compiled)
-    assert switches.as_dict() == {PREFIX + name: value in ("1", "yes", "True")}
-    assert Switches.read({"VIRNUCPRO_COMPILE_MODEL": "on"}).compile(False)
+    switches = read_switches({PREFIX + name: value})
+    settings = resolve({"precision": "fp16", "compile": True}, switches)
+    assert (settings.batching, settings.precision, settings.compile) == (batching, precision, compiled)
+    assert settings.rna_as_dna == (batching != "original")
+    assert switches == {PREFIX + name: value in ("1", "yes", "True")}
+    assert resolve({}, read_switches({"VIRNUCPRO_COMPILE_MODEL": "on"})).compile
+
+
+def test_one_that_is_off_leaves_another():
+    on = resolve({}, read_switches({"VIRNUCPRO_V1_ATTENTION": "1", "VIRNUCPRO_DISABLE_PACKING": "0"}))
+    assert on == resolve({"batching": "original"})
+    off = resolve({"batching": "original"}, read_switches({"VIRNUCPRO_DISABLE_PACKING": "1"}))
+    assert off == resolve({"batching": "single"})
+
+
+def test_a_configuration_is_validated_before_it_is_overridden():
+    with pytest.raises(ConfigError, match="'precision' can't be 'fp61'"):
+        resolve({"precision": "fp61"}, {"VIRNUCPRO_DISABLE_FP16": True})
 
 
 @pytest.mark.parametrize(
@@ -84,17 +97,17 @@ def test_each_overrides_the_configuration(name, value, batching, precision, comp
 )
 def test_mistakes_are_named(environment, message):
     with pytest.raises(ConfigError, match=message):
-        Switches.read(environment)
+        read_switches(environment)
 
 
 def test_the_manual_lists_them_all_and_no_other_module_reads_one():
     root = installation.root()
     manual = (root / "config" / "README.md").read_text()
-    assert set(re.findall(r"^\| `(VIRNUCPRO_\w+)` \|", manual, flags=re.M)) == NAMES
+    assert set(re.findall(r"^\| `(VIRNUCPRO_\w+)` \|", manual, flags=re.M)) == set(ALIASES)
     for file in [*root.glob("src/**/*.py"), *root.glob("workflow/**/*.*")]:
         text = file.read_text()
-        unknown = set(re.findall(r"(?<!\w)VIRNUCPRO_\w+", text)) - NAMES - set(OTHERS)
-        assert not unknown, f"{file} names {unknown}: add it to switches.py"
+        unknown = set(re.findall(r"(?<!\w)VIRNUCPRO_\w+", text)) - set(ALIASES) - set(OTHERS)
+        assert not unknown, f"{file} names {unknown}: add it to settings/environment.py"
         assert not re.findall(r"environ\W+(?:get\W+)?VIRNUCPRO_", text), f"{file} reads a switch itself"
 
 
@@ -123,19 +136,14 @@ def run(shard, monkeypatch, **environment) -> tuple[np.ndarray, dict, list[int]]
     monkeypatch.setattr("virnucpro.embeddings.shard.read_shard", lambda path: (ids, sequences))
     rows: list[int] = []
     pack, padded = embedder.PackedBatch.build, original.attention
-    switches = Switches.read(environment)
-    options = EmbedOptions(
-        precision=switches.precision("auto"),
-        compile=switches.compile(False),
-        batching=switches.batching,
-        run=RunRecord(switches=switches.as_dict()),
-    )
+    switches = read_switches(environment)
+    settings, record = resolve({}, switches), RunRecord(switches=switches)
     with monkeypatch.context() as patch:
         patch.setattr(
             embedder.PackedBatch, "build", lambda n, *more, **named: rows.append(len(n)) or pack(n, *more, **named)
         )
         patch.setattr(original, "attention", lambda q, *more: rows.append(-len(q)) or padded(q, *more))
-        embed_shard(fasta, model, fasta.with_suffix(".h5"), options, threads=1)
+        embed_shard(fasta, model, fasta.with_suffix(".h5"), settings, threads=1, run=record)
     with open_shard(fasta.with_suffix(".h5")) as file:
         return file["embeddings"][:], dict(file.attrs), rows
 

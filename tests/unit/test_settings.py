@@ -1,41 +1,81 @@
-"""The configuration: defaults, strictness, presets, the sample sheet."""
+"""Options: one source for schema, files and manual; strictness, presets, configuration files."""
 
 import dataclasses
 import datetime
 import re
-from pathlib import Path
+import shutil
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from virnucpro import installation
-from virnucpro.classifier.labels import read_labelled_fasta
-from virnucpro.classifier.training import TrainOptions
-from virnucpro.configuration import PRESETS, Settings, check_config_file, defaults, resolve, schema
-from virnucpro.errors import ConfigError, InputError, ModelError
+from virnucpro.errors import ConfigError, ModelError
 from virnucpro.models.sources import find
-from virnucpro.samples import read_samples, sample_name
+from virnucpro.settings.configfile import check_config_file
+from virnucpro.settings.documents import repository_files
+from virnucpro.settings.options import Settings, TrainOptions, defaults, option, options, schema
+from virnucpro.settings.presets import PRESETS
+from virnucpro.settings.validation import REMOVED, resolve
 
 ROOT = installation.root()
 
 
-def test_settings_have_the_schemas_keys():
-    assert {field.name for field in dataclasses.fields(Settings)} == set(schema()["properties"])
+def test_the_schema_is_made_of_the_options():
+    found = schema()["properties"]
+    assert list(found) == [field.name for field in dataclasses.fields(Settings)]
+    assert found["chunk_length"] == {
+        "description": "Chunk length in bases; the length that the classifier was trained on.",
+        "type": ["integer", "null"], "minimum": 30, "maximum": 100_000, "default": None,
+    }  # fmt: skip
+    kinds = {
+        key: found[key].get("type") for key in ("samples", "tokens_per_batch", "compile", "threshold", "precision")
+    }
+    assert list(kinds.values()) == [["string", "null"], ["integer", "string"], "boolean", "number", None]
+    assert found["contrasts"]["type"] == "object" and found["precision"]["enum"][:2] == ["auto", "fp32"]
+    Draft202012Validator.check_schema(schema())
 
 
 def test_training_keys_are_the_librarys_options():
-    options = {field.name for field in dataclasses.fields(TrainOptions)} - {"device"}
-    assert set(schema()["properties"]["training"]["properties"]) == options
+    fields = {field.name for field in dataclasses.fields(TrainOptions)} - {"device"}
+    assert (
+        set(schema()["properties"]["training"]["properties"]) == fields == {each.name for each in options(TrainOptions)}
+    )
 
 
-def test_shipped_file_states_the_defaults():
+def test_files_that_state_options_are_current():
+    for path, text in repository_files(ROOT).items():
+        assert path.read_text() == text, f"{path}: give `python -m virnucpro.settings`"
     assert yaml.safe_load((ROOT / "config" / "config.yaml").read_text()) == defaults()
+    assert yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()) == schema()
+
+
+def test_a_changed_option_reaches_every_file(tmp_path, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Changed(Settings):
+        threshold: float = option("What to predict", 0.75, "From `here` on.", "Or not.", maximum=2)
+
+    for name in ("config", "workflow"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    every = options(Changed)
+    monkeypatch.setattr(
+        "virnucpro.settings.documents.options", lambda of=Changed: every if of is Changed else options(of)
+    )
+    monkeypatch.setattr("virnucpro.settings.options.Settings", Changed)
+    monkeypatch.setattr("virnucpro.settings.options.options", lambda of=Changed: options(of))
+    schema.cache_clear()
+    texts = {path.name: text for path, text in repository_files(tmp_path).items()}
+    schema.cache_clear()
+    assert "# From here on.\nthreshold: 0.75\n" in texts["config.yaml"]
+    assert "| `threshold` | `0.75` | From `here` on. Or not. |\n" in texts["README.md"]
+    assert yaml.safe_load(texts["config.schema.yaml"])["properties"]["threshold"]["maximum"] == 2
 
 
 def test_every_key_and_default_is_in_the_manual():
     manual = (ROOT / "config" / "README.md").read_text()
-    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", manual, flags=re.M))
-    assert rows == {key: str(yaml.safe_dump(value)).split("\n")[0] for key, value in defaults().items()}
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| `([^`]*)` \|", manual, flags=re.M))
+    stated = defaults() | {each.name: each.default for each in options(TrainOptions)}
+    assert rows == {key: str(yaml.safe_dump(value)).split("\n")[0] for key, value in stated.items()}
 
 
 def test_preset_fills_only_what_is_null():
@@ -71,6 +111,7 @@ def test_preset_fills_only_what_is_null():
         ({"training": {"epoch": 5}}, "'training: epoch'; did you mean 'epochs'"),
         ({"training": {"epochs": "many"}}, "'training: epochs' can't be 'many': it must be a whole number"),
         ({"training": {"balance": "wieghts"}}, "did you mean 'weights'"),
+        ({"attention": "varlen"}, "'attention' can't be 'varlen' any more: 'triton' computes the same.*or 'auto'"),
     ],
 )
 def test_what_is_wrong_is_named(given, message):
@@ -139,68 +180,19 @@ def test_a_configuration_file_that_is_not_this_workflows(tmp_path, text, says):
     assert check_config_file(path)
 
 
-def sheet(folder: Path, text: str) -> Path:
-    path = folder / "samples.tsv"
-    path.write_text(text)
-    return path
+def test_what_takes_the_place_of_a_removed_value_can_be_given():
+    for (key, value), successor in REMOVED.items():
+        assert value not in schema()["properties"][key]["enum"]
+        for name in re.findall("'(.*?)'", successor):
+            assert getattr(resolve({key: name}), key) == name
 
 
-def test_samples_keep_order_and_start_at_the_sheets_folder(tmp_path):
-    samples = read_samples(sheet(tmp_path, "fasta\tsample\nb.fa\tz\n/a.fa\ta\n\n# note\nc.fa\tz\n"))
-    assert samples == {"z": [tmp_path / "b.fa", tmp_path / "c.fa"], "a": [Path("/a.fa")]}
-
-
-def test_patterns_stand_for_their_files(tmp_path):
-    for name in ("b.fa", "a.fa", "sub/c.fq", "odd[1].fa"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    samples = read_samples(sheet(tmp_path, "sample\tfasta\nx\t[ab].fa\nx\t**/*.fq\ny\todd[1].fa\n"))
-    assert samples == {
-        "x": [tmp_path / "a.fa", tmp_path / "b.fa", tmp_path / "sub/c.fq"],
-        "y": [tmp_path / "odd[1].fa"],
-    }
-    table = tmp_path / "labels.tsv"
-    table.write_text("fasta\tlabel\n[ab].fa\tviral\nsub/c.fq\t0\n")
-    assert [(row.fasta.name, row.label.viral) for row in read_labelled_fasta(table)] == [
-        ("a.fa", True),
-        ("b.fa", True),
-        ("c.fq", False),
-    ]
-
-
-@pytest.mark.parametrize("name", ["s.1.fa", "s.1.fq.gz", "s.1.FASTA.bgz", "s.1.fastq.zst", "s.1.fna", "s.1"])
-def test_samples_are_called_after_their_files(name):
-    assert sample_name(Path(name)) == "s.1"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("sample fasta\na b\n", "no column 'sample'.*not spaces"),
-        ("sample\tfile\na\tb\n", "no column 'fasta'"),
-        ("sample\tfasta\n", "lists no samples"),
-        ("sample\tfasta\na b\tx.fa\n", "line 2: sample name 'a b'"),
-        ("sample\tfasta\nok\tx.fa\na/b\tx.fa\n", "line 3: sample name 'a/b'"),
-        ("sample\tfasta\nlogs\tx.fa\n", "reserved"),
-        ("sample\tfasta\na\t\n", "no FASTA path"),
-        ("sample\tfasta\na\tx.fa\na\tx.fa\n", "listed twice"),
-        ("sample\tfasta\na\t*.tsv\na\tsamples.tsv\n", "listed twice"),
-        ("sample\tfasta\na\t*.fq\n", "no file matches"),
-    ],
-)
-def test_bad_sheets_are_explained(tmp_path, text, message):
-    with pytest.raises(InputError, match=message):
-        read_samples(sheet(tmp_path, text))
-
-
-def test_a_sheet_without_permission_is_named(tmp_path, monkeypatch):
-    def refuse(*arguments, **options):
-        raise PermissionError(13, "Permission denied")  # root reads what is forbidden, too
-
-    given = sheet(tmp_path, "")
-    monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(InputError, match=r"samples\.tsv: can't read the sample sheet \(Permission denied\)"):
-        read_samples(given)
+def test_the_originals_way_fixes_what_it_implies():
+    settings = resolve({"batching": "original", "precision": "bf16", "compile": True})
+    assert (settings.precision, settings.compile, settings.rna_as_dna) == ("fp32", False, False)
+    assert resolve(settings.as_dict()) == settings
+    settings = resolve({"batching": "single", "precision": "bf16", "compile": True})
+    assert (settings.precision, settings.compile, settings.rna_as_dna) == ("bf16", True, True)
 
 
 def test_models_are_found_by_name_and_path(tmp_path):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from virnucpro import installation
 from virnucpro.errors import ConfigError, InputError
-from virnucpro.input_tables import is_table, read_table
 from virnucpro.paths import files_of
+from virnucpro.settings.tables import is_table, read_table
 
 COLUMNS = ("sample", "fasta")
 RESERVED = (

@@ -1,0 +1,1 @@
+"""What a run is asked for: options, presets, environment variables that stand for options, samples, their tables."""
