@@ -114,7 +114,7 @@ class Case:
 
 def examine(case: Case) -> Iterator[Finding]:
     """All findings, in order; a user's error that checks meet is a finding, once."""
-    installation.prepare_environment()
+    installation.prepare_environment(alone=True)
     said: set[str] = set()
     for check in CHECKS:
         try:
