@@ -10,7 +10,7 @@ rule fetch_model:
         kind=any_of(source.kind for source in SOURCES.values()),
         identifier=any_of(source.identifier for source in SOURCES.values()),
     log:
-        f"{OUT}/logs/fetch_model/{{kind}}/{{identifier}}.log",
+        f"{OUT}/logs/fetch_model/{{kind}}-{{identifier}}.log",
     benchmark:
         f"{OUT}/benchmarks/fetch_model/{{kind}}-{{identifier}}.tsv"
     priority: 100
@@ -36,7 +36,7 @@ checkpoint prepare_encoder:
         kind=any_of(SOURCES[role].kind for role in ROLES),
         identifier=any_of(SOURCES[role].identifier for role in ROLES),
     log:
-        f"{OUT}/logs/prepare_encoder/{{kind}}/{{identifier}}.log",
+        f"{OUT}/logs/prepare_encoder/{{kind}}-{{identifier}}.log",
     benchmark:
         f"{OUT}/benchmarks/prepare_encoder/{{kind}}-{{identifier}}.tsv"
     conda:
