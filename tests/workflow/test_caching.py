@@ -1,4 +1,4 @@
-"""What is computed again after which change: the table in docs/architecture.md."""
+"""What is computed again after which change: the table in docs/caching.md."""
 
 from __future__ import annotations
 

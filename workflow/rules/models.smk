@@ -6,13 +6,13 @@
 rule fetch_model:
     output:
         f"{OUT}/models/{{kind}}/{{identifier}}.sha256",
-    wildcard_constraints:
-        kind=any_of(source.kind for source in SOURCES.values()),
-        identifier=any_of(source.identifier for source in SOURCES.values()),
     log:
         f"{OUT}/logs/fetch_model/{{kind}}-{{identifier}}.log",
     benchmark:
         f"{OUT}/benchmarks/fetch_model/{{kind}}-{{identifier}}.tsv"
+    wildcard_constraints:
+        kind=any_of(source.kind for source in SOURCES.values()),
+        identifier=any_of(source.identifier for source in SOURCES.values()),
     priority: 100
     localrule: True
     conda:
@@ -32,13 +32,13 @@ checkpoint prepare_encoder:
         lambda wildcards: current(CHECKPOINTS[role_of(wildcards)]),
     output:
         directory(f"{OUT}/models/{{kind}}/{{identifier}}"),
-    wildcard_constraints:
-        kind=any_of(SOURCES[role].kind for role in ROLES),
-        identifier=any_of(SOURCES[role].identifier for role in ROLES),
     log:
         f"{OUT}/logs/prepare_encoder/{{kind}}-{{identifier}}.log",
     benchmark:
         f"{OUT}/benchmarks/prepare_encoder/{{kind}}-{{identifier}}.tsv"
+    wildcard_constraints:
+        kind=any_of(SOURCES[role].kind for role in ROLES),
+        identifier=any_of(SOURCES[role].identifier for role in ROLES),
     conda:
         "../../envs/cpu.yaml"
     threads: 1

@@ -1,6 +1,6 @@
 """Splitting a sample's files into shards of stop-free frames named by their content, and reading them back.
 
-The folder's layout is in docs/architecture.md. Where a shard ends depends on the content, so a sequence that is
+The folder's layout is in docs/formats.md. Where a shard ends depends on the content, so a sequence that is
 inserted, removed or appended changes only the shards next to it; the others keep their names, and with them their
 embeddings.
 """
