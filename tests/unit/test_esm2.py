@@ -18,7 +18,7 @@ from virnucpro.encoders.attention import Sdpa
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.esm2 import ALPHABET, ESM2, POOLED_RESIDUES, ESM2Config, tokenize
 from virnucpro.encoders.loading import load_encoder
-from virnucpro.encoders.ops import CompiledOps, rotary_tables, rotate
+from virnucpro.encoders.ops import CompiledOps, rotary_tables, rotate, scaled_product
 from virnucpro.encoders.packing import PackedBatch
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import InputError
@@ -182,3 +182,13 @@ def test_what_fp8_is_measured_on_goes_in_packs(monkeypatch):
     assert max(totals) <= max(400, max(LENGTHS) + 2)
     assert relative(torch.from_numpy(found), forward(model, sequences)[1]) < 1e-5
     assert fp8._vectors(model, [], []).shape == (0, 32)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_scaled_product_without_the_operator_is_that_of_its_scaled_rows(bias):
+    torch.manual_seed(0)
+    rows, weight = (torch.randn(size, 16).to(torch.float8_e4m3fn) for size in (5, 3))
+    row_scales, weight_scales, added = torch.rand(5, 1), torch.rand(1, 3), torch.randn(3) if bias else None
+    found = scaled_product(rows, row_scales, weight, weight_scales, added, torch.float32)
+    exact = (rows.double() * row_scales) @ (weight.double() * weight_scales.t()).t()
+    assert torch.allclose(found.double(), exact if added is None else exact + added, rtol=1e-5, atol=1e-5)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from virnucpro.encoders.accuracy import relative_l2_rest
 from virnucpro.encoders.attention import Sdpa
-from virnucpro.encoders.ops import PYTORCH, Activation, Kernels, Stream, as_stream
+from virnucpro.encoders.ops import PYTORCH, Activation, Kernels, Stream, as_stream, scaled_product
 from virnucpro.encoders.packing import PackedBatch, gather_sequences, plan_batches
 from virnucpro.encoders.precision import PRECISIONS
 from virnucpro.errors import ConfigError
@@ -47,15 +47,8 @@ class Fp8Linear(torch.nn.Module):
     def product(self, quantised: tuple[torch.Tensor, torch.Tensor], bias: bool) -> torch.Tensor:
         """Rows (T, in) fp8 and their scales (T, 1) fp32 -> (T, out) of the bias's dtype."""
         rows, scales = quantised
-        return torch._scaled_mm(
-            rows,
-            self.weight.t(),
-            scale_a=scales,
-            scale_b=self.scales,
-            bias=self.bias if bias else None,
-            out_dtype=self.bias.dtype,
-            use_fast_accum=True,
-        )
+        dtype, added = self.bias.dtype, self.bias if bias else None
+        return scaled_product(rows, scales, self.weight, self.scales, added, dtype)
 
 
 class Fp8Kernels(Kernels):

@@ -42,6 +42,25 @@ def gated_silu(x: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * value
 
 
+def scaled_product(
+    rows: torch.Tensor,
+    row_scales: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """rows (T, in) fp8 · weight (out, in) fp8, by scales (T, 1) and (1, out) fp32, + bias (out,) -> (T, out) of ``dtype``.
+
+    PyTorch's operator for it has no public form; where it is missing, or for a CPU, the product is that of fp32 copies.
+    """
+    if rows.is_cuda and hasattr(torch, "_scaled_mm"):
+        scales = {"scale_a": row_scales, "scale_b": weight_scales}
+        return torch._scaled_mm(rows, weight.t(), **scales, bias=bias, out_dtype=dtype, use_fast_accum=True)
+    product = (rows.float() @ weight.float().t()) * row_scales * weight_scales
+    return (product if bias is None else product + bias.float()).to(dtype)
+
+
 @dataclass
 class Stream:
     """The residual stream between kernels, which change it in place."""
