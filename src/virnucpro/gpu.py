@@ -13,15 +13,18 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from virnucpro import installation
-from virnucpro.errors import DeviceError
+from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.locks import describe_holder, try_lock
+from virnucpro.settings.options import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -150,3 +153,22 @@ def _take(gpus: Sequence[str], folder: Path, purpose: str) -> tuple[str, FileLoc
 
 def _lock_file(folder: Path, gpu: str) -> Path:
     return folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
+
+
+def job_settings(configuration: Mapping[str, Any], resources: Mapping[str, Any]) -> Settings:
+    """The options of a job, whose device is the CPU if it was given no GPU.
+
+    Args:
+        configuration: all options, resolved.
+        resources: what the job was given: ``gpu`` is a number, and 0 where the run was told to use none
+            (``--resources gpu=0``), unless ``gres`` says that a cluster counts its GPUs there.
+
+    Raises:
+        ConfigError: the configuration says ``device: cuda``, and there is none to be used.
+    """
+    settings = Settings(**configuration)
+    if resources.get("gpu", 1) or "gres" in resources or settings.device == "cpu":
+        return settings
+    if settings.device == "cuda":
+        raise ConfigError("The configuration says device: cuda, but --resources gpu=0 leaves no GPU. Drop one of them.")
+    return replace(settings, device="cpu")

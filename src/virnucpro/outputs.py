@@ -25,8 +25,8 @@ EMBEDDINGS, VIRAL, REPORT = "embeddings.h5", "viral.fasta.gz", "report.html"
 SAMPLE_FILES = (*TABLES.values(), EMBEDDINGS, VIRAL, REPORT)
 """All files in a finished sample's folder."""
 SAMPLE_FOLDERS = ("shards", "embeddings")
-RUN_FOLDERS = ("benchmarks", "logs")
-SAMPLE_LOGS = ("split", "merge", "predict", "extract_viral", "report")
+RUN_FOLDERS = ("embeddings", "logs", "pooled")
+SAMPLE_LOGS = ("split", "merge", "predict")
 """Folders of ``logs`` that have a file per sample."""
 
 TARGETS = {

@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import resource
+import sys
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,7 +30,7 @@ from virnucpro.settings.options import path_keys
 OF_VECTORS = ("precision", "backend", "batching", "compile", "device", "versions", "configuration_sha256", "switches")
 """Attributes of a shard that say how its vectors were computed; ``embeddings.h5`` has each way once."""
 OF_JOBS = (
-    "device", "precision", "backend", "tokens", "seconds", "tokens_per_second", "fill", "gpu_name", "gpu_seconds",
+    "device", "precision", "backend", "computed_frames", "tokens", "seconds", "tokens_per_second", "fill", "gpu_name", "gpu_seconds",
     "job_seconds", "cpu_seconds", "max_rss",
 )  # fmt: skip
 """Those that ``embeddings.h5`` keeps of each shard."""
@@ -66,6 +69,20 @@ class RunRecord:
             "configuration_sha256": _digest(decisive) if self.configuration else None,
             "switches": dict(self.switches),
         }
+
+
+def resources_used(began: float) -> dict[str, float]:
+    """What a job used until now: seconds since ``began`` (``perf_counter``), processor time, largest resident memory (MB).
+
+    Processor time counts processes that were waited for; memory is this process's own, or what the one that started it had if
+    that is more.
+    """
+    own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "job_seconds": time.perf_counter() - began,
+        "cpu_seconds": sum(used.ru_utime + used.ru_stime for used in (own, others)),
+        "max_rss": own.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+    }
 
 
 def origins(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -146,7 +163,7 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
     """A shard's attributes, as they were given to ``ShardFile.finish``."""
     found = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
     for key, value in found.items():
-        if isinstance(value, str) and (value == "null" or value[:1] == "{"):
+        if isinstance(value, str) and (value == "null" or value[:1] in ("{", "[")):
             with suppress(ValueError):
                 found[key] = json.loads(value)
     return found

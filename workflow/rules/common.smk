@@ -5,7 +5,6 @@ import shlex
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from tempfile import TemporaryFile
 
 from snakemake import __version__ as SNAKEMAKE
 from snakemake.exceptions import InputOpenException, WorkflowError
+from snakemake.logging import logger
 
 
 class UserError(WorkflowError, InputOpenException):
@@ -61,30 +61,29 @@ from virnucpro import installation, planning
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.encoders.spec import read_spec
-from virnucpro.errors import VirNucProError
-from virnucpro.io import sha256_file
+from virnucpro.errors import InputError, VirNucProError
 from virnucpro.gpu import visible_gpus
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
-from virnucpro.outputs import REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
+from virnucpro.outputs import EMBEDDINGS, REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord
 from virnucpro.report.run_summary import run_summary
-from virnucpro.sequences.split import changed_input, read_manifest
-from virnucpro.settings.configfile import check_config_file, read_config
+from virnucpro.sequences.split import changed_inputs, read_manifest, read_sample, refusals
+from virnucpro.sequences.units import units_of
+from virnucpro.settings.configfile import check_config_file
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.samples import check_folders, name_samples, read_samples
 from virnucpro.settings.validation import resolve
 
+# Else another workflow uses this one as a module, gives its configuration, and may make the sequences.
+MAIN = Path(workflow.basedir).resolve() == Path(str(workflow.current_basedir)).resolve().parent
+
 installation.prepare_account(Path(".snakemake/cache").absolute())
-_strict = not workflow.modifier.skip_configfile  # else a module, whose configuration the other workflow gives
-installation.prepare_environment(alone=_strict)
+installation.prepare_environment(alone=MAIN)
 with user_errors():
-    for _file in workflow.config_settings.configfiles if _strict else ():  # Snakemake takes a key that is twice there
-        if _file.suffix != ".json":
-            read_config(_file)
-    _found = _strict and check_config_file("config/config.yaml")
+    _found = MAIN and check_config_file("config/config.yaml")
 
 # Without the file (another --directory, or a module) the schema's defaults hold.
 if _found:
@@ -107,6 +106,8 @@ with user_errors():
     # By role: dna, protein, classifier. Rules and files are named by what the encoder in a role is.
     SOURCES = {role: find(role, getattr(SETTINGS, key), SETTINGS.models_dir) for role, key in KEYS.items()}
 OUT = SETTINGS.output_dir
+# What doesn't change a result (device, batch size, cache, versions) reaches jobs here, and not as a param.
+config["run"] = {"configuration": SETTINGS.as_dict(), "switches": SWITCHES, "snakemake": SNAKEMAKE}
 # What the user gave, the sequences apart.
 GIVEN = [
     path
@@ -115,8 +116,21 @@ GIVEN = [
 ]
 GIVEN += [path for source in SOURCES.values() if not source.published for path in source.files]
 
-# Jobs parse the workflow again, on another machine too.
-workflow.register_envvars(*SWITCHES)
+# A sample with a file that another rule is yet to make is split alone. Jobs, which read the workflow again, on another machine and
+# when the file is there, are told.
+UNMADE = "VIRNUCPRO_UNMADE_SAMPLES"
+_unmade = {sample for sample, files in SAMPLES.items() if not all(map(os.path.exists, files))}
+os.environ[UNMADE] = " ".join(sorted(_unmade.union(os.environ.get(UNMADE, "").split())))
+# What is split together: a large sample, or several small ones.
+UNITS = units_of(SAMPLES, SETTINGS.chunk_length, SETTINGS.shard_frames, os.environ[UNMADE].split())
+UNIT_OF = {sample: unit for unit, samples in UNITS.items() for sample in samples}
+
+
+envvars:
+    UNMADE,
+    *SWITCHES,
+
+
 for _folder in (Path(OUT), *Path(OUT).parents):
     if os.path.exists(_folder) and not os.path.isdir(_folder):
         raise UserError(f"output_dir: {_folder} is a file. Name a folder.")
@@ -140,25 +154,9 @@ with user_errors():
     )
 MODELS = {role: f"{folder}/model.safetensors" for role, folder in PREPARED.items()}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
-# Targets in place of rules whose jobs aren't all planned before the input is split, which `--until` would leave out.
-INSTEAD_OF_UNTIL = {
-    "embed_dnabert_s": "all_dnabert_s",
-    "embed_esm2": "all_esm2",
-    "merge": "all_embeddings",
-    "predict": " ".join(f"{OUT}/{sample}/contigs.tsv" for sample in [*SAMPLES][:3]) + " …" * (len(SAMPLES) > 3),
-}
+# What the target `check` found, for the report; None where it wasn't made.
+CHECKED = Path(OUT, "check", "check.json").read_text() if Path(OUT, "check", "check.json").is_file() else None
 EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"
-
-# A cluster's job is given its own GPUs in this form: they are no limit, and may be 0 where the site counts otherwise.
-GPU_LIMIT = None if workflow.remote_exec else getattr(workflow.global_resources.get("gpu"), "value", None)
-if GPU_LIMIT == 0 and SETTINGS.device == "cuda":
-    raise UserError("The configuration says device: cuda, but --resources gpu=0 leaves no GPU. Drop one of them.")
-DEVICE = "cpu" if GPU_LIMIT == 0 else SETTINGS.device
-
-RUN = RunRecord(SETTINGS.as_dict(), SWITCHES, SNAKEMAKE)
-# Neither is of Snakemake's plain types, so that batch size, device, compile and cache, which don't change what is
-# computed, don't make anything run again; what does change it is in the file's path.
-JOB_SETTINGS = replace(SETTINGS, device=DEVICE)
 
 
 def any_of(names):
@@ -167,14 +165,21 @@ def any_of(names):
 
 
 wildcard_constraints:
-    sample=any_of(SAMPLES),
+    unit="pooled/[^/]+|[^/]+",
+    sample="[^/]+",
     key="[^/]+",
     shard="[0-9a-f]+",
 
 
+def kept(path, *when):
+    """An output that stays after the run if the configuration's ``keep`` is one of these, and else goes once it was used."""
+    return path if SETTINGS.keep in when else temp(path)
+
+
 def final_output():
     """Everything that a run makes for its samples."""
-    made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in SAMPLE_FILES]
+    names = [name for name in SAMPLE_FILES if name != EMBEDDINGS or SETTINGS.keep != "none"]
+    made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in names]
     return [*made, f"{OUT}/{REPORT}"] if len(SAMPLES) > 1 else made
 
 
@@ -183,48 +188,65 @@ def current(paths):
     return without_future(paths, time.time())
 
 
-def made(path):
-    """Whether a rule makes this file, one of another workflow that uses this one as a module."""
-    return any(rule.is_producer(str(path)) for rule in workflow.rules)
+def unit_of(wildcards):
+    """The unit that a sample is split in."""
+    if wildcards.sample not in UNIT_OF:
+        raise UserError(f"{OUT}/{wildcards.sample}: there is no sample '{wildcards.sample}'.")
+    return UNIT_OF[wildcards.sample]
+
+
+def samples_of(wildcards):
+    """The samples of a job: a unit's, or the one."""
+    if not hasattr(wildcards, "unit"):
+        unit_of(wildcards)
+        return [wildcards.sample]
+    if wildcards.unit not in UNITS:
+        raise UserError(f"{OUT}/{wildcards.unit}/shards: no sample is split there.")
+    return UNITS[wildcards.unit]
+
+
+def fastas_of(wildcards):
+    """Param function: sample → its FASTA files, as text."""
+    return {sample: [str(path) for path in SAMPLES[sample]] for sample in samples_of(wildcards)}
 
 
 def fasta_of(wildcards):
-    """The FASTA files of a sample; one that nobody makes is an error here, before any job."""
-    for path in SAMPLES[wildcards.sample]:
-        if os.path.isfile(path) or not made(path):
-            with user_errors():
-                check_file(path, LABELLED or SETTINGS.samples)
-    return current(SAMPLES[wildcards.sample])
-
-
-def fasta_to_split(wildcards):
-    """Input function: the same, and the order to split them if the shards were made from others.
-
-    Snakemake compares an input with its record of the run that read it. Where it has none (the results were moved, or made by
-    the command or from another folder) it goes by dates, and overlooks an older file; the manifest knows.
-    """
-    shards = f"{OUT}/{wildcards.sample}/shards"
-    if changed_input(shards, SAMPLES[wildcards.sample]):
-        workflow.dag.forcefiles.add(shards)
-    return fasta_of(wildcards)
-
-
-def identity_of_fasta(wildcards):
-    """Param function: which files those of a sample are; of those that a rule makes Snakemake knows."""
-    return identity(path for path in SAMPLES[wildcards.sample] if path.exists() and not made(path))
+    """Input function: the FASTA files of a job's samples; one that isn't there is an error, unless another workflow makes it."""
+    paths = [path for sample in samples_of(wildcards) for path in SAMPLES[sample]]
+    for path in paths if MAIN else ():
+        with user_errors():
+            check_file(path, LABELLED or SETTINGS.samples)
+    return current(paths)
 
 
 def identity_of(paths):
-    """Param function: the same for other files; those that aren't there yet are left out."""
+    """Param function: which files these are; those that aren't there yet are left out."""
     paths = list(paths)
     return lambda wildcards: identity(path for path in paths if os.path.exists(path))
 
 
-def shards_of(sample):
-    """The manifest's entries of the shards of a sample, once it is split."""
-    folder = checkpoints.split.get(sample=sample).output[0]
+def identity_of_fasta(wildcards):
+    """Param function: the same of a job's FASTA files, except in a module: Snakemake knows those that a rule makes."""
+    paths = (path for sample in samples_of(wildcards) for path in SAMPLES[sample])
+    return identity(filter(os.path.exists, paths)) if MAIN else []
+
+
+def shards_of(unit):
+    """The names of a unit's shards, once it is split."""
+    folder = checkpoints.split.get(unit=unit).output[0]
     try:
-        return read_manifest(folder)["shards"]
+        return [shard["sha"] for shard in read_manifest(folder)["shards"]]
+    except VirNucProError as error:
+        raise purged(error) from None
+
+
+def shards_of_sample(sample):
+    """The names of the shards that hold a sample's frames, once it is split; none if it was refused."""
+    folder = checkpoints.split.get(unit=UNIT_OF[sample]).output[0]
+    try:
+        return [piece["sha"] for piece in read_sample(folder, sample)["pieces"]]
+    except InputError:  # `merge` says it
+        return []
     except VirNucProError as error:
         raise purged(error) from None
 
@@ -240,23 +262,34 @@ def purged(said):
         names = {entry.name for entry in os.scandir(folder)}
         return not names.issuperset(f"{shard['sha']}.{role.suffix}" for shard in shards for role in ROLES.values())
 
-    folders = [folder for sample in SAMPLES if os.path.isdir(folder := f"{OUT}/{sample}/shards")]
+    folders = [folder for unit in UNITS if os.path.isdir(folder := f"{OUT}/{unit}/shards")]
     remedy = shlex.join(["rm", "-r", *filter(lacks_something, folders)])
     return UserError(f"{said} Vectors that are left are used again. Give this, then the same command again:\n{remedy}")
 
 
-def embeddings_of(role):
-    """Input function: shard embeddings of one encoder, of a sample or, without one, of all; once models fit together.
+UNIT_OF_SHARD = {}  # filled by `vectors_of`; a cluster's job looks
+
+
+def text_of(role):
+    """Input function: the FASTA of a shard in an encoder's letters, of whichever unit has that shard."""
+
+    def file(wildcards):
+        units = [UNIT_OF_SHARD.get(wildcards.shard, ""), *UNITS]
+        paths = (f"{OUT}/{unit}/shards/{wildcards.shard}.{ROLES[role].suffix}" for unit in units)
+        if (found := next(filter(os.path.exists, paths), None)) is None:
+            raise UserError(f"{OUT}: no sample has a shard {wildcards.shard}.")
+        return found
+
+    return file
+
+
+def vectors_of(role):
+    """Input function: shard vectors of one encoder, of a sample or, without one, of all; once models fit together.
 
     With training data there need not be a classifier that fits.
     """
 
     def files(wildcards):
-        for name in workflow.dag_settings.until & INSTEAD_OF_UNTIL.keys():
-            raise UserError(
-                f"--until {name} would do nothing, or too little: which shards there are is known once the input is split. "
-                f"Name a target instead: snakemake {INSTEAD_OF_UNTIL[name]}"
-            )
         for each in ROLES:
             checkpoints.prepare_encoder.get(kind=SOURCES[each].kind, identifier=SOURCES[each].identifier)
         if not SETTINGS.training_data:
@@ -265,43 +298,41 @@ def embeddings_of(role):
             spec = read_spec(MODELS[role])
         except VirNucProError as error:
             raise UserError(f"{error} Then give: rm -r {shlex.quote(PREPARED[role])}") from None
-        key = embedding_key(spec, SETTINGS.precision, SETTINGS.batching)
+        folder = f"{SOURCES[role].kind}/{embedding_key(spec, SETTINGS.precision, SETTINGS.batching, SETTINGS.vectors)}"
         vectors = []
-        for sample in [wildcards.sample] if hasattr(wildcards, "sample") else SAMPLES:
-            for shard in shards_of(sample):
-                vectors.append(f"{OUT}/{sample}/embeddings/{SOURCES[role].kind}/{key}/{shard['sha']}.h5")
-                text = f"{OUT}/{sample}/shards/{shard['sha']}.{ROLES[role].suffix}"
+        for unit in [unit_of(wildcards)] if hasattr(wildcards, "sample") else UNITS:
+            shards = shards_of_sample(wildcards.sample) if hasattr(wildcards, "sample") else shards_of(unit)
+            for shard in shards:
+                UNIT_OF_SHARD.setdefault(shard, unit)
+                # Version 0.1 kept them with the sample.
+                places = [f"{place}/embeddings/{folder}/{shard}.h5" for place in (OUT, f"{OUT}/{unit}")]
+                vectors.append(next(filter(os.path.exists, places), places[0]))
+                text = f"{OUT}/{unit}/shards/{shard}.{ROLES[role].suffix}"
                 if not os.path.exists(text) and not os.path.exists(vectors[-1]):
                     raise purged(f"{text} is missing, and so are its vectors.")
-        return vectors
+        return list(dict.fromkeys(vectors))
 
     return files
 
 
-def check_digest():
-    """SHA-256 of what the target `check` found; None where it wasn't made."""
-    found = Path(OUT) / "check" / "check.json"
-    return sha256_file(found) if found.is_file() else None
-
-
 def gpus_per_job():
-    """GPUs that an embedding job asks for; where there is none, it computes on the CPU."""
-    return 0 if DEVICE == "cpu" else 1
+    """GPUs that an embedding job asks for. ``--resources gpu=0`` makes it 0, and the job compute on the CPU."""
+    return 0 if SETTINGS.device == "cpu" else 1
 
 
 @cache
 def gpus_here():
-    """GPUs that embedding jobs can have on this machine at the same time."""
-    if DEVICE == "cpu":
-        return 0
+    """GPUs that this machine has for embedding jobs."""
     with user_errors():
-        count = len(visible_gpus())
-    return count if GPU_LIMIT is None else min(count, GPU_LIMIT)
+        return 0 if SETTINGS.device == "cpu" else len(visible_gpus())
 
 
 def cores_here():
-    """Cores that jobs of this run share; None where each is given its own by a cluster, also within such a job."""
-    return None if workflow.remote_exec else workflow.resource_settings.cores
+    """Cores that jobs of this run share; None where a cluster gives each its own."""
+    try:
+        return workflow.cores
+    except WorkflowError:
+        return None
 
 
 def threads_beside_embedding(wildcards=None):
@@ -390,9 +421,19 @@ def before_the_first_job():
         check_clock(OUT, clock, [*(path for files in SAMPLES.values() for path in files), *GIVEN], time.time())
 
 
-if workflow.is_main_process:
-    require_writable(
-        ".snakemake",
-        "Working directory",
-        "Mend that, or name another with --directory: a run keeps its own records there.",
+# Snakemake compares an input with its record of the run that read it. Where it has none (results that were moved, or made by the
+# command) it goes by dates, and overlooks an older file; what was split says which files those were.
+if MAIN:
+    for _unit, _samples in UNITS.items():
+        _folder = f"{OUT}/{_unit}/shards"
+        for _sample in changed_inputs(_folder, {sample: SAMPLES[sample] for sample in _samples}):
+            logger.warning(
+                f"Sample {_sample}: its input isn't what was split before. If the jobs below don't include `split`, add: "
+                f"--forcerun {shlex.quote(_folder)}"
+            )
+
+if not os.access(".snakemake" if os.path.isdir(".snakemake") else ".", os.W_OK):
+    raise UserError(
+        f"Working directory: {os.getcwd()} can't be written to. Mend that, or name another with --directory: a run keeps its "
+        "own records there."
     )

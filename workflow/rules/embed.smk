@@ -6,12 +6,12 @@
 
 rule embed_dnabert_s:
     input:
-        sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.{ROLES['dna'].suffix}"),
+        sequences=ancient(text_of("dna")),
         model=ancient(MODELS["dna"]),
     output:
-        f"{OUT}/{{sample}}/embeddings/{SOURCES['dna'].kind}/{{key}}/{{shard}}.h5",
+        kept(f"{OUT}/embeddings/{SOURCES['dna'].kind}/{{key}}/{{shard}}.h5", "shards"),
     log:
-        f"{OUT}/logs/embed_{SOURCES['dna'].kind}/{{sample}}/{{key}}/{{shard}}.log",
+        f"{OUT}/logs/embed_{SOURCES['dna'].kind}/{{key}}/{{shard}}.log",
     # A GPU that is free takes a shard before a core takes anything else.
     priority: 1
     conda:
@@ -21,21 +21,18 @@ rule embed_dnabert_s:
         gpu=gpus_per_job(),
         mem_mb=embedding_memory("dna"),
         runtime=embedding_minutes("dna"),
-    params:
-        settings=JOB_SETTINGS,
-        run=RUN,
     script:
         "../scripts/embed.py"
 
 
 rule embed_esm2:
     input:
-        sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.{ROLES['protein'].suffix}"),
+        sequences=ancient(text_of("protein")),
         model=ancient(MODELS["protein"]),
     output:
-        f"{OUT}/{{sample}}/embeddings/{SOURCES['protein'].kind}/{{key}}/{{shard}}.h5",
+        kept(f"{OUT}/embeddings/{SOURCES['protein'].kind}/{{key}}/{{shard}}.h5", "shards"),
     log:
-        f"{OUT}/logs/embed_{SOURCES['protein'].kind}/{{sample}}/{{key}}/{{shard}}.log",
+        f"{OUT}/logs/embed_{SOURCES['protein'].kind}/{{key}}/{{shard}}.log",
     # A GPU that is free takes a shard before a core takes anything else.
     priority: 1
     conda:
@@ -45,9 +42,6 @@ rule embed_esm2:
         gpu=gpus_per_job(),
         mem_mb=embedding_memory("protein"),
         runtime=embedding_minutes("protein"),
-    params:
-        settings=JOB_SETTINGS,
-        run=RUN,
     script:
         "../scripts/embed.py"
 
@@ -55,11 +49,11 @@ rule embed_esm2:
 # All shards of all samples, as targets.
 rule all_dnabert_s:
     input:
-        embeddings_of("dna"),
+        vectors_of("dna"),
     localrule: True
 
 
 rule all_esm2:
     input:
-        embeddings_of("protein"),
+        vectors_of("protein"),
     localrule: True

@@ -8,8 +8,6 @@ rule fetch_model:
         f"{OUT}/models/{{kind}}/{{identifier}}.sha256",
     log:
         f"{OUT}/logs/fetch_model/{{kind}}-{{identifier}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/fetch_model/{{kind}}-{{identifier}}.tsv"
     wildcard_constraints:
         kind=any_of(source.kind for source in SOURCES.values()),
         identifier=any_of(source.identifier for source in SOURCES.values()),
@@ -34,8 +32,6 @@ checkpoint prepare_encoder:
         directory(f"{OUT}/models/{{kind}}/{{identifier}}"),
     log:
         f"{OUT}/logs/prepare_encoder/{{kind}}-{{identifier}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/prepare_encoder/{{kind}}-{{identifier}}.tsv"
     wildcard_constraints:
         kind=any_of(SOURCES[role].kind for role in ROLES),
         identifier=any_of(SOURCES[role].identifier for role in ROLES),
@@ -61,8 +57,6 @@ checkpoint prepare_classifier:
         CLASSIFIER,
     log:
         f"{OUT}/logs/prepare_classifier/classifier.log",
-    benchmark:
-        f"{OUT}/benchmarks/prepare_classifier/classifier.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: 1

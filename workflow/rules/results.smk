@@ -1,19 +1,19 @@
-# Vectors of all shards → scores → tables → viral sequences and report, side by side.
+# Vectors of all shards of a sample → scores → tables, viral sequences and report, by one job.
 
 
 rule merge:
     input:
-        shards=f"{OUT}/{{sample}}/shards",
-        dna=embeddings_of("dna"),
-        protein=embeddings_of("protein"),
+        shards=lambda wildcards: f"{OUT}/{unit_of(wildcards)}/shards",
+        dna=vectors_of("dna"),
+        protein=vectors_of("protein"),
         dna_model=PREPARED["dna"],
         protein_model=PREPARED["protein"],
     output:
-        f"{OUT}/{{sample}}/embeddings.h5",
+        kept(f"{OUT}/{{sample}}/embeddings.h5", "shards", "merged"),
     log:
         f"{OUT}/logs/merge/{{sample}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/merge/{{sample}}.tsv"
+    # It takes no time, and says of a sample in a unit that it was refused, before hours of embedding.
+    priority: 2
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -25,9 +25,10 @@ rule merge:
         # where the shards were deleted after a finished run.
         models=[str(SOURCES[role].path) for role in ROLES],
         precision=SETTINGS.precision,
+        vectors=SETTINGS.vectors,
         batching=SETTINGS.batching,
         chunk_length=SETTINGS.chunk_length,
-        run=RUN,
+        keep=SETTINGS.keep,
     script:
         "../scripts/merge.py"
 
@@ -43,9 +44,10 @@ rule predict:
     input:
         embeddings=f"{OUT}/{{sample}}/embeddings.h5",
         classifier=CLASSIFIER,
-        shards=f"{OUT}/{{sample}}/shards",
+        shards=lambda wildcards: f"{OUT}/{unit_of(wildcards)}/shards",
         dna_model=PREPARED["dna"],
         protein_model=PREPARED["protein"],
+        fasta=fasta_of,
     output:
         **{name: f"{OUT}/{{sample}}/{file}" for name, file in TABLES.items() if name != "contigs"},
         contigs=report(
@@ -54,13 +56,17 @@ rule predict:
             category="Contigs",
             labels={"sample": "{sample}"},
         ),
+        viral=f"{OUT}/{{sample}}/{VIRAL}",
+        page=report(
+            f"{OUT}/{{sample}}/{REPORT}",
+            caption="../report/sample.rst",
+            category="Samples",
+            labels={"sample": "{sample}"},
+        ),
     log:
         f"{OUT}/logs/predict/{{sample}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/predict/{{sample}}.tsv"
     conda:
         "../../envs/cpu.yaml"
-    # Threads that read and score; another one writes.
     threads: threads_beside_embedding
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 3000,
@@ -71,63 +77,12 @@ rule predict:
         version=VERSION,
         chunk_length=SETTINGS.chunk_length,
         rna_as_dna=SETTINGS.rna_as_dna,
-        run=RUN,
+        fastas=lambda wildcards: fastas_of(wildcards)[wildcards.sample],
+        identity=identity_of_fasta,
+        # As text, and not the file as an input, which would measure again whenever the samples change.
+        check=CHECKED,
     script:
         "../scripts/predict.py"
-
-
-rule extract_viral:
-    input:
-        contigs=f"{OUT}/{{sample}}/contigs.tsv",
-        fasta=fasta_of,
-    output:
-        f"{OUT}/{{sample}}/viral.fasta.gz",
-    log:
-        f"{OUT}/logs/extract_viral/{{sample}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/extract_viral/{{sample}}.tsv"
-    conda:
-        "../../envs/cpu.yaml"
-    threads: 1
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * 2000,
-        runtime=lambda wildcards, attempt: attempt * 120,
-    params:
-        fastas=lambda wildcards: [str(path) for path in SAMPLES[wildcards.sample]],
-        identity=identity_of_fasta,
-        version=VERSION,
-    script:
-        "../scripts/extract_viral.py"
-
-
-rule report:
-    input:
-        **{name: f"{OUT}/{{sample}}/{file}" for name, file in TABLES.items()},
-        embeddings=f"{OUT}/{{sample}}/embeddings.h5",
-    output:
-        report(
-            f"{OUT}/{{sample}}/report.html",
-            caption="../report/sample.rst",
-            category="Samples",
-            labels={"sample": "{sample}"},
-        ),
-    log:
-        f"{OUT}/logs/report/{{sample}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/report/{{sample}}.tsv"
-    conda:
-        "../../envs/cpu.yaml"
-    threads: 1
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * 2000,
-        runtime=60,
-    params:
-        fastas=lambda wildcards: [str(path) for path in SAMPLES[wildcards.sample]],
-        version=VERSION,
-        # Not an input, since nothing needs to make it; but after a new check, the page is made anew.
-        check=check_digest(),
-    script:
-        "../scripts/report.py"
 
 
 rule run_report:
@@ -137,8 +92,6 @@ rule run_report:
         report(f"{OUT}/report.html", caption="../report/run.rst", category="All samples"),
     log:
         f"{OUT}/logs/run_report/report.log",
-    benchmark:
-        f"{OUT}/benchmarks/run_report/report.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: 1

@@ -1,18 +1,16 @@
-# FASTA → chunks → stop-free frames → shards named by their content.
+# FASTA → chunks → stop-free frames → shards named by their content, of a large sample or of several small ones.
 
 
 checkpoint split:
     input:
-        fasta_to_split,
+        fasta_of,
     output:
-        directory(f"{OUT}/{{sample}}/shards"),
+        directory(f"{OUT}/{{unit}}/shards"),
     log:
-        f"{OUT}/logs/split/{{sample}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/split/{{sample}}.tsv"
+        f"{OUT}/logs/split/{{unit}}.log",
     conda:
         "../../envs/cpu.yaml"
-    threads: 1
+    threads: threads_beside_embedding
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 4000,
         runtime=lambda wildcards, attempt: attempt * 240,
@@ -20,9 +18,8 @@ checkpoint split:
         chunk_length=SETTINGS.chunk_length,
         shard_frames=SETTINGS.shard_frames,
         empty_records=SETTINGS.empty_records,
-        fastas=lambda wildcards: [str(path) for path in SAMPLES[wildcards.sample]],
-        identity=identity_of_fasta,
         rna_as_dna=SETTINGS.rna_as_dna,
-        run=RUN,
+        fastas=fastas_of,
+        identity=identity_of_fasta,
     script:
         "../scripts/split.py"

@@ -27,7 +27,6 @@ if SETTINGS.training_data:
             identity=identity_of([SETTINGS.training_data]),
             options=SETTINGS.training,
             samples=list(SAMPLES),
-            run=RUN,
         script:
             "../scripts/train.py"
 
@@ -50,8 +49,6 @@ rule evaluate:
         directory(f"{OUT}/evaluation"),
     log:
         f"{OUT}/logs/evaluate/evaluate.log",
-    benchmark:
-        f"{OUT}/benchmarks/evaluate/evaluate.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -64,6 +61,5 @@ rule evaluate:
         identity=identity_of(filter(None, [SETTINGS.labels, SETTINGS.evaluate_split])),
         contrasts=SETTINGS.contrasts,
         samples=list(SAMPLES),
-        run=RUN,
     script:
         "../scripts/evaluate.py"

@@ -1,23 +1,10 @@
-"""Some frames of the samples through the chosen path and the references → how far they are apart."""
+"""What was measured → an error, if it exceeds a gate."""
 
 from pathlib import Path
 
 from virnucpro.logging import job
 
 with job(snakemake.log[0]):
-    from virnucpro.embeddings.shard import held_gpu
+    from virnucpro.check.output import refuse_failed
 
-    with held_gpu(snakemake.params.settings, "check"):
-        from virnucpro.check.run import check
-
-        check(
-            [Path(path) for path in snakemake.input.shards],
-            {role: Path(snakemake.input[role]) / "model.safetensors" for role in ("dna", "protein")},
-            Path(snakemake.input.classifier),
-            Path(snakemake.params.output),
-            snakemake.params.settings,
-            frames=snakemake.params.frames,
-            published=Path(snakemake.input.published[0]) if snakemake.input.published else None,
-            threads=snakemake.threads,
-            run=snakemake.params.run,
-        )
+    refuse_failed(Path(snakemake.input[0]))

@@ -6,12 +6,19 @@ from virnucpro.logging import job
 
 with job(snakemake.log[0]):
     from virnucpro.embeddings.shard import embed_shard
+    from virnucpro.gpu import job_settings
+    from virnucpro.provenance import RunRecord
+    from virnucpro.sequences.split import read_manifest
 
+    run, sequences = RunRecord(**snakemake.config["run"]), Path(snakemake.input.sequences)
+    settings = job_settings(run.configuration, dict(snakemake.resources.items()))
+    samples = read_manifest(sequences.parent)["samples"]
     embed_shard(
-        Path(snakemake.input.sequences),
+        sequences,
         Path(snakemake.input.model),
         Path(snakemake.output[0]),
-        settings=snakemake.params.settings,
+        settings=settings,
         threads=snakemake.threads,
-        run=snakemake.params.run,
+        run=run,
+        known=[Path(settings.output_dir, sample, "embeddings.h5") for sample in samples],
     )

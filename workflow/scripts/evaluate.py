@@ -6,6 +6,7 @@ from virnucpro.logging import job
 
 with job(snakemake.log[0]):
     from virnucpro.classifier.evaluation import evaluate_from_table
+    from virnucpro.provenance import RunRecord
 
     evaluate_from_table(
         Path(snakemake.params.table),
@@ -13,5 +14,5 @@ with job(snakemake.log[0]):
         Path(snakemake.output[0]),
         split=Path(snakemake.params.split) if snakemake.params.split else None,
         contrasts=snakemake.params.contrasts,
-        run=snakemake.params.run,
+        run=RunRecord(**snakemake.config["run"]),
     )

@@ -6,13 +6,16 @@ from virnucpro.logging import job
 
 with job(snakemake.log[0]):
     from virnucpro.embeddings.merge import merge
+    from virnucpro.provenance import RunRecord
 
     merge(
         Path(snakemake.input.shards),
+        snakemake.wildcards.sample,
         [Path(path) for path in snakemake.input.dna],
         [Path(path) for path in snakemake.input.protein],
         Path(snakemake.input.dna_model) / "model.safetensors",
         Path(snakemake.input.protein_model) / "model.safetensors",
         Path(snakemake.output[0]),
-        run=snakemake.params.run,
+        keep="shards" if snakemake.params.keep == "shards" else "merged",
+        run=RunRecord(**snakemake.config["run"]),
     )

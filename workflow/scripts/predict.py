@@ -1,21 +1,25 @@
-"""embeddings.h5 and classifier → tables."""
+"""embeddings.h5 and classifier → a sample's tables, viral sequences and report."""
 
 from pathlib import Path
 
 from virnucpro.logging import job
 
 with job(snakemake.log[0]):
-    from virnucpro.calls.predict import Outputs, predict
+    from virnucpro.provenance import RunRecord
+    from virnucpro.results import Results, make_results
 
-    predict(
+    make_results(
+        snakemake.wildcards.sample,
         Path(snakemake.input.embeddings),
         Path(snakemake.input.classifier),
         Path(snakemake.input.shards),
-        Outputs(**{name: Path(path) for name, path in snakemake.output.items()}),
+        [Path(path) for path in snakemake.params.fastas],
+        Results(**{name: Path(path) for name, path in snakemake.output.items()}),
         threshold=snakemake.params.threshold,
         chunk_length=snakemake.params.chunk_length,
         rna_as_dna=snakemake.params.rna_as_dna,
         encoders=tuple(Path(snakemake.input[f"{role}_model"]) / "model.safetensors" for role in ("dna", "protein")),
+        check=snakemake.params.check,
         threads=snakemake.threads,
-        run=snakemake.params.run,
+        run=RunRecord(**snakemake.config["run"]),
     )

@@ -1,12 +1,19 @@
-"""FASTA files of a sample → folder of shards."""
+"""FASTA → shard folder."""
 
 from pathlib import Path
 
 from virnucpro.logging import job
 
 with job(snakemake.log[0]):
-    from virnucpro.sequences.split import split_fasta
+    from virnucpro.provenance import RunRecord
+    from virnucpro.sequences.split import split_samples
 
-    params = dict(snakemake.params)
-    del params["identity"]  # is for Snakemake, which compares it
-    split_fasta([Path(path) for path in params.pop("fastas")], Path(snakemake.output[0]), **params)
+    options = dict(snakemake.params.items())
+    options.pop("identity")
+    split_samples(
+        {sample: [Path(path) for path in paths] for sample, paths in options.pop("fastas").items()},
+        Path(snakemake.output[0]),
+        **options,
+        threads=snakemake.threads,
+        run=RunRecord(**snakemake.config["run"]),
+    )

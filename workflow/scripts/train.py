@@ -6,6 +6,7 @@ from virnucpro.logging import job
 
 with job(snakemake.log[0]):
     from virnucpro.classifier.training import train_from_table
+    from virnucpro.provenance import RunRecord
     from virnucpro.settings.options import TrainOptions
 
     train_from_table(
@@ -14,5 +15,5 @@ with job(snakemake.log[0]):
         Path(snakemake.output.classifier),
         TrainOptions(**snakemake.params.options),
         threads=snakemake.threads,
-        run=snakemake.params.run,
+        run=RunRecord(**snakemake.config["run"]),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import StorageError
 from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
-from virnucpro.sequences.split import iter_records, read_manifest
+from virnucpro.sequences.split import iter_records, read_sample
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def predict(
     merged: str | Path,
     classifier: str | Path,
     shards: str | Path,
+    sample: str,
     outputs: Outputs,
     threshold: float = 0.5,
     chunk_length: int = 500,
@@ -51,6 +53,7 @@ def predict(
         merged: ``embeddings.h5``.
         classifier: classifier file.
         shards: the shard folder.
+        sample: whose frames they are.
         outputs: the files to make; ``summary`` appears after all others.
         threshold: see ``tables.Tables``.
         chunk_length: bases per chunk of this run.
@@ -65,12 +68,12 @@ def predict(
         StorageError: the inputs disagree with one another, or a value isn't finite.
     """
     merged, shards = Path(merged), Path(shards)
-    embeddings, manifest = MergedEmbeddings(merged), read_manifest(shards)
+    embeddings, manifest = MergedEmbeddings(merged), read_sample(shards, sample)
     model, spec = load_classifier(classifier, device)
     for where, made in ((merged, embeddings.provenance.get("chunk_length")), (shards, manifest["chunk_length"])):
         if made != chunk_length:
             raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {_REMEDY}")
-    if manifest["rna_as_dna"] not in (None, rna_as_dna):
+    if manifest["rna_as_dna"] != rna_as_dna:
         made = "as T" if manifest["rna_as_dna"] else "as the original does"
         raise StorageError(f"{shards}: the U of RNA was read {made}, other than in this run. {_REMEDY}")
     check_fit(spec, _encoder(embeddings, "dna"), _encoder(embeddings, "protein"), chunk_length, classifier)
@@ -80,7 +83,7 @@ def predict(
     if embeddings.count != manifest["frames"]:
         raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {_REMEDY}")
     outputs.summary.unlink(missing_ok=True)  # it says that all tables are complete
-    records = ((record, length) for record, length, _ in iter_records(shards))
+    records = ((record, length) for record, length, _ in iter_records(shards, sample))
     with Tables(outputs, records, chunk_length, threshold) as tables:
         for ids, scores in frame_scores(embeddings, model, device, threads):
             tables.add(ids, scores)
@@ -98,6 +101,7 @@ def predict(
         "dna_encoder": embeddings.provenance["dna_encoder"],
         "protein_encoder": embeddings.provenance["protein_encoder"],
         "computed": embeddings.provenance.get("computed", {}),
+        "embedding_seconds": _seconds(embeddings.provenance["shards"]),
         "run": (run or RunRecord()).as_dict(),
         "configuration": dict(run.configuration) if run else {},
     }
@@ -105,6 +109,15 @@ def predict(
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     logger.info("scored %d frames of %d sequences, %d viral", counts.frames, counts.records, counts.viral_records)
     return summary
+
+
+def _seconds(shards: list[dict[str, Any]]) -> dict[str, float]:
+    """What embedding cost, in seconds within the encoders, by kind of device."""
+    seconds: Counter[str] = Counter()
+    for shard in shards:
+        if shard["seconds"]:
+            seconds["GPU" if shard["device"] == "cuda" else "CPU"] += shard["seconds"]
+    return dict(seconds)
 
 
 def _encoder(embeddings: MergedEmbeddings, role: str) -> SimpleNamespace:

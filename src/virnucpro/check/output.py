@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from virnucpro.encoders.precision import PRECISIONS
+from virnucpro.errors import ModelError
 from virnucpro.rendering import saved_figure, text_table
 
 _COLUMNS = {
@@ -58,3 +60,14 @@ def plot(output: Path, rows: Sequence[tuple[dict[str, Any], np.ndarray | None]])
         labels = [("* " if row["chosen"] else "") + " · ".join(row[name] for name in names) for row, _ in shown]
         axes.set(xscale="log", yticks=range(1, len(shown) + 1), yticklabels=labels)
         axes.set(xlabel="relative L2 to the reference without outlier dimensions, per frame; bar: gate")
+
+
+def refuse_failed(path: Path) -> None:
+    """Raise ModelError if the chosen way of computing exceeded a gate, by what ``check.json`` says."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    if failed := [row for row in rows if row["chosen"] and not row["passed"]]:
+        names = ", ".join(f"{row['encoder']} against {row['reference']}" for row in failed)
+        raise ModelError(
+            f"The chosen way of computing differs too much from its reference: {names}. See {path.with_suffix('.txt')}; "
+            "choose another precision or attention backend, or batching: original."
+        )

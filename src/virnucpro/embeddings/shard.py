@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +17,15 @@ import numpy as np
 from virnucpro.embeddings.cache import CacheEntry
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
-from virnucpro.embeddings.store import create_shard
+from virnucpro.embeddings.reuse import Plan, copy_known, plan_rows, write_computed
+from virnucpro.embeddings.store import ShardFile, create_shard, sequence_digests
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
-from virnucpro.encoders.spec import read_spec
+from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.encoders.tokenizing import TokenSlices, tokens_ahead
 from virnucpro.errors import ConfigError
 from virnucpro.gpu import gpu_lock
 from virnucpro.models.registry import PROTEIN
-from virnucpro.provenance import RunRecord
+from virnucpro.provenance import RunRecord, resources_used
 from virnucpro.sequences.split import check_protein, read_shard
 from virnucpro.settings.options import Settings
 
@@ -35,7 +33,13 @@ logger = logging.getLogger(__name__)
 
 
 def embed_shard(
-    sequences: Path, model: Path, output: Path, settings: Settings, threads: int, run: RunRecord | None = None
+    sequences: Path,
+    model: Path,
+    output: Path,
+    settings: Settings,
+    threads: int,
+    run: RunRecord | None = None,
+    known: Sequence[Path] = (),
 ) -> bool:
     """Make ``output`` (HDF5) from a shard's FASTA.
 
@@ -46,16 +50,16 @@ def embed_shard(
         settings: how to compute, and the cache.
         threads: CPU threads to use.
         run: kept with the vectors.
+        known: ``embeddings.h5`` of earlier runs, whose vectors of the same sequences are copied.
 
     Returns:
-        Whether the encoder ran (False: the vectors came from the cache).
+        Whether the encoder ran (False: all vectors came from the cache, or were known).
     """
     sequences, output = Path(sequences), Path(output)
     spec = read_spec(model)
+    key = embedding_key(spec, settings.precision, settings.batching, settings.vectors)
     if settings.cache_dir is None:
-        _compute(sequences, model, output, settings, threads, run)
-        return True
-    key = embedding_key(spec, settings.precision, settings.batching)
+        return _compute(sequences, model, output, settings, threads, run, known, key)
     entry = CacheEntry.of(settings.cache_dir, spec.architecture, key, sequences.stem)
     for guard in (nullcontext(), entry.claimed()):  # look before waiting for whoever computes it
         with guard:
@@ -63,51 +67,40 @@ def embed_shard(
                 logger.info("cache hit: %s", entry.path)
                 return False
             if not isinstance(guard, nullcontext):
-                _compute(sequences, model, output, settings, threads, run)
+                computed = _compute(sequences, model, output, settings, threads, run, known, key)
                 entry.keep(output)
-    return True
+    return computed
 
 
 def _compute(
-    sequences: Path, model: Path, output: Path, settings: Settings, threads: int, run: RunRecord | None
-) -> None:
-    job_began = time.perf_counter()
+    sequences: Path,
+    model: Path,
+    output: Path,
+    settings: Settings,
+    threads: int,
+    run: RunRecord | None,
+    known: Sequence[Path],
+    key: str,
+) -> bool:
+    """Make the file; returns whether the encoder ran."""
+    began = time.perf_counter()
     ids, letters = read_shard(sequences)
     spec = read_spec(model)
     role = spec.registered.role
     if role is PROTEIN:
         check_protein(sequences, letters)
-    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's
-    with (
-        held_gpu(settings, f"{spec.name}, {sequences}") as gpu,
-        tokens_ahead(spec, ids, letters, settings.batching != "original") as tokens,
-    ):
-        began = time.perf_counter()
-        # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
-        import torch
-
-        torch.set_num_threads(threads)
-        device = resolve_device(settings.device, gpu)
-        logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
-        lengths = np.fromiter(map(len, letters), np.int64, len(letters))
-        with create_shard(output, ids, spec.width) as file:
-            with progress(sequences.name, int(lengths.sum()), role.unit) as advance:
-
-                def done(rows: np.ndarray | list[int]) -> None:
-                    advance(int(lengths[rows].sum()))
-
-                with ThreadPoolExecutor(1, "write") as writer:
-                    written = deque[Future]()
-
-                    def write(first: int, vectors: np.ndarray) -> None:
-                        written.append(writer.submit(file.write, first, vectors))
-                        if len(written) > 2:  # the disk is slower than the GPU
-                            written.popleft().result()
-
-                    statistics = compute_into(write, model, ids, letters, settings, device, done, tokens)
-                    for each in written:
-                        each.result()
-            attributes = {
+    digests = sequence_digests(letters)
+    plan = plan_rows(digests, known, role.name, key)
+    logger.info("%d sequences: %d to compute, %d known, %d that occur twice", len(ids), len(plan.compute), plan.copied,
+                len(ids) - len(plan.compute) - plan.copied)  # fmt: skip
+    with create_shard(output, ids, spec.width, digests, settings.vectors) as file:
+        copy_known(plan, role.name, file)
+        statistics: dict[str, Any] = {"device": "none", "computed_frames": len(plan.compute), "seconds": 0.0, "tokens": 0}
+        if len(plan.compute):
+            own = [[texts[row] for row in plan.compute] for texts in (ids, letters)]
+            statistics |= _run_encoder(sequences, spec, model, *own, plan, file, settings, threads)
+        file.finish(
+            {
                 "architecture": spec.architecture,
                 "model": spec.name,
                 "weights_sha256": spec.weights_sha256,
@@ -115,19 +108,60 @@ def _compute(
                 "pooling": spec.pooling,
                 "precision_configured": settings.precision,
                 "compile": settings.compile,
-                "device": device,
-                "gpu": gpu or "",
                 "shard": sequences.stem,
                 "source": spec.source,
                 "embedding_version": EMBEDDING_VERSION,
                 **statistics,
-                **({"gpu_name": torch.cuda.get_device_name()} if device == "cuda" else {}),
+                "computed_before": plan.computed_before(role.name),
                 **(run or RunRecord()).as_dict(),
                 # With waiting for a GPU, without Python's start and what is left to write.
-                "job_seconds": time.perf_counter() - job_began,
-                **_used(),
+                **resources_used(began),
             }
-            file.finish(attributes)
+        )
+    logger.info("%.1f s with loading and writing", time.perf_counter() - began)
+    return len(plan.compute) > 0
+
+
+def _run_encoder(
+    sequences: Path,
+    spec: EncoderSpec,
+    model: Path,
+    ids: list[str],
+    letters: list[bytes],
+    plan: Plan,
+    file: ShardFile,
+    settings: Settings,
+    threads: int,
+) -> dict[str, Any]:
+    """Compute the sequences of ``plan.compute`` and write their vectors; returns what ran."""
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's
+    with (
+        held_gpu(settings, f"{spec.name}, {sequences}") as gpu,
+        tokens_ahead(spec, ids, letters, settings.batching != "original") as tokens,
+    ):
+        # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
+        import torch
+
+        torch.set_num_threads(threads)
+        device = resolve_device(settings.device, gpu)
+        logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
+        lengths = np.fromiter(map(len, letters), np.int64, len(letters))
+        with progress(sequences.name, int(lengths.sum()), spec.registered.role.unit) as advance:
+
+            def done(rows: np.ndarray | list[int]) -> None:
+                advance(int(lengths[rows].sum()))
+
+            with ThreadPoolExecutor(1, "write") as writer:
+                written = deque[Future]()
+
+                def write(first: int, vectors: np.ndarray) -> None:
+                    written.append(writer.submit(write_computed, plan, file, first, vectors))
+                    if len(written) > 2:  # the disk is slower than the GPU
+                        written.popleft().result()
+
+                statistics = compute_into(write, model, ids, letters, settings, device, done, tokens)
+                for each in written:
+                    each.result()
     ran = ", ".join(
         str(statistics[name]) for name in ("precision", "backend", "kernels", "batching") if name in statistics
     )
@@ -135,17 +169,8 @@ def _compute(
         "computed %d embeddings of %s: %s tokens in %d packs, %.0f%% full, %.0f tokens/s; %s", len(ids), spec.architecture,
         f"{statistics['tokens']:,}", statistics["packs"], 100 * statistics["fill"], statistics["tokens_per_second"], ran,
     )  # fmt: skip
-    logger.info("%.1f s with loading and writing", time.perf_counter() - began)
-
-
-def _used() -> dict[str, float]:
-    """Processor time (s) of this process and those that it waited for; its own largest resident memory (MB)."""
-    own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    peak = own.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    with suppress(OSError):  # On Linux ru_maxrss may be that of the process which started this one: Snakemake's.
-        status = Path("/proc/self/status").read_text()
-        peak = min([peak, *(int(kb) / 2**10 for kb in re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE))])
-    return {"cpu_seconds": sum(used.ru_utime + used.ru_stime for used in (own, others)), "max_rss": peak}
+    name = {"gpu_name": torch.cuda.get_device_name()} if device == "cuda" else {}
+    return {**statistics, "device": device, "gpu": gpu or "", **name}
 
 
 def held_gpu(settings: Settings, purpose: str) -> AbstractContextManager[str | None]:

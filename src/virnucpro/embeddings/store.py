@@ -6,9 +6,12 @@ finished file from anything else.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +30,40 @@ _STRING = h5py.string_dtype("utf-8")
 class ShardFile:
     """A shard's file in the making; rows may come in any order."""
 
-    def __init__(self, file: h5py.File, path: Path, ids: Sequence[str], width: int) -> None:
+    def __init__(
+        self, file: h5py.File, path: Path, ids: Sequence[str], width: int, digests: np.ndarray | None, dtype: str
+    ) -> None:
         self._file, self._path, self._missing = file, path, len(ids)
         file.create_dataset("ids", data=np.array(ids, dtype=object), dtype=_STRING)
-        file.create_dataset("embeddings", shape=(len(ids), width), dtype="f4", chunks=_chunks(len(ids), width))
+        file.create_dataset("embeddings", shape=(len(ids), width), dtype=dtype, chunks=_chunks(len(ids), width))
+        if digests is not None:
+            file.create_dataset("digests", data=digests)
         file.attrs["count"] = len(ids)
+        # So that a file that refers to this one notices another in its place.
+        file.attrs["id"] = uuid.uuid4().hex
 
     def write(self, first: int, embeddings: np.ndarray) -> None:
-        """Store (m, d) float32 rows from row ``first`` on."""
-        if embeddings.dtype != np.float32 or embeddings.shape[1:] != self._file["embeddings"].shape[1:]:
+        """Store (m, d) float32 rows from row ``first`` on; StorageError for a value that can't be stored."""
+        target = self._file["embeddings"]
+        if embeddings.dtype != np.float32 or embeddings.shape[1:] != target.shape[1:]:
             raise ValueError(f"expected float32 rows, got {embeddings.dtype} {embeddings.shape}")
         if len(embeddings):
+            with np.errstate(over="ignore"):
+                stored = embeddings.astype(target.dtype, copy=False)
+            finite = np.isfinite(stored).all(axis=1)
+            if not finite.all():
+                row = first + int(np.argmin(finite))
+                raise StorageError(f"{self._path}: the vector of {self._file['ids'].asstr()[row]} isn't finite as {target.dtype}. "
+                                   "Set vectors: float32, or precision: float32.")  # fmt: skip
             with named_in_errors(self._path):
-                self._file["embeddings"][first : first + len(embeddings)] = embeddings
+                target[first : first + len(embeddings)] = stored
         self._missing -= len(embeddings)
+
+    def write_rows(self, rows: np.ndarray, embeddings: np.ndarray) -> None:
+        """The same for rows (m,) int64 that rise, but needn't be next to one another."""
+        for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
+            if len(run):
+                self.write(int(rows[run[0]]), embeddings[run[0] : run[-1] + 1])
 
     def finish(self, attributes: dict[str, Any]) -> None:
         """Add what describes the rows; values that HDF5 can't hold are stored as JSON."""
@@ -53,12 +76,28 @@ class ShardFile:
             self._file.close()  # what HDF5 still holds is written now
 
 
+def sequence_digests(sequences: Sequence[bytes]) -> np.ndarray:
+    """(n, 16) uint8: BLAKE2b-128 of each sequence's letters, by which equal ones are found."""
+    joined = b"".join(hashlib.blake2b(sequence, digest_size=16).digest() for sequence in sequences)
+    return np.frombuffer(joined, np.uint8).reshape(len(sequences), 16)
+
+
 @contextmanager
-def create_shard(path: str | Path, ids: Sequence[str], width: int) -> Iterator[ShardFile]:
-    """Create a shard's file for n frame ids, in shard order, and vectors of ``width``; appears whole or not at all."""
+def create_shard(
+    path: str | Path, ids: Sequence[str], width: int, digests: np.ndarray | None = None, dtype: str = "float32"
+) -> Iterator[ShardFile]:
+    """Create a shard's file, which appears whole or not at all.
+
+    Args:
+        path: the file.
+        ids: n frame ids, in shard order.
+        width: of the vectors.
+        digests: (n, 16) uint8, see ``sequence_digests``.
+        dtype: that vectors are stored in, ``float32`` or ``float16``.
+    """
     # Not all that fails in here is this file's fault: vectors are computed meanwhile.
     with atomic_file(path, only_writes=False) as temporary, h5py.File(temporary, "w", locking=False) as file:
-        yield ShardFile(file, Path(path), ids, width)
+        yield ShardFile(file, Path(path), ids, width, digests, dtype)
 
 
 def write_shard(path: str | Path, ids: Sequence[str], embeddings: np.ndarray, attributes: dict[str, Any]) -> None:
@@ -77,25 +116,67 @@ def open_shard(path: str | Path) -> Iterator[h5py.File]:
         yield file
 
 
+@dataclass(frozen=True)
+class Source:
+    """Rows of a shard's file that ``embeddings.h5`` refers to."""
+
+    path: str  # relative to the folder of embeddings.h5
+    id: str  # of that very file; empty for one of version 0.1
+    count: int  # frames in the file
+    first: int  # row
+    rows: int
+
+
 @contextmanager
 def create_merged(
-    path: str | Path, count: int, dna_width: int, protein_width: int, provenance: dict[str, Any]
+    path: str | Path,
+    count: int,
+    widths: Mapping[str, int],
+    provenance: dict[str, Any],
+    sources: Mapping[str, Sequence[Source]] | None = None,
+    dtype: str = "float32",
 ) -> Iterator[h5py.File]:
-    """Create ``embeddings.h5`` for ``count`` frames; the caller fills ``ids``, ``dna``, ``protein`` and ``provenance``."""
+    """Create ``embeddings.h5``; the caller fills ``ids``, ``provenance`` and, without sources, ``dna`` and ``protein``.
+
+    Args:
+        path: the file.
+        count: frames.
+        widths: of the vectors, by role.
+        provenance: stored at the end, as JSON.
+        sources: by role, the rows of shards' files that the vectors are; else they are copied.
+        dtype: of the vectors.
+    """
     with atomic_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
         # Contiguous: shards end anywhere, and a part of a chunk costs reading and writing all of it.
         file.create_dataset("ids", shape=(count,), dtype=_STRING)
-        for name, width in (("dna", dna_width), ("protein", protein_width)):
-            file.create_dataset(name, shape=(count, width), dtype="f4")
+        for role, width in widths.items():
+            for name, columns, kind, inner in ((role, width, dtype, "embeddings"), (f"{role}_digests", 16, "uint8", "digests")):
+                if sources is None or not count:
+                    file.create_dataset(name, shape=(count, columns), dtype=kind)
+                elif inner == "embeddings" or all(source.id for source in sources[role]):
+                    layout, row = h5py.VirtualLayout((count, columns), kind), 0
+                    for source in sources[role]:
+                        rows = h5py.VirtualSource(source.path, inner, (source.count, columns), kind)
+                        layout[row : row + source.rows] = rows[source.first : source.first + source.rows]
+                        row += source.rows
+                    # What HDF5 gives, without a word, for a source that is missing.
+                    file.create_virtual_dataset(name, layout, fillvalue=np.nan if inner == "embeddings" else 0)
         file.attrs["count"] = count
         yield file
         # Written last, so that the caller can add to it; a dataset, since an attribute ends at 64 kB.
+        if sources is not None:
+            provenance["sources"] = {role: [asdict(source) for source in own] for role, own in sources.items()}
         file.create_dataset("provenance", data=json.dumps(provenance), dtype=_STRING)
         file.attrs["complete"] = True
 
 
 class MergedEmbeddings:
-    """Streaming reader of ``embeddings.h5``."""
+    """Streaming reader of ``embeddings.h5``.
+
+    Raises:
+        StorageError: it isn't complete, or a shard's file that it refers to is missing or another one than it was; HDF5 itself
+            reads such rows as NaN.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -104,6 +185,17 @@ class MergedEmbeddings:
             self.dna_width = int(file["dna"].shape[1])
             self.protein_width = int(file["protein"].shape[1])
             self.provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
+        for sources in self.provenance.get("sources", {}).values():
+            for source in sources:
+                self._check(Source(**source))
+
+    def _check(self, source: Source) -> None:
+        path, remedy = self.path.parent / source.path, f"Delete {self.path} and run again."
+        if not path.is_file():
+            raise StorageError(f"{path}: is missing, and {self.path} refers to its vectors. {remedy}")
+        with open_shard(path) as file:
+            if (file.attrs.get("id", ""), len(file["embeddings"])) != (source.id, source.count):
+                raise StorageError(f"{path}: isn't the file that {self.path} refers to. {remedy}")
 
     @property
     def width(self) -> int:
@@ -121,6 +213,17 @@ class MergedEmbeddings:
             file["dna"].read_direct(features, window, np.s_[:, : self.dna_width])
             file["protein"].read_direct(features, window, np.s_[:, self.dna_width :])
             return file["ids"].asstr()[window].tolist(), features
+
+    def digests(self, role: str) -> np.ndarray:
+        """(n, 16) uint8 of the sequences in a role's letters; of no rows if the file is of version 0.1."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            name = f"{role}_digests"
+            return file[name][:] if name in file else np.empty((0, 16), np.uint8)
+
+    def vectors(self, role: str, rows: slice) -> np.ndarray:
+        """(n, width) float32 of some rows."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            return file[role][rows].astype(np.float32)
 
 
 @contextmanager

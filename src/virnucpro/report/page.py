@@ -11,7 +11,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from virnucpro import __version__
-from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.io import atomic_file
 from virnucpro.report import methods, tables, timing
 from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
@@ -20,21 +19,22 @@ MAX_LISTED_SHARDS = 500
 """Shard jobs in the page's table: the slowest ones."""
 
 
-def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: Path) -> None:
+def write_sample_page(
+    folder: Path, sample: str, fastas: Sequence[str | Path], output: Path, provenance: Mapping[str, Any], check: str | None
+) -> None:
     """Write a sample's page: one file, bounded in size whatever the number of contigs.
 
     Args:
-        folder: the sample's results; the folders ``benchmarks`` and ``check`` are beside it.
+        folder: where the sample's tables and their summary are.
         sample: its name.
         fastas: its input files, to be named on the page.
         output: the page.
+        provenance: of its ``embeddings.h5``.
+        check: content of ``check.json``, if there is one.
     """
     summary = json.loads((folder / "summary.json").read_text())
-    provenance = MergedEmbeddings(folder / "embeddings.h5").provenance
     contigs = tables.read_contigs(folder / "contigs.tsv")
     chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn)
-    benchmarks = folder.parent / "benchmarks"
-    check = folder.parent / "check" / "check.json"
     shards = provenance["shards"]
     _write(
         output,
@@ -49,20 +49,20 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
         data=tables.columns(contigs.listed),
         columns=CONTIG_COLUMNS,
         calls=(VIRAL, NON_VIRAL, UNSCORED),
-        times=timing.rule_times(benchmarks, sample, shards, methods.architectures(summary)),
+        times=timing.rule_times(provenance, methods.architectures(summary)),
         throughput=timing.throughput(shards),
-        shards=sorted(shards, key=lambda shard: -shard["seconds"])[:MAX_LISTED_SHARDS],
-        check=read_check(check, summary),
+        shards=sorted(timing.computed(shards), key=lambda shard: -shard["seconds"])[:MAX_LISTED_SHARDS],
+        check=check_of(check, summary),
         methods=methods.methods(summary, sum(contigs.bases.values())),
         references=methods.references(methods.architectures(summary).values()),
     )
 
 
-def read_check(path: Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
+def check_of(content: str | None, summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """What ``virnucpro check`` wrote; None if it wasn't run, or with other models than the sample's."""
-    if not path.is_file():
+    if content is None:
         return None
-    check = json.loads(path.read_text(encoding="utf-8"))
+    check = json.loads(content)
     parts = ("dna_encoder", "protein_encoder", "classifier")
     same = all(check[part]["weights_sha256"] == summary[part]["weights_sha256"] for part in parts)
     return check if same else None

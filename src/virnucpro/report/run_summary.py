@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from virnucpro.embeddings.store import MergedEmbeddings
-from virnucpro.errors import StorageError
 
 MAX_LISTED_SAMPLES = 20
 
@@ -28,11 +26,9 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
             continue
         try:
             counts = json.loads((folder / sample / "summary.json").read_text())
-            shards = MergedEmbeddings(folder / sample / "embeddings.h5").provenance["shards"]
-        except (FileNotFoundError, StorageError):
+        except FileNotFoundError:
             continue
-        for shard in shards:
-            seconds["GPU" if shard["device"] == "cuda" else "CPU"] += shard["seconds"]
+        seconds.update(counts.get("embedding_seconds", {}))
         records, viral, frames = records + counts["records"], viral + counts["viral_records"], frames + counts["frames"]
         found.append(f"{sample}: {counts['viral_records']:,} of {counts['records']:,} sequences viral, "
                      f"{folder / sample / 'report.html'}")  # fmt: skip

@@ -1,16 +1,12 @@
-"""Time per rule and speed per encoder, from Snakemake's benchmark files and what embedding jobs recorded."""
+"""Time per rule and speed per encoder, from what jobs recorded of themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from virnucpro.models.registry import ROLES
-
-PER_SAMPLE = ("split", "merge", "predict")
 
 
 @dataclass
@@ -21,53 +17,31 @@ class RuleTime:
     jobs: int
     seconds: float
     longest: float
-    max_rss: float | None  # MB; None if it couldn't be measured
+    max_rss: float | None  # MB; None if it wasn't measured
     cpu_seconds: float
 
 
-def rule_times(
-    folder: Path, sample: str, shards: Iterable[dict[str, Any]], architectures: Mapping[str, str]
-) -> list[RuleTime]:
-    """Time per rule of the jobs that made this sample's results; rules of which nothing is known are left out.
+def rule_times(provenance: Mapping[str, Any], architectures: Mapping[str, str]) -> list[RuleTime]:
+    """Time per rule of the jobs that made a sample's vectors; rules of which nothing is known are left out.
 
     Args:
-        folder: ``{output_dir}/benchmarks``.
-        sample: its jobs are counted, and those that prepared the run's models.
-        shards: as recorded in embeddings.h5.
+        provenance: of ``embeddings.h5``: ``jobs`` has what the job of a rule used, by rule, ``shards`` what each embedding job
+            did; of a job that several samples share, the sample's part.
         architectures: of the encoder in each role.
     """
+    jobs = {"split": [provenance.get("jobs", {}).get("split")]}
+    for role, name in architectures.items():
+        jobs[f"embed_{name}"] = [shard for shard in provenance["shards"] if shard["encoder"] == role]
+    jobs["merge"] = [provenance.get("jobs", {}).get("merge")]
     times = []
-    embedding = {f"embed_{name}": role for role, name in architectures.items()}
-    for rule in (
-        "prepare_encoder",
-        "prepare_classifier",
-        "split",
-        *embedding,
-        "merge",
-        "predict",
-    ):  # as they run; `report` isn't over yet
-        if rule in embedding:
-            own = [shard for shard in shards if embedding[rule] == shard["encoder"] and "job_seconds" in shard]
-            names = {"s": "job_seconds", "cpu_time": "cpu_seconds", "max_rss": "max_rss"}
-            jobs = [{name: shard[key] for name, key in names.items()} for shard in own]
-        else:
-            name = f"{sample}.tsv" if rule in PER_SAMPLE else "*.tsv"
-            jobs = [job for path in sorted((folder / rule).glob(name)) if (job := read_benchmark(path))]
-        if jobs:
-            rss, cpu = ([job[key] for job in jobs if key in job] for key in ("max_rss", "cpu_time"))
-            seconds = [job["s"] for job in jobs]
-            times.append(RuleTime(rule, len(jobs), sum(seconds), max(seconds), max(rss, default=None), sum(cpu)))
+    for rule, found in jobs.items():
+        own = [job for job in found if job and "job_seconds" in job]
+        if own:
+            seconds = [job["job_seconds"] for job in own]
+            rss = max((job["max_rss"] for job in own if "max_rss" in job), default=None)
+            cpu = sum(job.get("cpu_seconds", 0.0) for job in own)
+            times.append(RuleTime(rule, len(own), sum(seconds), max(seconds), rss, cpu))
     return times
-
-
-def read_benchmark(path: Path) -> dict[str, float]:
-    """The numbers in a benchmark file's last line, by column; empty without a file or the column ``s`` (seconds)."""
-    lines = [line.split("\t") for line in path.read_text().splitlines()] if path.is_file() else []
-    numbers = {}
-    for name, value in zip(*lines[:: len(lines) - 1], strict=False) if len(lines) > 1 else ():
-        with suppress(ValueError):  # "NA" or "-": the job was too short to be measured
-            numbers[name] = float(value)
-    return numbers if "s" in numbers else {}
 
 
 @dataclass
@@ -77,19 +51,25 @@ class Throughput:
     encoder: str
     devices: str
     frames: int
-    tokens: int
+    tokens: float
     seconds: float  # in the encoder, all jobs together; more than 0
     utilisation: float | None  # share of these seconds in which GPUs computed, 0 to 1; None if not measured
+
+
+def computed(shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The shards of which an encoder computed something: of the others, earlier runs had all vectors."""
+    return [shard for shard in shards if shard["seconds"]]
 
 
 def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
     """Speed per encoder, from the seconds that its jobs spent in the encoder."""
     result = []
     for encoder in ROLES:
-        own = [shard for shard in shards if shard["encoder"] == encoder]
+        own = [shard for shard in computed(shards) if shard["encoder"] == encoder]
         if own:
             devices = ", ".join(sorted({str(shard.get("gpu_name", shard["device"])) for shard in own}))
-            frames, tokens, seconds = (sum(shard[key] for shard in own) for key in ("frames", "tokens", "seconds"))
+            frames = round(sum(shard.get("computed_frames", shard["frames"]) for shard in own))
+            tokens, seconds = (sum(shard[key] for shard in own) for key in ("tokens", "seconds"))
             on_gpus = [shard for shard in own if "gpu_seconds" in shard]
             busy, whole = (sum(shard[key] for shard in on_gpus) for key in ("gpu_seconds", "seconds"))
             share = busy / whole if on_gpus else None

@@ -24,7 +24,7 @@ in this form, since they can be a third of a shard."""
 Counts = tuple[int, ...]
 
 
-class _Boundaries:
+class Boundaries:
     """Groups a stream of chunks into shards of at most ``limit`` frames (or of one chunk)."""
 
     def __init__(self, limit: int) -> None:
@@ -86,7 +86,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.shards: list[dict[str, Any]] = []  # entries of the manifest
-        self._boundaries = _Boundaries(limit)
+        self._boundaries = Boundaries(limit)
         self._pending = [_Pending(folder / f"pending.{suffix}") for suffix in ("fna", "faa")]
 
     def add(self, dna: bytes, protein: bytes, counts: tuple[int, int, int]) -> None:

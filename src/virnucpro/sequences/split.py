@@ -1,4 +1,4 @@
-"""Splitting a sample's files into shards of stop-free frames named by their content, and reading them back.
+"""Splitting samples into shards of stop-free frames named by their content, and reading them back.
 
 The folder's layout is in docs/formats.md. Where a shard ends depends on the content, so a sequence that is
 inserted, removed or appended changes only the shards next to it; the others keep their names, and with them their
@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 from virnucpro.errors import InputError, StorageError
 from virnucpro.io import atomic_directory
 from virnucpro.outputs import identity
-from virnucpro.provenance import RunRecord
+from virnucpro.provenance import RunRecord, resources_used
 from virnucpro.sequences.chunks import chunk_id
 from virnucpro.sequences.frames import FRAME_NAMES, FrameBatch, stop_free_frames
 from virnucpro.sequences.records import REMEDY, SampleRecords, read_table
@@ -28,116 +30,209 @@ from virnucpro.sequences.shards import ShardWriter
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the shard folder's layout."""
 
-MANIFEST_KEYS = (
-    "chunk_length",
-    "shard_frames",
-    "records",
-    "bases",
-    "chunks",
-    "frames",
-    "skipped_records",
-    "files",
-    "shards",
-)
+MANIFEST_KEYS = ("chunk_length", "shard_frames", "rna_as_dna", "frames", "samples", "shards")
 _FRAME_SUFFIXES = [name.encode() for name in FRAME_NAMES]
 
 
-def split_fasta(
-    fastas: Sequence[Path],
+def split_samples(
+    samples: Mapping[str, Sequence[Path]],
     output: Path,
     chunk_length: int,
     shard_frames: int,
     empty_records: str = "error",
     rna_as_dna: bool = True,
+    threads: int = 1,
     run: RunRecord | None = None,
 ) -> dict[str, Any]:
-    """Write a sample's shard folder, whole or not at all, and return its manifest.
+    """Write the shard folder of one sample or of several, whole or not at all, and return its manifest.
 
     Args:
-        fastas: FASTA or FASTQ files, in order; see ``read.read_fasta``.
+        samples: name → FASTA or FASTQ files, in order; see ``read.read_fasta``.
         output: the folder to make; it replaces an older one.
         chunk_length: bases in a chunk, 300 or 500 for the published classifiers.
         shard_frames: most frames in a shard (a chunk's frames stay together, whatever this is).
         empty_records, rna_as_dna: see ``records.SampleRecords``.
+        threads: CPU threads.
         run: kept in the manifest.
 
     Raises:
-        InputError: what ``SampleRecords`` refuses.
+        InputError: what ``SampleRecords`` refuses, if no sample is left then. Of several, one that is refused is left out, and the
+            manifest says why.
     """
     if chunk_length < 1 or shard_frames < 1:
         raise ValueError(f"chunk_length ({chunk_length}) and shard_frames ({shard_frames}) must be at least 1")
-    before = identity(path for path in fastas if path.exists())  # the reader says what is wrong with one that doesn't
+    began = time.perf_counter()
     with atomic_directory(output) as folder:
         writer = ShardWriter(folder, shard_frames)
-        chunks = frames = 0
-        ids = deque[str]()  # of the records that aren't written yet
-        first = 0  # the number of the first of them
-        with SampleRecords(fastas, folder, empty_records, rna_as_dna) as records:
-            for batch in stop_free_frames(_sequences(records, ids), chunk_length):
-                chunks += batch.chunks
-                frames += len(batch.frame)
-                for _ in range(batch.first_record - first):
-                    ids.popleft()
-                first = batch.first_record
-                _write_batch(batch, ids, writer)
-            writer.finish()
-            records.finish()
+        found: dict[str, dict[str, Any]] = {}
+        frames = 0
+        for sample, fastas in samples.items():
+            own = folder / "samples" / sample
+            own.mkdir(parents=True)
+            try:
+                manifest = _split(fastas, own, writer, chunk_length, empty_records, rna_as_dna, alone=len(samples) == 1)
+            except InputError as error:
+                if len(samples) == 1:
+                    raise
+                logger.error("sample %s: %s", sample, error)
+                found[sample] = {"refused": str(error)}
+                shutil.rmtree(own)
+                continue
+            found[sample] = {"first": frames, "frames": manifest["frames"]}
+            frames += manifest["frames"]
+        if all("refused" in entry for entry in found.values()):
+            raise InputError("No sample can be read.\n" + "\n".join(entry["refused"] for entry in found.values()))
+        writer.finish()
+        if frames != sum(shard["frames"] for shard in writer.shards):
+            raise AssertionError(f"{output}: {frames} frames, not all in shards")
         manifest = {
             "format": FORMAT,
             "chunk_length": chunk_length,
             "shard_frames": shard_frames,
-            "records": records.count,
-            "bases": records.bases,
-            "chunks": chunks,
-            "frames": frames,
-            "skipped_records": records.skipped.count,
-            "rna_records": records.rna.count,
-            "u_ignored_records": records.u_ignored.count,
             "rna_as_dna": rna_as_dna,
-            "files": [str(path) for path in fastas],
-            "identity": before,
+            "frames": frames,
             "run": (run or RunRecord()).as_dict(),
+            "job": resources_used(began),
+            "samples": found,
             "shards": writer.shards,
         }
-        for path, old, new in zip(fastas, before, identity(fastas), strict=True):
-            if old != new:
-                raise InputError(f"{path}: changed while it was read. Run again once it is complete.")
-        expected = sum(-(-length // chunk_length) for _, length, _ in read_table(folder))
-        if chunks != expected or frames != sum(shard["frames"] for shard in writer.shards):
-            raise AssertionError(f"{output}: {chunks} chunks, not {expected}, or {frames} frames not all in shards")
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    for note in records.notes():
-        logger.warning("%s", note)
-    logger.info("%d records, %d chunks, %d frames, %d shards", records.count, chunks, frames, len(writer.shards))
+        _write_json(folder / "manifest.json", manifest)
+    logger.info("%d samples, %d frames, %d shards", len(samples), frames, len(writer.shards))
     return manifest
 
 
-def changed_input(folder: str | Path, fastas: Sequence[Path]) -> bool:
-    """Whether these aren't the files, by size and time, that a shard folder was made from; False if nothing tells."""
+def _split(
+    fastas: Sequence[Path],
+    folder: Path,
+    writer: ShardWriter,
+    chunk_length: int,
+    empty_records: str,
+    rna_as_dna: bool,
+    alone: bool,
+) -> dict[str, Any]:
+    """Give a sample's frames to the writer, all or none unless it is ``alone``; returns its manifest, written to ``folder``."""
+    before = identity(path for path in fastas if path.exists())  # the reader says what is wrong with one that doesn't
+    chunks = frames = 0
+    held: list[tuple[bytes, bytes, tuple[int, int, int]]] = []
+    ids = deque[str]()  # of the records that aren't written yet
+    first = 0  # the number of the first of them
+    with SampleRecords(fastas, folder, empty_records, rna_as_dna) as records:
+        for batch in stop_free_frames(_sequences(records, ids), chunk_length):
+            chunks += batch.chunks
+            frames += len(batch.frame)
+            for _ in range(batch.first_record - first):
+                ids.popleft()
+            first = batch.first_record
+            for texts in _texts(batch, ids):
+                if alone:
+                    writer.add(*texts)
+                else:
+                    held.append(texts)
+        records.finish()
+    for path, old, new in zip(fastas, before, identity(fastas), strict=True):
+        if old != new:
+            raise InputError(f"{path}: changed while it was read. Run again once it is complete.")
+    expected = sum(-(-length // chunk_length) for _, length, _ in read_table(folder))
+    if chunks != expected:
+        raise AssertionError(f"{folder}: {chunks} chunks, not {expected}")
+    for texts in held:
+        writer.add(*texts)
+    for note in records.notes():
+        logger.warning("%s", note)
+    logger.info("%d records, %d chunks, %d frames", records.count, chunks, frames)
+    manifest = {
+        "chunk_length": chunk_length,
+        "records": records.count,
+        "bases": records.bases,
+        "chunks": chunks,
+        "frames": frames,
+        "skipped_records": records.skipped.count,
+        "rna_records": records.rna.count,
+        "u_ignored_records": records.u_ignored.count,
+        "rna_as_dna": rna_as_dna,
+        "files": [str(path) for path in fastas],
+        "identity": before,
+    }
+    _write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def changed_inputs(folder: str | Path, samples: Mapping[str, Sequence[Path]]) -> list[str]:
+    """The samples whose files aren't those, by size and time, that a shard folder was made from; none if nothing tells."""
+
+    def changed(sample: str) -> bool:
+        try:
+            return read_sample(folder, sample)["identity"] != identity(samples[sample])
+        except (InputError, StorageError, OSError):
+            return False
+
+    return list(filter(changed, samples))
+
+
+def refusals(folder: str | Path) -> dict[str, str]:
+    """Sample → why it was refused, of a shard folder; empty where there is none."""
     try:
-        return read_manifest(folder).get("identity", now := identity(fastas)) != now
-    except (StorageError, OSError):
-        return False
+        samples = read_manifest(folder)["samples"]
+    except StorageError:
+        return {}
+    return {sample: place["refused"] for sample, place in samples.items() if "refused" in place}
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a shard folder; StorageError if it is missing, damaged or of another format.
-
-    In one of an earlier version, which read RNA as the original does, the keys about RNA are filled in.
-    """
+    """The manifest of a shard folder; StorageError if it is missing, damaged or of another format."""
     path = Path(folder) / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path}: can't be read ({error}). {REMEDY}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    manifest = _read_json(path)
+    if manifest.get("format") != FORMAT:
         raise StorageError(f"{path}: not a manifest of format {FORMAT}, which this version reads. {REMEDY}")
     if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
         raise StorageError(f"{path}: lacks {', '.join(missing)}. {REMEDY}")
-    return {"rna_records": 0, "u_ignored_records": 0, "rna_as_dna": None, **manifest}
+    return manifest
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: can't be read ({error}). {REMEDY}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def read_sample(folder: str | Path, sample: str) -> dict[str, Any]:
+    """A sample's own manifest, with ``pieces``: the rows of shards that hold its frames, in order.
+
+    A piece has ``sha``, ``first`` (row in the shard), ``frames`` and ``of`` (frames in the shard).
+
+    Raises:
+        InputError: the sample was refused; says why.
+        StorageError: the manifest is missing or damaged.
+    """
+    unit = read_manifest(folder)
+    place = unit["samples"].get(sample)
+    if place is None:
+        raise StorageError(f"{folder}: doesn't hold sample '{sample}'. {REMEDY}")
+    if "refused" in place:
+        raise InputError(place["refused"])
+    path = Path(folder) / "samples" / sample / "manifest.json"
+    manifest = _read_json(path)
+    if manifest.get("frames") != place["frames"]:
+        raise StorageError(f"{path}: isn't what the folder's manifest says of it. {REMEDY}")
+    pieces, row = [], 0
+    begin, end = place["first"], place["first"] + place["frames"]
+    for shard in unit["shards"]:
+        first, last = max(begin, row), min(end, row + shard["frames"])
+        if first < last:
+            pieces.append({"sha": shard["sha"], "first": first - row, "frames": last - first, "of": shard["frames"]})
+        row += shard["frames"]
+    if sum(piece["frames"] for piece in pieces) != place["frames"]:
+        raise StorageError(f"{folder}: its shards don't hold all frames of sample '{sample}'. {REMEDY}")
+    return {**manifest, "pieces": pieces, "unit_frames": unit["frames"], "job": unit.get("job")}
 
 
 def read_shard(path: str | Path) -> tuple[list[str], list[bytes]]:
@@ -164,13 +259,13 @@ def read_shard(path: str | Path) -> tuple[list[str], list[bytes]]:
     return ids, sequences
 
 
-def iter_records(folder: str | Path) -> Iterator[tuple[str, int, str]]:
+def iter_records(folder: str | Path, sample: str) -> Iterator[tuple[str, int, str]]:
     """(record, length, file) of each record of a sample, in input order; StorageError if rows are missing."""
-    expected, count = read_manifest(folder)["records"], 0
-    for count, row in enumerate(read_table(Path(folder)), start=1):  # noqa: B007
+    expected, count, own = read_sample(folder, sample)["records"], 0, Path(folder) / "samples" / sample
+    for count, row in enumerate(read_table(own), start=1):  # noqa: B007
         yield row
     if count != expected:
-        raise StorageError(f"{Path(folder) / 'records.tsv'}: {count} rows, the manifest says {expected}. {REMEDY}")
+        raise StorageError(f"{own / 'records.tsv'}: {count} rows, the manifest says {expected}. {REMEDY}")
 
 
 def check_protein(path: str | Path, sequences: Sequence[bytes]) -> None:
@@ -196,8 +291,8 @@ def _sequences(records: SampleRecords, ids: deque[str]) -> Iterator[bytes]:
         yield record.sequence
 
 
-def _write_batch(batch: FrameBatch, ids: Sequence[str], writer: ShardWriter) -> None:
-    """Give the frames of a batch to the writer, chunk by chunk; ``ids`` are those of its records."""
+def _texts(batch: FrameBatch, ids: Sequence[str]) -> Iterator[tuple[bytes, bytes, tuple[int, int, int]]]:
+    """What the writer is given of each chunk of a batch: its frames' two texts, and counts; ``ids`` are those of its records."""
     if not batch.proteins:
         return
     changes = (np.diff(batch.record) != 0) | (np.diff(batch.chunk) != 0)
@@ -219,4 +314,4 @@ def _write_batch(batch: FrameBatch, ids: Sequence[str], writer: ShardWriter) -> 
             title = name + names[row]
             dna += b"%b\n%b\n" % (title, nucleotides[row])
             protein += b"%b\n%b\n" % (title, proteins[row])
-        writer.add(dna, protein, (end - begin, *letters))
+        yield dna, protein, (end - begin, *letters)

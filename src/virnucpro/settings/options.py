@@ -148,6 +148,13 @@ class Settings:
     shard_frames: int = _compute(
         100_000, "Largest number of frames in a shard, the unit of work that a kill can lose.",
         "Changing it splits anew.", minimum=1)
+    vectors: str = _compute(
+        "float32", "Type that vectors are stored in. `float16` takes half the space.",
+        "Scores differ by less than 0.001; `virnucpro check` measures it. Vectors of either type are kept apart.",
+        enum=["float32", "float16"])
+    keep: str = _compute(
+        "shards", "Vectors that stay after a run: in files that samples share (`shards`), a file per sample (`merged`), or `none`.",
+        "See [docs/outputs.md](../docs/outputs.md).", enum=["shards", "merged", "none"])
     device: str = _compute(
         "auto", "Where the encoders run. `auto` takes a GPU where there is one.",
         "`cuda` insists on a GPU.", enum=["auto", "cpu", "cuda"])

@@ -17,10 +17,12 @@ RESERVED = (
     "benchmarks",
     "check",
     "config.yaml",
+    "embeddings",
     "evaluation",
     "inputs",
     "logs",
     "models",
+    "pooled",
     "report.html",
     "samples.tsv",
     "training",
@@ -101,7 +103,7 @@ def check_distinct(samples: Iterable[str], where: str) -> None:
 
 def check_folders(samples: Collection[str], output_dir: str | Path) -> None:
     """Raise ConfigError if a file is where a folder of the results has to be."""
-    for name in (*samples, "benchmarks", "logs", "models"):
+    for name in (*samples, "embeddings", "logs", "models", "pooled"):
         place = Path(output_dir, name)
         if os.path.lexists(place) and not os.path.isdir(place):
             whose = f"of sample '{name}' " if name in samples else ""
