@@ -28,7 +28,7 @@ OF_VECTORS = ("precision", "backend", "batching", "compile", "device", "versions
 """Attributes of a shard that say how its vectors were computed; ``embeddings.h5`` has each way once."""
 OF_JOBS = (
     "device", "precision", "backend", "tokens", "seconds", "tokens_per_second", "fill", "gpu_name", "gpu_seconds",
-    "job_seconds", "cpu_seconds", "max_rss",
+    "job_seconds", "cpu_seconds", "max_rss", "distinct", "computed",
 )  # fmt: skip
 """Those that ``embeddings.h5`` keeps of each shard."""
 OF_TABLES = (

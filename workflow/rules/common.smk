@@ -265,7 +265,7 @@ def embeddings_of(role):
             spec = read_spec(MODELS[role])
         except VirNucProError as error:
             raise UserError(f"{error} Then give: rm -r {shlex.quote(PREPARED[role])}") from None
-        key = embedding_key(spec, SETTINGS.precision, SETTINGS.batching)
+        key = embedding_key(spec, SETTINGS.precision, SETTINGS.batching, SETTINGS.vectors)
         vectors = []
         for sample in [wildcards.sample] if hasattr(wildcards, "sample") else SAMPLES:
             for shard in shards_of(sample):

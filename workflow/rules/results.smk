@@ -26,6 +26,8 @@ rule merge:
         models=[str(SOURCES[role].path) for role in ROLES],
         precision=SETTINGS.precision,
         batching=SETTINGS.batching,
+        vectors=SETTINGS.vectors,
+        keep=SETTINGS.keep,
         chunk_length=SETTINGS.chunk_length,
         run=RUN,
     script:

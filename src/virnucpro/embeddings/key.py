@@ -8,7 +8,7 @@ from virnucpro.encoders.embed import EMBEDDING_VERSION
 from virnucpro.encoders.spec import EncoderSpec
 
 
-def embedding_key(spec: EncoderSpec, precision: str, batching: str = "packed") -> str:
+def embedding_key(spec: EncoderSpec, precision: str, batching: str = "packed", vectors: str = "float32") -> str:
     """Folder name for vectors of one encoder.
 
     Args:
@@ -16,7 +16,9 @@ def embedding_key(spec: EncoderSpec, precision: str, batching: str = "packed") -
         precision: the precision as configured; ``auto`` is a class of its own, since what it ran as
             depends on the machine (the file's attributes say).
         batching: how sequences share a forward pass, as configured.
+        vectors: dtype in which they are stored.
     """
     pooling = re.sub(r"[^A-Za-z0-9]+", "-", spec.pooling)
     key = f"{spec.config['layers']}x{spec.width}-{spec.weights_sha256[:12]}-{pooling}-{precision}-v{EMBEDDING_VERSION}"
-    return key if batching == "packed" else f"{key}-{batching}"
+    usual = {"packed", "float32"}  # what version 0.1 had has no name
+    return "-".join([key, *(part for part in (batching, vectors) if part not in usual)])

@@ -1,7 +1,8 @@
-"""One shard job: take the vectors from the cache, or compute, write and cache them."""
+"""One shard job: take the vectors from the cache or from former results, or compute, write and cache them."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from virnucpro.embeddings.cache import CacheEntry
+from virnucpro.embeddings.distinct import DistinctSequences
+from virnucpro.embeddings.former import copy_known
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
-from virnucpro.embeddings.store import create_shard
+from virnucpro.embeddings.store import ShardFile, create_shard
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
-from virnucpro.encoders.spec import read_spec
+from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.encoders.tokenizing import TokenSlices, tokens_ahead
 from virnucpro.errors import ConfigError
 from virnucpro.gpu import gpu_lock
@@ -35,9 +38,15 @@ logger = logging.getLogger(__name__)
 
 
 def embed_shard(
-    sequences: Path, model: Path, output: Path, settings: Settings, threads: int, run: RunRecord | None = None
+    sequences: Path,
+    model: Path,
+    output: Path,
+    settings: Settings,
+    threads: int,
+    run: RunRecord | None = None,
+    known: Sequence[Path] = (),
 ) -> bool:
-    """Make ``output`` (HDF5) from a shard's FASTA.
+    """Make ``output`` (HDF5) from a shard's FASTA. Equal sequences are embedded once.
 
     Args:
         sequences: ``<sha>.fna`` for a DNA encoder, ``<sha>.faa`` for a protein encoder.
@@ -46,40 +55,101 @@ def embed_shard(
         settings: how to compute, and the cache.
         threads: CPU threads to use.
         run: kept with the vectors.
+        known: ``embeddings.h5`` of former results; the vectors that they hold of these sequences, made under the same
+            key, are copied. Those that aren't there are passed over, those that can't be used with a warning.
 
     Returns:
-        Whether the encoder ran (False: the vectors came from the cache).
+        Whether the encoder ran (False: all vectors came from the cache or from ``known``).
     """
     sequences, output = Path(sequences), Path(output)
-    spec = read_spec(model)
     if settings.cache_dir is None:
-        _compute(sequences, model, output, settings, threads, run)
-        return True
-    key = embedding_key(spec, settings.precision, settings.batching)
-    entry = CacheEntry.of(settings.cache_dir, spec.architecture, key, sequences.stem)
+        return _compute(sequences, model, output, settings, threads, run, known)
+    spec = read_spec(model)
+    entry = CacheEntry.of(settings.cache_dir, spec.architecture, _key(spec, settings), sequences.stem)
+    ran = False
     for guard in (nullcontext(), entry.claimed()):  # look before waiting for whoever computes it
         with guard:
             if entry.fetch(output):
                 logger.info("cache hit: %s", entry.path)
                 return False
             if not isinstance(guard, nullcontext):
-                _compute(sequences, model, output, settings, threads, run)
+                ran = _compute(sequences, model, output, settings, threads, run, known)
                 entry.keep(output)
-    return True
+    return ran
+
+
+def _key(spec: EncoderSpec, settings: Settings) -> str:
+    return embedding_key(spec, settings.precision, settings.batching, settings.vectors)
 
 
 def _compute(
-    sequences: Path, model: Path, output: Path, settings: Settings, threads: int, run: RunRecord | None
-) -> None:
+    sequences: Path,
+    model: Path,
+    output: Path,
+    settings: Settings,
+    threads: int,
+    run: RunRecord | None,
+    known: Sequence[Path],
+) -> bool:
     job_began = time.perf_counter()
     ids, letters = read_shard(sequences)
     spec = read_spec(model)
     role = spec.registered.role
     if role is PROTEIN:
         check_protein(sequences, letters)
+    distinct, key = DistinctSequences(letters), _key(spec, settings)
+    with create_shard(output, ids, spec.width, distinct.digests, settings.vectors) as file:
+        found, ways = copy_known(file, distinct, known, role.name, key)
+        missing = np.flatnonzero(~found)
+        about = f"{len(ids):,} sequences, {len(distinct):,} distinct, vectors of {len(distinct) - len(missing):,} known"
+        if len(missing):
+            ran = _embed(file, sequences, model, distinct, missing, ids, letters, settings, threads, about)
+        else:  # neither a GPU nor PyTorch is needed
+            logger.info("%s: %s", spec.name, about)
+            ran = {"device": "none", "tokens": 0, "seconds": 0.0}
+        attributes = {
+            "architecture": spec.architecture,
+            "model": spec.name,
+            "weights_sha256": spec.weights_sha256,
+            "layer": spec.config["layers"],
+            "pooling": spec.pooling,
+            "precision_configured": settings.precision,
+            "compile": settings.compile,
+            "key": key,
+            "shard": sequences.stem,
+            "source": spec.source,
+            "embedding_version": EMBEDDING_VERSION,
+            "distinct": len(distinct),
+            "computed": len(missing),
+            "copied_ways": json.dumps(ways),
+            **ran,
+            **(run or RunRecord()).as_dict(),
+            # With waiting for a GPU, without Python's start and what is left to write.
+            "job_seconds": time.perf_counter() - job_began,
+            **_used(),
+        }
+        file.finish(attributes)
+    return len(missing) > 0
+
+
+def _embed(
+    file: ShardFile,
+    path: Path,
+    model: Path,
+    distinct: DistinctSequences,
+    missing: np.ndarray,
+    all_ids: Sequence[str],
+    all_letters: Sequence[bytes],
+    settings: Settings,
+    threads: int,
+    about: str,
+) -> dict[str, Any]:
+    """Compute the vectors of the distinct sequences that are ``missing`` and write all their rows; returns what ran."""
+    spec = read_spec(model)
+    ids, letters = ([given[row] for row in distinct.first[missing].tolist()] for given in (all_ids, all_letters))
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's
     with (
-        held_gpu(settings, f"{spec.name}, {sequences}") as gpu,
+        held_gpu(settings, f"{spec.name}, {path}") as gpu,
         tokens_ahead(spec, ids, letters, settings.batching != "original") as tokens,
     ):
         began = time.perf_counter()
@@ -88,46 +158,29 @@ def _compute(
 
         torch.set_num_threads(threads)
         device = resolve_device(settings.device, gpu)
-        logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
+        logger.info("%s on %s, %d threads, %s", spec.name, device, threads, about)
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
-        with create_shard(output, ids, spec.width) as file:
-            with progress(sequences.name, int(lengths.sum()), role.unit) as advance:
+        with progress(path.name, int(lengths.sum()), spec.registered.role.unit) as advance:
 
-                def done(rows: np.ndarray | list[int]) -> None:
-                    advance(int(lengths[rows].sum()))
+            def done(rows: np.ndarray | list[int]) -> None:
+                advance(int(lengths[rows].sum()))
 
-                with ThreadPoolExecutor(1, "write") as writer:
-                    written = deque[Future]()
+            with ThreadPoolExecutor(1, "write") as writer:
+                written = deque[Future]()
 
-                    def write(first: int, vectors: np.ndarray) -> None:
-                        written.append(writer.submit(file.write, first, vectors))
-                        if len(written) > 2:  # the disk is slower than the GPU
-                            written.popleft().result()
+                def store(numbers: np.ndarray, vectors: np.ndarray) -> None:
+                    rows, which = distinct.rows(numbers)
+                    file.write_rows(rows, vectors if np.array_equal(which, np.arange(len(vectors))) else vectors[which])
 
-                    statistics = compute_into(write, model, ids, letters, settings, device, done, tokens)
-                    for each in written:
-                        each.result()
-            attributes = {
-                "architecture": spec.architecture,
-                "model": spec.name,
-                "weights_sha256": spec.weights_sha256,
-                "layer": spec.config["layers"],
-                "pooling": spec.pooling,
-                "precision_configured": settings.precision,
-                "compile": settings.compile,
-                "device": device,
-                "gpu": gpu or "",
-                "shard": sequences.stem,
-                "source": spec.source,
-                "embedding_version": EMBEDDING_VERSION,
-                **statistics,
-                **({"gpu_name": torch.cuda.get_device_name()} if device == "cuda" else {}),
-                **(run or RunRecord()).as_dict(),
-                # With waiting for a GPU, without Python's start and what is left to write.
-                "job_seconds": time.perf_counter() - job_began,
-                **_used(),
-            }
-            file.finish(attributes)
+                def write(first: int, vectors: np.ndarray) -> None:
+                    written.append(writer.submit(store, missing[first : first + len(vectors)], vectors))
+                    if len(written) > 2:  # the disk is slower than the GPU
+                        written.popleft().result()
+
+                statistics = compute_into(write, model, ids, letters, settings, device, done, tokens)
+                for each in written:
+                    each.result()
+        gpu_name = {"gpu_name": torch.cuda.get_device_name()} if device == "cuda" else {}
     ran = ", ".join(
         str(statistics[name]) for name in ("precision", "backend", "kernels", "batching") if name in statistics
     )
@@ -136,6 +189,7 @@ def _compute(
         f"{statistics['tokens']:,}", statistics["packs"], 100 * statistics["fill"], statistics["tokens_per_second"], ran,
     )  # fmt: skip
     logger.info("%.1f s with loading and writing", time.perf_counter() - began)
+    return {"device": device, "gpu": gpu or "", **statistics, **gpu_name}
 
 
 def _used() -> dict[str, float]:

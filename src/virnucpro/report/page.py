@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from virnucpro import __version__
-from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.io import atomic_file
+from virnucpro.provenance import read_provenance
 from virnucpro.report import methods, tables, timing
 from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
 
@@ -30,12 +30,13 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
         output: the page.
     """
     summary = json.loads((folder / "summary.json").read_text())
-    provenance = MergedEmbeddings(folder / "embeddings.h5").provenance
+    provenance = read_provenance(folder / "embeddings.h5")  # of the vectors, which aren't read
     contigs = tables.read_contigs(folder / "contigs.tsv")
     chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn)
     benchmarks = folder.parent / "benchmarks"
     check = folder.parent / "check" / "check.json"
     shards = provenance["shards"]
+    computed = [shard for shard in shards if shard["seconds"]]  # the others' vectors were all known
     _write(
         output,
         "sample.html.j2",
@@ -51,7 +52,9 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
         calls=(VIRAL, NON_VIRAL, UNSCORED),
         times=timing.rule_times(benchmarks, sample, shards, methods.architectures(summary)),
         throughput=timing.throughput(shards),
-        shards=sorted(shards, key=lambda shard: -shard["seconds"])[:MAX_LISTED_SHARDS],
+        computed_shards=len(computed),
+        known_frames=sum(shard["frames"] - shard.get("computed", shard["frames"]) for shard in shards),
+        shards=sorted(computed, key=lambda shard: -shard["seconds"])[:MAX_LISTED_SHARDS],
         check=read_check(check, summary),
         methods=methods.methods(summary, sum(contigs.bases.values())),
         references=methods.references(methods.architectures(summary).values()),

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.errors import StorageError
+from virnucpro.provenance import read_provenance
 
 MAX_LISTED_SAMPLES = 20
 
@@ -21,18 +21,20 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
         samples: names of the run's samples; those without a report aren't counted.
     """
     found: list[str] = []
-    records = viral = frames = 0
+    records = viral = frames = computed = held = 0  # the last two: vectors, of both encoders
     seconds: Counter[str] = Counter()  # in the encoders, by device; without the jobs' start and waiting for a GPU
     for sample in samples:
         if not (folder / sample / "report.html").is_file():
             continue
         try:
             counts = json.loads((folder / sample / "summary.json").read_text())
-            shards = MergedEmbeddings(folder / sample / "embeddings.h5").provenance["shards"]
+            shards = read_provenance(folder / sample / "embeddings.h5")["shards"]
         except (FileNotFoundError, StorageError):
             continue
         for shard in shards:
-            seconds["GPU" if shard["device"] == "cuda" else "CPU"] += shard["seconds"]
+            computed, held = computed + shard.get("computed", shard["frames"]), held + shard["frames"]
+            if shard["seconds"]:  # else its vectors were all known
+                seconds["GPU" if shard["device"] == "cuda" else "CPU"] += shard["seconds"]
         records, viral, frames = records + counts["records"], viral + counts["viral_records"], frames + counts["frames"]
         found.append(f"{sample}: {counts['viral_records']:,} of {counts['records']:,} sequences viral, "
                      f"{folder / sample / 'report.html'}")  # fmt: skip
@@ -44,7 +46,7 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
         f"{spent / 3600:,.2f} {device} hours" if spent > 360 else f"{spent:,.1f} {device} seconds"
         for device, spent in sorted(seconds.items(), reverse=True)
     )
-    rate = f": {frames / sum(seconds.values()):,.1f} frames/s per device" if frames else ""
+    rate = f": {frames * computed / held / sum(seconds.values()):,.1f} frames/s per device" if computed else ""
     return "\n".join(
         [
             *found,

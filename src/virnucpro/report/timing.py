@@ -72,7 +72,7 @@ def read_benchmark(path: Path) -> dict[str, float]:
 
 @dataclass
 class Throughput:
-    """One encoder's speed over all shards."""
+    """One encoder's speed over all shards; their frames are those that it computed."""
 
     encoder: str
     devices: str
@@ -86,10 +86,11 @@ def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
     """Speed per encoder, from the seconds that its jobs spent in the encoder."""
     result = []
     for encoder in ROLES:
-        own = [shard for shard in shards if shard["encoder"] == encoder]
+        own = [shard for shard in shards if shard["encoder"] == encoder and shard["seconds"]]
         if own:
             devices = ", ".join(sorted({str(shard.get("gpu_name", shard["device"])) for shard in own}))
-            frames, tokens, seconds = (sum(shard[key] for shard in own) for key in ("frames", "tokens", "seconds"))
+            tokens, seconds = (sum(shard[key] for shard in own) for key in ("tokens", "seconds"))
+            frames = sum(shard.get("computed", shard["frames"]) for shard in own)  # others equal them, or were there
             on_gpus = [shard for shard in own if "gpu_seconds" in shard]
             busy, whole = (sum(shard[key] for shard in on_gpus) for key in ("gpu_seconds", "seconds"))
             share = busy / whole if on_gpus else None
