@@ -30,8 +30,8 @@ from virnucpro.settings.options import path_keys
 OF_VECTORS = ("precision", "backend", "batching", "compile", "device", "versions", "configuration_sha256", "switches")
 """Attributes of a shard that say how its vectors were computed; ``embeddings.h5`` has each way once."""
 OF_JOBS = (
-    "device", "precision", "backend", "computed_frames", "tokens", "seconds", "tokens_per_second", "fill", "gpu_name", "gpu_seconds",
-    "job_seconds", "cpu_seconds", "max_rss",
+    "device", "precision", "backend", "tokens", "seconds", "tokens_per_second", "fill", "gpu_name", "gpu_seconds",
+    "job_seconds", "cpu_seconds", "max_rss", "distinct", "computed",
 )  # fmt: skip
 """Those that ``embeddings.h5`` keeps of each shard."""
 OF_TABLES = (
@@ -163,7 +163,7 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
     """A shard's attributes, as they were given to ``ShardFile.finish``."""
     found = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
     for key, value in found.items():
-        if isinstance(value, str) and (value == "null" or value[:1] in ("{", "[")):
+        if isinstance(value, str) and (value == "null" or value[:1] == "{"):
             with suppress(ValueError):
                 found[key] = json.loads(value)
     return found

@@ -22,7 +22,7 @@ from virnucpro.embeddings.shard import compute, resolve_device
 from virnucpro.encoders.attention import BACKENDS, choose_backend
 from virnucpro.encoders.precision import PRECISIONS, choose_precision
 from virnucpro.encoders.spec import EncoderSpec, read_spec
-from virnucpro.errors import ConfigError, ModelError
+from virnucpro.errors import ConfigError
 from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
 from virnucpro.settings.options import Settings

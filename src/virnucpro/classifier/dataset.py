@@ -95,7 +95,7 @@ class Dataset:
             raise InputError("Two samples of the training table have the same name.")
         self.samples = list(samples)
         self.strata = sorted({sample.stratum for sample in samples})
-        files = [MergedEmbeddings(sample.embeddings) for sample in samples]
+        self._files = files = [MergedEmbeddings(sample.embeddings) for sample in samples]
         self.provenance = files[0].provenance
         self.dna_width, self.protein_width = files[0].dna_width, files[0].protein_width
         for file in files[1:]:
@@ -146,9 +146,7 @@ class Dataset:
             if not wanted.any():
                 continue
             sample = self.samples[index]
-            window = slice(start, start + len(wanted))
-            with h5py.File(sample.embeddings, "r") as file:
-                features = np.concatenate([file[name][window] for name in ("dna", "protein")], axis=1)[wanted]
+            features = self._files[index].features(slice(start, start + len(wanted)))[wanted]
             stratum = self.strata.index(sample.stratum)
             yield Batch(features, np.full(len(features), sample.viral), np.full(len(features), stratum))
 

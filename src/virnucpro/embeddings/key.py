@@ -16,9 +16,9 @@ def embedding_key(spec: EncoderSpec, precision: str, batching: str = "packed", v
         precision: the precision as configured; ``auto`` is a class of its own, since what it ran as
             depends on the machine (the file's attributes say).
         batching: how sequences share a forward pass, as configured.
-        vectors: the type that vectors are stored in.
+        vectors: dtype in which they are stored.
     """
     pooling = re.sub(r"[^A-Za-z0-9]+", "-", spec.pooling)
     key = f"{spec.config['layers']}x{spec.width}-{spec.weights_sha256[:12]}-{pooling}-{precision}-v{EMBEDDING_VERSION}"
-    others = [name for name, usual in ((batching, "packed"), (vectors, "float32")) if name != usual]
-    return "-".join([key, *others])
+    usual = {"packed", "float32"}  # what version 0.1 had has no name
+    return "-".join([key, *(part for part in (batching, vectors) if part not in usual)])

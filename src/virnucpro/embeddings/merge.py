@@ -1,18 +1,19 @@
-"""Shards of both encoders → one ``embeddings.h5`` per sample, everything checked on the way."""
+"""Shards of both encoders → one ``embeddings.h5`` per sample, which refers to their vectors or holds a copy of them."""
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from virnucpro.embeddings.store import Source, create_merged, open_shard
+from virnucpro.embeddings.store import ROWS_PER_CHUNK, Source, create_merged, open_shard, relative_path
 from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import StorageError
 from virnucpro.provenance import OF_JOBS, OF_VECTORS, RunRecord, read_attributes, resources_used
@@ -20,10 +21,21 @@ from virnucpro.sequences.split import read_sample
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_BLOCK = 1 << 14
-"""Rows copied at a time."""
-_SUMS = ("computed_frames", "tokens", "seconds", "gpu_seconds", "job_seconds", "cpu_seconds")
-"""What a job used in all, of which each of the samples that share it had a part."""
+_OF_ALL_ROWS = ("tokens", "seconds", "gpu_seconds", "job_seconds", "cpu_seconds", "computed")
+"""Statistics of a shard of which a sample has its share."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A sample's rows of one shard in one encoder's file."""
+
+    path: Path
+    source: Source
+    key: str  # the embedding key
+    dtype: str
+    digests: bool
+    statistics: dict[str, Any]
+    ways: list[dict[str, Any]]  # in which its vectors were computed
 
 
 def merge(
@@ -46,7 +58,8 @@ def merge(
         protein: a protein encoder's file per shard.
         dna_model, protein_model: the prepared encoders that made them.
         output: ``embeddings.h5``.
-        keep: "shards" to refer to the shards' files, which have to stay; "merged" to copy the vectors.
+        keep: ``shards``: the file refers to the vectors in the shards' files, by relative paths, and reads none;
+            ``merged``: it holds them in one piece, so that the shards' files can go.
         run: kept with the result.
 
     Returns:
@@ -56,59 +69,51 @@ def merge(
         InputError: the sample was refused when it was split.
         StorageError: a shard is missing, incomplete, from other weights, or has other ids or counts.
     """
+    if keep not in ("shards", "merged"):
+        raise ValueError(f"keep: {keep!r} is neither 'shards' nor 'merged'")
     began = time.perf_counter()
     manifest = read_sample(shards, sample)
     specs = {"dna": read_spec(dna_model), "protein": read_spec(protein_model)}
     files = {
-        role: {Path(path).stem: Path(path) for path in paths} for role, paths in (("dna", dna), ("protein", protein))
+        name: {Path(path).stem: Path(path) for path in paths} for name, paths in (("dna", dna), ("protein", protein))
     }
+    output.parent.mkdir(parents=True, exist_ok=True)  # paths from it can be followed then
+    found: dict[str, list[_Piece]] = {name: [] for name in specs}
+    for piece in manifest["pieces"]:
+        sha, rows = piece["sha"], slice(piece["first"], piece["first"] + piece["frames"])
+        for name, spec in specs.items():
+            if sha not in files[name]:
+                raise StorageError(f"{output}: shard {sha} has no {name} embeddings. Run the workflow again.")
+            found[name].append(_inspect(name, files[name][sha], spec, rows, piece["of"], output.parent))
+    every = [piece for own in found.values() for piece in own]
+    dtype = _only(every, "dtype", "stored as") or "float32"
+    keys = {name: key for name, own in found.items() if (key := _only(own, "key", "made under the key"))}
     provenance: dict[str, Any] = {
         "run": (run or RunRecord()).as_dict(),
         "chunk_length": manifest["chunk_length"],
         "dna_encoder": describe(specs["dna"]),
         "protein_encoder": describe(specs["protein"]),
-        "checkpoints": {role: spec.source for role, spec in specs.items()},
-        "computed": {role: [] for role in specs},  # how, each way once
-        "jobs": {"split": _part(manifest["job"], manifest["frames"], manifest["unit_frames"])},
-        "shards": [],
+        "checkpoints": {name: spec.source for name, spec in specs.items()},
+        "keys": keys,
+        "vectors": dtype,
+        "computed": {name: _once(way for piece in own for way in piece.ways) for name, own in found.items()},
+        "jobs": {"split": _share(manifest["job"] or {}, manifest["frames"], manifest["unit_frames"])},
+        "shards": [piece.statistics for pair in zip(*found.values(), strict=True) for piece in pair],
     }
-    sources: dict[str, list[Source]] = {role: [] for role in specs}
-    dtypes = set()
-    for piece in manifest["pieces"]:
-        for role, spec in specs.items():
-            if piece["sha"] not in files[role]:
-                raise StorageError(f"{output}: shard {piece['sha']} has no {role} embeddings. Run the workflow again.")
-            path = files[role][piece["sha"]]
-            with open_shard(path) as file:
-                _check(file, path, piece["of"], spec)
-                attributes = read_attributes(file)
-                dtypes.add(str(file["embeddings"].dtype))
-            place = os.path.relpath(path, output.parent)
-            sources[role].append(Source(place, attributes.get("id", ""), piece["of"], piece["first"], piece["frames"]))
-            about = {"shard": path.stem, "encoder": role, "key": path.parent.name, "frames": piece["frames"]}
-            statistics = {key: attributes[key] for key in OF_JOBS if key in attributes}
-            provenance["shards"].append(about | _part(statistics, piece["frames"], piece["of"]))
-            ways = [*attributes.get("computed_before", [])]
-            if attributes.get("computed_frames", 1):
-                ways.append({key: attributes[key] for key in OF_VECTORS if key in attributes})
-            provenance["computed"][role] += [way for way in ways if way not in provenance["computed"][role]]
-    widths = {role: spec.width for role, spec in specs.items()}
-    dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
-    referred = sources if keep == "shards" else None
-    with create_merged(output, manifest["frames"], widths, provenance, referred, dtype) as merged:
-        row = 0
-        for dna_source, protein_source in zip(sources["dna"], sources["protein"], strict=True):
-            _append(merged, output.parent, dna_source, protein_source, row, copy=referred is None)
-            row += dna_source.rows
+    count = sum(piece.source.rows for piece in found["dna"])
+    with create_merged(
+        output, count, specs["dna"].width, specs["protein"].width, provenance,
+        sources={name: [piece.source for piece in own] for name, own in found.items()} if keep == "shards" else None,
+        digests=all(piece.digests for piece in every), vectors=dtype,
+    ) as merged:  # fmt: skip
+        for name, own in found.items():
+            row = 0
+            for piece in own:
+                _append(merged, name, piece, row, keep == "merged")
+                row += piece.source.rows
         provenance["jobs"]["merge"] = resources_used(began)
-    logger.info("merged %d frames from %d shards", manifest["frames"], len(manifest["pieces"]))
-    return manifest["frames"]
-
-
-def _part(used: dict[str, Any] | None, frames: int, of: int) -> dict[str, Any]:
-    """What a job used for some of its frames: its sums in proportion, everything else as it is."""
-    share = frames / of if of else 1.0
-    return {key: value * share if key in _SUMS else value for key, value in (used or {}).items()}
+    logger.info("merged %d frames from %d shards", count, len(found["dna"]))
+    return count
 
 
 def describe(spec: EncoderSpec) -> dict[str, Any]:
@@ -123,27 +128,73 @@ def describe(spec: EncoderSpec) -> dict[str, Any]:
     }
 
 
-def _check(file: h5py.File, path: Path, count: int, spec: EncoderSpec) -> None:
-    """Refuse a shard's file that isn't of these weights, or has another number of frames."""
-    if file.attrs["weights_sha256"] != spec.weights_sha256:
-        raise StorageError(f"{path}: was made with other weights than {spec.name} has. Delete it and run again.")
-    if (shape := file["embeddings"].shape) != (count, spec.width):
-        raise StorageError(f"{path}: holds {shape}, expected {(count, spec.width)}. Delete it and run again.")
+def _inspect(name: str, path: Path, spec: EncoderSpec, rows: slice, count: int, folder: Path) -> _Piece:
+    """What a shard's file of ``count`` rows says of these rows; refuses one that doesn't belong here."""
+    with open_shard(path) as file:
+        attributes = read_attributes(file)
+        if attributes["weights_sha256"] != spec.weights_sha256:
+            raise StorageError(f"{path}: was made with other weights than {spec.name} has. Delete it and run again.")
+        shape = file["embeddings"].shape
+        if shape != (count, spec.width):
+            raise StorageError(f"{path}: holds {shape}, expected {(count, spec.width)}. Delete it and run again.")
+        dtype, digests = file["embeddings"].dtype.name, "digests" in file
+    own = rows.stop - rows.start
+    key = attributes.get("key", path.parent.name)
+    statistics = {each: attributes[each] for each in OF_JOBS if each in attributes}
+    if own < count:
+        statistics = _share(statistics, own, count) | {"shard_frames": count}
+    ways = json.loads(attributes["copied_ways"]) if "copied_ways" in attributes else []
+    if attributes.get("computed", count):
+        ways = [{each: attributes[each] for each in OF_VECTORS if each in attributes}, *ways]
+    source = Source(relative_path(path, folder), rows.start, own, count, attributes.get("id"))
+    statistics = {"shard": path.stem, "encoder": name, "key": key, "frames": own, **statistics}
+    return _Piece(path, source, key, dtype, digests, statistics, ways)
 
 
-def _append(merged: h5py.File, folder: Path, dna: Source, protein: Source, row: int, copy: bool) -> None:
-    """Write the ids of rows of a shard to rows ``row`` …, and with ``copy`` the vectors and digests."""
-    with open_shard(folder / dna.path) as dna_file, open_shard(folder / protein.path) as protein_file:
-        for start in range(0, dna.rows, ROWS_PER_BLOCK):
-            size = min(ROWS_PER_BLOCK, dna.rows - start)
-            here, there = (slice(at + start, at + start + size) for at in (dna.first, row))
-            ids = dna_file["ids"][here]
-            if not np.array_equal(ids, protein_file["ids"][here]):
+def _share(used: Mapping[str, Any], frames: int, of: int) -> dict[str, Any]:
+    """What a job used for some of its frames: its sums in proportion, everything else as it is."""
+    part = {each: used[each] * frames / max(1, of) for each in _OF_ALL_ROWS if each in used}
+    return {**used, **{each: round(value) if isinstance(used[each], int) else value for each, value in part.items()}}
+
+
+def _only(pieces: Sequence[_Piece], attribute: str, what: str) -> str | None:
+    """The value that all have, None without any."""
+    values: dict[str, Path] = {}
+    for piece in pieces:
+        values.setdefault(getattr(piece, attribute), piece.path)
+    if len(values) > 1:
+        (one, path), (other, elsewhere) = list(values.items())[:2]
+        raise StorageError(f"{elsewhere}: {what} {other}, but {path}: {one}. Delete both and run again.")
+    return next(iter(values), None)
+
+
+def _once(ways: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for way in ways:
+        if way not in found:
+            found.append(way)
+    return found
+
+
+def _append(merged: h5py.File, name: str, piece: _Piece, row: int, copy: bool) -> None:
+    """Fill rows ``row`` … with what the file holds itself; the DNA file gives the ids, the protein file must agree."""
+    path, source = piece.path, piece.source
+    with open_shard(path) as file:
+        for start in range(0, source.rows, ROWS_PER_CHUNK):
+            stop = min(start + ROWS_PER_CHUNK, source.rows)
+            here, there = slice(source.first + start, source.first + stop), slice(row + start, row + stop)
+            ids = file["ids"][here]
+            if name == "dna":
+                merged["ids"][there] = ids
+            elif not np.array_equal(merged["ids"][there], ids):
                 raise StorageError(
-                    f"{folder / protein.path}: its frame ids differ from those of the DNA embeddings. Delete both and run again."
+                    f"{path}: its frame ids differ from those of the DNA embeddings. Delete both and run again."
                 )
-            merged["ids"][there] = ids
-            for role, file in (("dna", dna_file), ("protein", protein_file)) if copy else ():
-                merged[role][there] = file["embeddings"][here]
-                if "digests" in file:
-                    merged[f"{role}_digests"][there] = file["digests"][here]
+            if not copy:
+                continue
+            vectors = file["embeddings"][here]
+            if not np.isfinite(vectors).all():
+                raise StorageError(f"{path}: holds values that are not finite. Delete it and run again.")
+            merged[name][there] = vectors
+            if f"{name}_digests" in merged:
+                merged[f"{name}_digests"][there] = file["digests"][here]

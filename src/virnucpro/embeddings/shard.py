@@ -1,7 +1,8 @@
-"""One shard job: take the vectors from the cache, or compute, write and cache them."""
+"""One shard job: take the vectors from the cache or from former results, or compute, write and cache them."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from virnucpro.embeddings.cache import CacheEntry
+from virnucpro.embeddings.distinct import DistinctSequences
+from virnucpro.embeddings.former import copy_known
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.progress import progress
-from virnucpro.embeddings.reuse import Plan, copy_known, plan_rows, write_computed
-from virnucpro.embeddings.store import ShardFile, create_shard, sequence_digests
+from virnucpro.embeddings.store import ShardFile, create_shard
 from virnucpro.encoders.embed import EMBEDDING_VERSION, Embedded
 from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.encoders.tokenizing import TokenSlices, tokens_ahead
@@ -41,7 +43,7 @@ def embed_shard(
     run: RunRecord | None = None,
     known: Sequence[Path] = (),
 ) -> bool:
-    """Make ``output`` (HDF5) from a shard's FASTA.
+    """Make ``output`` (HDF5) from a shard's FASTA. Equal sequences are embedded once.
 
     Args:
         sequences: ``<sha>.fna`` for a DNA encoder, ``<sha>.faa`` for a protein encoder.
@@ -50,26 +52,31 @@ def embed_shard(
         settings: how to compute, and the cache.
         threads: CPU threads to use.
         run: kept with the vectors.
-        known: ``embeddings.h5`` of earlier runs, whose vectors of the same sequences are copied.
+        known: ``embeddings.h5`` of former results; the vectors that they hold of these sequences, made under the same
+            key, are copied. Those that aren't there are passed over, those that can't be used with a warning.
 
     Returns:
-        Whether the encoder ran (False: all vectors came from the cache, or were known).
+        Whether the encoder ran (False: all vectors came from the cache or from ``known``).
     """
     sequences, output = Path(sequences), Path(output)
-    spec = read_spec(model)
-    key = embedding_key(spec, settings.precision, settings.batching, settings.vectors)
     if settings.cache_dir is None:
-        return _compute(sequences, model, output, settings, threads, run, known, key)
-    entry = CacheEntry.of(settings.cache_dir, spec.architecture, key, sequences.stem)
+        return _compute(sequences, model, output, settings, threads, run, known)
+    spec = read_spec(model)
+    entry = CacheEntry.of(settings.cache_dir, spec.architecture, _key(spec, settings), sequences.stem)
+    ran = False
     for guard in (nullcontext(), entry.claimed()):  # look before waiting for whoever computes it
         with guard:
             if entry.fetch(output):
                 logger.info("cache hit: %s", entry.path)
                 return False
             if not isinstance(guard, nullcontext):
-                computed = _compute(sequences, model, output, settings, threads, run, known, key)
+                ran = _compute(sequences, model, output, settings, threads, run, known)
                 entry.keep(output)
-    return computed
+    return ran
+
+
+def _key(spec: EncoderSpec, settings: Settings) -> str:
+    return embedding_key(spec, settings.precision, settings.batching, settings.vectors)
 
 
 def _compute(
@@ -80,73 +87,76 @@ def _compute(
     threads: int,
     run: RunRecord | None,
     known: Sequence[Path],
-    key: str,
 ) -> bool:
-    """Make the file; returns whether the encoder ran."""
-    began = time.perf_counter()
+    job_began = time.perf_counter()
     ids, letters = read_shard(sequences)
     spec = read_spec(model)
     role = spec.registered.role
     if role is PROTEIN:
         check_protein(sequences, letters)
-    digests = sequence_digests(letters)
-    plan = plan_rows(digests, known, role.name, key)
-    logger.info("%d sequences: %d to compute, %d known, %d that occur twice", len(ids), len(plan.compute), plan.copied,
-                len(ids) - len(plan.compute) - plan.copied)  # fmt: skip
-    with create_shard(output, ids, spec.width, digests, settings.vectors) as file:
-        copy_known(plan, role.name, file)
-        statistics: dict[str, Any] = {"device": "none", "computed_frames": len(plan.compute), "seconds": 0.0, "tokens": 0}
-        if len(plan.compute):
-            own = [[texts[row] for row in plan.compute] for texts in (ids, letters)]
-            statistics |= _run_encoder(sequences, spec, model, *own, plan, file, settings, threads)
-        file.finish(
-            {
-                "architecture": spec.architecture,
-                "model": spec.name,
-                "weights_sha256": spec.weights_sha256,
-                "layer": spec.config["layers"],
-                "pooling": spec.pooling,
-                "precision_configured": settings.precision,
-                "compile": settings.compile,
-                "shard": sequences.stem,
-                "source": spec.source,
-                "embedding_version": EMBEDDING_VERSION,
-                **statistics,
-                "computed_before": plan.computed_before(role.name),
-                **(run or RunRecord()).as_dict(),
-                # With waiting for a GPU, without Python's start and what is left to write.
-                **resources_used(began),
-            }
-        )
-    logger.info("%.1f s with loading and writing", time.perf_counter() - began)
-    return len(plan.compute) > 0
+    distinct, key = DistinctSequences(letters), _key(spec, settings)
+    with create_shard(output, ids, spec.width, distinct.digests, settings.vectors) as file:
+        found, ways = copy_known(file, distinct, known, role.name, key)
+        missing = np.flatnonzero(~found)
+        about = f"{len(ids):,} sequences, {len(distinct):,} distinct, vectors of {len(distinct) - len(missing):,} known"
+        if len(missing):
+            ran = _embed(file, sequences, model, distinct, missing, ids, letters, settings, threads, about)
+        else:  # neither a GPU nor PyTorch is needed
+            logger.info("%s: %s", spec.name, about)
+            ran = {"device": "none", "tokens": 0, "seconds": 0.0}
+        attributes = {
+            "architecture": spec.architecture,
+            "model": spec.name,
+            "weights_sha256": spec.weights_sha256,
+            "layer": spec.config["layers"],
+            "pooling": spec.pooling,
+            "precision_configured": settings.precision,
+            "compile": settings.compile,
+            "key": key,
+            "shard": sequences.stem,
+            "source": spec.source,
+            "embedding_version": EMBEDDING_VERSION,
+            "distinct": len(distinct),
+            "computed": len(missing),
+            "copied_ways": json.dumps(ways),
+            **ran,
+            **(run or RunRecord()).as_dict(),
+            # With waiting for a GPU, without Python's start and what is left to write.
+            **resources_used(job_began),
+        }
+        file.finish(attributes)
+    return len(missing) > 0
 
 
-def _run_encoder(
-    sequences: Path,
-    spec: EncoderSpec,
-    model: Path,
-    ids: list[str],
-    letters: list[bytes],
-    plan: Plan,
+def _embed(
     file: ShardFile,
+    path: Path,
+    model: Path,
+    distinct: DistinctSequences,
+    missing: np.ndarray,
+    all_ids: Sequence[str],
+    all_letters: Sequence[bytes],
     settings: Settings,
     threads: int,
+    about: str,
 ) -> dict[str, Any]:
-    """Compute the sequences of ``plan.compute`` and write their vectors; returns what ran."""
+    """Compute the vectors of the distinct sequences that are ``missing`` and write all their rows; returns what ran."""
+    spec = read_spec(model)
+    ids, letters = ([given[row] for row in distinct.first[missing].tolist()] for given in (all_ids, all_letters))
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's
     with (
-        held_gpu(settings, f"{spec.name}, {sequences}") as gpu,
+        held_gpu(settings, f"{spec.name}, {path}") as gpu,
         tokens_ahead(spec, ids, letters, settings.batching != "original") as tokens,
     ):
+        began = time.perf_counter()
         # PyTorch is imported only now: a cache hit or a bad file needs none of it, and it must see the leased GPU.
         import torch
 
         torch.set_num_threads(threads)
         device = resolve_device(settings.device, gpu)
-        logger.info("%s on %s, %d threads, %d sequences", spec.name, device, threads, len(ids))
+        logger.info("%s on %s, %d threads, %s", spec.name, device, threads, about)
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
-        with progress(sequences.name, int(lengths.sum()), spec.registered.role.unit) as advance:
+        with progress(path.name, int(lengths.sum()), spec.registered.role.unit) as advance:
 
             def done(rows: np.ndarray | list[int]) -> None:
                 advance(int(lengths[rows].sum()))
@@ -154,14 +164,19 @@ def _run_encoder(
             with ThreadPoolExecutor(1, "write") as writer:
                 written = deque[Future]()
 
+                def store(numbers: np.ndarray, vectors: np.ndarray) -> None:
+                    rows, which = distinct.rows(numbers)
+                    file.write_rows(rows, vectors if np.array_equal(which, np.arange(len(vectors))) else vectors[which])
+
                 def write(first: int, vectors: np.ndarray) -> None:
-                    written.append(writer.submit(write_computed, plan, file, first, vectors))
+                    written.append(writer.submit(store, missing[first : first + len(vectors)], vectors))
                     if len(written) > 2:  # the disk is slower than the GPU
                         written.popleft().result()
 
                 statistics = compute_into(write, model, ids, letters, settings, device, done, tokens)
                 for each in written:
                     each.result()
+        gpu_name = {"gpu_name": torch.cuda.get_device_name()} if device == "cuda" else {}
     ran = ", ".join(
         str(statistics[name]) for name in ("precision", "backend", "kernels", "batching") if name in statistics
     )
@@ -169,8 +184,8 @@ def _run_encoder(
         "computed %d embeddings of %s: %s tokens in %d packs, %.0f%% full, %.0f tokens/s; %s", len(ids), spec.architecture,
         f"{statistics['tokens']:,}", statistics["packs"], 100 * statistics["fill"], statistics["tokens_per_second"], ran,
     )  # fmt: skip
-    name = {"gpu_name": torch.cuda.get_device_name()} if device == "cuda" else {}
-    return {**statistics, "device": device, "gpu": gpu or "", **name}
+    logger.info("%.1f s with loading and writing", time.perf_counter() - began)
+    return {"device": device, "gpu": gpu or "", **statistics, **gpu_name}
 
 
 def held_gpu(settings: Settings, purpose: str) -> AbstractContextManager[str | None]:

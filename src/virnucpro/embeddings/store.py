@@ -1,14 +1,17 @@
-"""Layout of the HDF5 files: one per shard and model, and the merged one per sample.
+"""Layout of the HDF5 files: one per shard and model, and the merged one per sample, which may refer to rows of those.
 
-Both carry ``complete`` as their last-written attribute and appear by rename, so a reader can tell a
-finished file from anything else.
+All carry ``complete`` as their last-written attribute and appear by rename, so a reader can tell a finished file from
+anything else. HDF5 reads rows of a file that is missing as NaN, and looks for it in the current folder, too; so vectors
+that are referred to are read from the shards' files themselves, each of which is checked whenever it is opened.
 """
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
+import os
 import uuid
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,52 +21,57 @@ from typing import Any
 import h5py
 import numpy as np
 
-from virnucpro.errors import StorageError
+from virnucpro.errors import ConfigError, StorageError
 from virnucpro.io import atomic_file, named_in_errors
 
 ROWS_PER_CHUNK = 1024
 """Rows in one HDF5 chunk; about 2 GB/s at this size, and small enough to stream."""
+DIGEST_BYTES = 16
 
 _STRING = h5py.string_dtype("utf-8")
+_REMEDY = "Delete it and run again."
 
 
 class ShardFile:
     """A shard's file in the making; rows may come in any order."""
 
     def __init__(
-        self, file: h5py.File, path: Path, ids: Sequence[str], width: int, digests: np.ndarray | None, dtype: str
+        self, file: h5py.File, path: Path, ids: Sequence[str], width: int, digests: np.ndarray | None, vectors: str
     ) -> None:
-        self._file, self._path, self._missing = file, path, len(ids)
+        self._file, self._path, self._ids, self._missing = file, path, ids, len(ids)
+        self._dtype = np.dtype(vectors)
         file.create_dataset("ids", data=np.array(ids, dtype=object), dtype=_STRING)
-        file.create_dataset("embeddings", shape=(len(ids), width), dtype=dtype, chunks=_chunks(len(ids), width))
+        file.create_dataset("embeddings", shape=(len(ids), width), dtype=self._dtype, chunks=_chunks(len(ids), width))
         if digests is not None:
-            file.create_dataset("digests", data=digests)
+            file.create_dataset("digests", data=digests, dtype="u1", shape=(len(ids), DIGEST_BYTES))
         file.attrs["count"] = len(ids)
-        # So that a file that refers to this one notices another in its place.
         file.attrs["id"] = uuid.uuid4().hex
 
     def write(self, first: int, embeddings: np.ndarray) -> None:
-        """Store (m, d) float32 rows from row ``first`` on; StorageError for a value that can't be stored."""
-        target = self._file["embeddings"]
-        if embeddings.dtype != np.float32 or embeddings.shape[1:] != target.shape[1:]:
+        """Store (m, d) rows, float32 or of the file's own dtype, from row ``first`` on.
+
+        Raises StorageError for values that aren't finite, ConfigError for those that float16 can't hold.
+        """
+        if embeddings.dtype not in (np.float32, self._dtype) or embeddings.shape[1:] != (self.width,):
             raise ValueError(f"expected float32 rows, got {embeddings.dtype} {embeddings.shape}")
-        if len(embeddings):
-            with np.errstate(over="ignore"):
-                stored = embeddings.astype(target.dtype, copy=False)
-            finite = np.isfinite(stored).all(axis=1)
-            if not finite.all():
-                row = first + int(np.argmin(finite))
-                raise StorageError(f"{self._path}: the vector of {self._file['ids'].asstr()[row]} isn't finite as {target.dtype}. "
-                                   "Set vectors: float32, or precision: float32.")  # fmt: skip
+        with np.errstate(over="ignore"):
+            stored = embeddings.astype(self._dtype, copy=False)
+        if not np.isfinite(stored).all():
+            self._refuse(first, embeddings, stored)
+        if len(stored):
             with named_in_errors(self._path):
-                target[first : first + len(embeddings)] = stored
-        self._missing -= len(embeddings)
+                self._file["embeddings"][first : first + len(stored)] = stored
+        self._missing -= len(stored)
 
     def write_rows(self, rows: np.ndarray, embeddings: np.ndarray) -> None:
-        """The same for rows (m,) int64 that rise, but needn't be next to one another."""
-        for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
-            if len(run):
-                self.write(int(rows[run[0]]), embeddings[run[0] : run[-1] + 1])
+        """Store (m, d) vectors as (m,) rows, which rise."""
+        for part in runs(rows):
+            self.write(int(rows[part.start]), embeddings[part])
+
+    @property
+    def width(self) -> int:
+        """Columns of the vectors."""
+        return int(self._file["embeddings"].shape[1])
 
     def finish(self, attributes: dict[str, Any]) -> None:
         """Add what describes the rows; values that HDF5 can't hold are stored as JSON."""
@@ -75,107 +83,138 @@ class ShardFile:
             self._file.attrs["complete"] = True
             self._file.close()  # what HDF5 still holds is written now
 
-
-def sequence_digests(sequences: Sequence[bytes]) -> np.ndarray:
-    """(n, 16) uint8: BLAKE2b-128 of each sequence's letters, by which equal ones are found."""
-    joined = b"".join(hashlib.blake2b(sequence, digest_size=16).digest() for sequence in sequences)
-    return np.frombuffer(joined, np.uint8).reshape(len(sequences), 16)
+    def _refuse(self, first: int, embeddings: np.ndarray, stored: np.ndarray) -> None:
+        bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+        names = ", ".join(str(self._ids[first + row]) for row in bad[:10]) + ", ..." * (len(bad) > 10)
+        if not np.isfinite(embeddings).all():
+            raise StorageError(f"{self._path}: refused values that are not finite, of {names}. Run again.")
+        raise ConfigError(
+            f"vectors: float16 can't hold values of up to {np.abs(embeddings).max():,.0f} (65,504 is its largest), of "
+            f"{names}. Use vectors: float32."
+        )
 
 
 @contextmanager
 def create_shard(
-    path: str | Path, ids: Sequence[str], width: int, digests: np.ndarray | None = None, dtype: str = "float32"
+    path: str | Path, ids: Sequence[str], width: int, digests: np.ndarray | None = None, vectors: str = "float32"
 ) -> Iterator[ShardFile]:
-    """Create a shard's file, which appears whole or not at all.
+    """Create a shard's file for n frame ids, in shard order, and vectors of ``width``; appears whole or not at all.
 
-    Args:
-        path: the file.
-        ids: n frame ids, in shard order.
-        width: of the vectors.
-        digests: (n, 16) uint8, see ``sequence_digests``.
-        dtype: that vectors are stored in, ``float32`` or ``float16``.
+    ``digests`` (n, 16) uint8 are those of the sequences, ``vectors`` is the stored dtype.
     """
     # Not all that fails in here is this file's fault: vectors are computed meanwhile.
     with atomic_file(path, only_writes=False) as temporary, h5py.File(temporary, "w", locking=False) as file:
-        yield ShardFile(file, Path(path), ids, width, digests, dtype)
+        yield ShardFile(file, Path(path), ids, width, digests, vectors)
 
 
-def write_shard(path: str | Path, ids: Sequence[str], embeddings: np.ndarray, attributes: dict[str, Any]) -> None:
+def write_shard(
+    path: str | Path,
+    ids: Sequence[str],
+    embeddings: np.ndarray,
+    attributes: dict[str, Any],
+    digests: np.ndarray | None = None,
+    vectors: str = "float32",
+) -> None:
     """Write one shard's n ids, (n, d) float32 vectors and attributes at once."""
-    with create_shard(path, ids, embeddings.shape[1]) as shard:
+    with create_shard(path, ids, embeddings.shape[1], digests, vectors) as shard:
         shard.write(0, embeddings)
         shard.finish(attributes)
 
 
 @contextmanager
-def open_shard(path: str | Path) -> Iterator[h5py.File]:
-    """Open a shard's file for reading, refusing one that was not finished."""
-    with _open_complete(path, ("ids", "embeddings")) as file:
-        if not len(file["ids"]) == len(file["embeddings"]) == file.attrs["count"]:
-            raise StorageError(f"{path}: holds fewer rows than it says. Delete it and run again.")
+def open_shard(path: str | Path, remedy: str = _REMEDY) -> Iterator[h5py.File]:
+    """Open a shard's file for reading, refusing one that was not finished; ``remedy`` ends the message."""
+    with _open_complete(path, ("ids", "embeddings"), remedy) as file:
+        if any(len(file[name]) != file.attrs["count"] for name in ("ids", "embeddings", "digests") if name in file):
+            raise StorageError(f"{path}: holds fewer rows than it says. {remedy}")
         yield file
+
+
+def runs(rows: np.ndarray) -> list[slice]:
+    """Places of (m,) rising rows that follow one another without a gap, in order."""
+    edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of a shard's file that ``embeddings.h5`` refers to."""
+    """Rows of a shard's file that a merged file refers to."""
 
-    path: str  # relative to the folder of embeddings.h5
-    id: str  # of that very file; empty for one of version 0.1
-    count: int  # frames in the file
-    first: int  # row
+    path: str  # of the shard's file, from the merged file's folder
+    first: int  # row in the shard's file
     rows: int
+    count: int  # rows that the shard's file has in all
+    id: str | None  # its attribute; None: version 0.1 wrote none
+
+
+def relative_path(file: Path, folder: Path) -> str:
+    """Path of ``file`` from ``folder``; through links as they are named, if that leads there, else as they resolve."""
+    named = os.path.relpath(file, folder)
+    if os.path.exists(folder / named) and os.path.samefile(folder / named, file):
+        return named
+    return os.path.relpath(file.resolve(), folder.resolve())
 
 
 @contextmanager
 def create_merged(
     path: str | Path,
     count: int,
-    widths: Mapping[str, int],
+    dna_width: int,
+    protein_width: int,
     provenance: dict[str, Any],
+    *,
     sources: Mapping[str, Sequence[Source]] | None = None,
-    dtype: str = "float32",
+    digests: bool = False,
+    vectors: str = "float32",
 ) -> Iterator[h5py.File]:
-    """Create ``embeddings.h5``; the caller fills ``ids``, ``provenance`` and, without sources, ``dna`` and ``protein``.
+    """Create ``embeddings.h5`` for ``count`` frames; the caller fills what it holds itself, and ``provenance``.
 
     Args:
         path: the file.
-        count: frames.
-        widths: of the vectors, by role.
-        provenance: stored at the end, as JSON.
-        sources: by role, the rows of shards' files that the vectors are; else they are copied.
-        dtype: of the vectors.
+        count: rows.
+        dna_width, protein_width: columns.
+        provenance: may be added to until the block ends.
+        sources: the shards' rows by role, in order; then only ``ids`` are to be filled. None: ``dna`` and ``protein``, too.
+        digests: whether it has ``dna_digests`` and ``protein_digests`` (to be filled where ``sources`` is None).
+        vectors: dtype of the vectors.
     """
     with atomic_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
         # Contiguous: shards end anywhere, and a part of a chunk costs reading and writing all of it.
         file.create_dataset("ids", shape=(count,), dtype=_STRING)
-        for role, width in widths.items():
-            for name, columns, kind, inner in ((role, width, dtype, "embeddings"), (f"{role}_digests", 16, "uint8", "digests")):
-                if sources is None or not count:
-                    file.create_dataset(name, shape=(count, columns), dtype=kind)
-                elif inner == "embeddings" or all(source.id for source in sources[role]):
-                    layout, row = h5py.VirtualLayout((count, columns), kind), 0
-                    for source in sources[role]:
-                        rows = h5py.VirtualSource(source.path, inner, (source.count, columns), kind)
-                        layout[row : row + source.rows] = rows[source.first : source.first + source.rows]
-                        row += source.rows
-                    # What HDF5 gives, without a word, for a source that is missing.
-                    file.create_virtual_dataset(name, layout, fillvalue=np.nan if inner == "embeddings" else 0)
+        for role, width in (("dna", dna_width), ("protein", protein_width)):
+            own = None if sources is None else sources[role]
+            _add(file, role, "embeddings", (count, width), np.dtype(vectors), own)
+            if digests:
+                _add(file, f"{role}_digests", "digests", (count, DIGEST_BYTES), np.dtype("u1"), own)
         file.attrs["count"] = count
         yield file
-        # Written last, so that the caller can add to it; a dataset, since an attribute ends at 64 kB.
         if sources is not None:
-            provenance["sources"] = {role: [asdict(source) for source in own] for role, own in sources.items()}
+            provenance = provenance | {"sources": {role: [asdict(each) for each in sources[role]] for role in sources}}
+        # Written last, so that the caller can add to it; a dataset, since an attribute ends at 64 kB.
         file.create_dataset("provenance", data=json.dumps(provenance), dtype=_STRING)
         file.attrs["complete"] = True
 
 
-class MergedEmbeddings:
-    """Streaming reader of ``embeddings.h5``.
+def _add(
+    file: h5py.File, name: str, there: str, shape: tuple[int, int], dtype: np.dtype, sources: Sequence[Source] | None
+) -> None:
+    """Add a dataset: to be filled, or of rows of the shards' datasets ``there``."""
+    if not sources:
+        file.create_dataset(name, shape=shape, dtype=dtype)
+        return
+    layout, row = h5py.VirtualLayout(shape, dtype), 0
+    for each in sources:
+        whole = h5py.VirtualSource(each.path, there, shape=(each.count, shape[1]), dtype=dtype)
+        layout[row : row + each.rows] = whole[each.first : each.first + each.rows]
+        row += each.rows
+    file.create_virtual_dataset(name, layout, fillvalue=np.nan if dtype.kind == "f" else 0)
 
-    Raises:
-        StorageError: it isn't complete, or a shard's file that it refers to is missing or another one than it was; HDF5 itself
-            reads such rows as NaN.
+
+class MergedEmbeddings:
+    """Streaming reader of ``embeddings.h5``, wherever its vectors lie.
+
+    Raises StorageError for a file that isn't whole, and for shards that it refers to and that are missing, not whole, or
+    made anew since: here, and again in whatever reads them.
     """
 
     def __init__(self, path: str | Path):
@@ -185,17 +224,19 @@ class MergedEmbeddings:
             self.dna_width = int(file["dna"].shape[1])
             self.protein_width = int(file["protein"].shape[1])
             self.provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
-        for sources in self.provenance.get("sources", {}).values():
-            for source in sources:
-                self._check(Source(**source))
-
-    def _check(self, source: Source) -> None:
-        path, remedy = self.path.parent / source.path, f"Delete {self.path} and run again."
-        if not path.is_file():
-            raise StorageError(f"{path}: is missing, and {self.path} refers to its vectors. {remedy}")
-        with open_shard(path) as file:
-            if (file.attrs.get("id", ""), len(file["embeddings"])) != (source.id, source.count):
-                raise StorageError(f"{path}: isn't the file that {self.path} refers to. {remedy}")
+            found = self.provenance.get("sources", {})
+            self.sources = {role: [Source(**each) for each in found[role]] for role in found}
+            for role in ("dna", "protein"):
+                rows = sum(each.rows for each in self.sources.get(role, ()))
+                if file[role].is_virtual and rows != self.count:
+                    raise StorageError(f"{self.path}: refers to {rows} rows of {self.count}. {_REMEDY}")
+        self._starts = {
+            role: [0, *itertools.accumulate(each.rows for each in own)] for role, own in self.sources.items()
+        }
+        for role, own in self.sources.items():
+            for each in own:
+                with self._open_source(role, each):
+                    pass
 
     @property
     def width(self) -> int:
@@ -208,35 +249,76 @@ class MergedEmbeddings:
 
     def read(self, window: slice) -> tuple[list[str], np.ndarray]:
         """Ids and features (n, dna + protein) float32 of a window. Threads may read side by side."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            return file["ids"].asstr()[window].tolist(), self.features(window)
+
+    def features(self, window: slice) -> np.ndarray:
+        """Features (n, dna + protein) float32 of a window. Threads may read side by side."""
         features = np.empty((window.stop - window.start, self.width), np.float32)
-        with h5py.File(self.path, "r", locking=False) as file:
-            file["dna"].read_direct(features, window, np.s_[:, : self.dna_width])
-            file["protein"].read_direct(features, window, np.s_[:, self.dna_width :])
-            return file["ids"].asstr()[window].tolist(), features
+        for role, columns in (("dna", np.s_[: self.dna_width]), ("protein", np.s_[self.dna_width :])):
+            at = 0
+            for vectors, _, rows in self.parts(role, window):
+                here = slice(at, at := at + rows.stop - rows.start)
+                if vectors.dtype == np.float32:
+                    vectors.read_direct(features, rows, (here, columns))
+                else:  # NumPy converts three times as fast as HDF5
+                    features[here, columns] = vectors[rows]
+        return features
 
-    def digests(self, role: str) -> np.ndarray:
-        """(n, 16) uint8 of the sequences in a role's letters; of no rows if the file is of version 0.1."""
-        with h5py.File(self.path, "r", locking=False) as file:
-            name = f"{role}_digests"
-            return file[name][:] if name in file else np.empty((0, 16), np.uint8)
+    def parts(
+        self, role: str, window: slice | None = None
+    ) -> Iterator[tuple[h5py.Dataset, h5py.Dataset | None, slice]]:
+        """Where the vectors of some rows lie: dataset of vectors, of digests if there is one, and rows in both.
 
-    def vectors(self, role: str, rows: slice) -> np.ndarray:
-        """(n, width) float32 of some rows."""
-        with h5py.File(self.path, "r", locking=False) as file:
-            return file[role][rows].astype(np.float32)
+        In order; each dataset can be read until the next one is asked for.
+        """
+        window = window or slice(0, self.count)
+        if not self.sources.get(role):
+            with h5py.File(self.path, "r", locking=False) as file:
+                yield file[role], file.get(f"{role}_digests"), window
+            return
+        starts, own = self._starts[role], self.sources[role]
+        for place in range(bisect_right(starts, window.start) - 1, len(own)):
+            if starts[place] >= window.stop:
+                return
+            shift = own[place].first - starts[place]
+            rows = slice(max(window.start, starts[place]) + shift, min(window.stop, starts[place + 1]) + shift)
+            with self._open_source(role, own[place]) as file:
+                yield file["embeddings"], file.get("digests"), rows
+
+    @contextmanager
+    def _open_source(self, role: str, source: Source) -> Iterator[h5py.File]:
+        folder = next(
+            (each for each in (self.path.parent, self.path.resolve().parent) if (each / source.path).exists()), None
+        )
+        path = Path(os.path.normpath(self.path.parent / source.path)) if folder is None else folder / source.path
+        if folder is None:
+            raise StorageError(
+                f"{path}: no such file, but {self.path} refers to vectors in it. Put it back, or delete {self.path} and "
+                "run again."
+            )
+        with open_shard(path, f"Delete it and {self.path}, which refers to it, and run again.") as file:
+            width = self.dna_width if role == "dna" else self.protein_width
+            same = file["embeddings"].shape == (source.count, width)
+            if not same or (source.id is not None and file.attrs.get("id") != source.id):
+                raise StorageError(
+                    f"{path}: isn't the file that {self.path} refers to, but was made anew since. Delete {self.path} and "
+                    "run again."
+                )
+            yield file
 
 
 @contextmanager
-def _open_complete(path: str | Path, datasets: tuple[str, ...]) -> Iterator[h5py.File]:
+def _open_complete(path: str | Path, datasets: tuple[str, ...], remedy: str = _REMEDY) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r", locking=False)
     except FileNotFoundError:
         raise StorageError(f"{path}: no such file.") from None
     except OSError as error:
-        raise StorageError(f"{path}: not a readable HDF5 file ({error}). Delete it and run again.") from error
+        raise StorageError(f"{path}: not a readable HDF5 file ({error}). {remedy}") from error
     with file:
         if not file.attrs.get("complete", False) or any(name not in file for name in datasets):
-            raise StorageError(f"{path}: was not written to its end. Delete it and run again.")
+            raise StorageError(f"{path}: was not written to its end. {remedy}")
         yield file
 
 

@@ -20,7 +20,12 @@ MAX_LISTED_SHARDS = 500
 
 
 def write_sample_page(
-    folder: Path, sample: str, fastas: Sequence[str | Path], output: Path, provenance: Mapping[str, Any], check: str | None
+    folder: Path,
+    sample: str,
+    fastas: Sequence[str | Path],
+    output: Path,
+    provenance: Mapping[str, Any],
+    check: str | None,
 ) -> None:
     """Write a sample's page: one file, bounded in size whatever the number of contigs.
 
@@ -36,6 +41,7 @@ def write_sample_page(
     contigs = tables.read_contigs(folder / "contigs.tsv")
     chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn)
     shards = provenance["shards"]
+    computed = timing.computed(shards)
     _write(
         output,
         "sample.html.j2",
@@ -51,7 +57,9 @@ def write_sample_page(
         calls=(VIRAL, NON_VIRAL, UNSCORED),
         times=timing.rule_times(provenance, methods.architectures(summary)),
         throughput=timing.throughput(shards),
-        shards=sorted(timing.computed(shards), key=lambda shard: -shard["seconds"])[:MAX_LISTED_SHARDS],
+        computed_shards=len(computed),
+        known_frames=sum(shard["frames"] - shard.get("computed", shard["frames"]) for shard in shards),
+        shards=sorted(computed, key=lambda shard: -shard["seconds"])[:MAX_LISTED_SHARDS],
         check=check_of(check, summary),
         methods=methods.methods(summary, sum(contigs.bases.values())),
         references=methods.references(methods.architectures(summary).values()),

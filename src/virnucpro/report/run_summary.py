@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-
 MAX_LISTED_SAMPLES = 20
 
 

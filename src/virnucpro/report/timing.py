@@ -68,7 +68,7 @@ def throughput(shards: list[dict[str, Any]]) -> list[Throughput]:
         own = [shard for shard in computed(shards) if shard["encoder"] == encoder]
         if own:
             devices = ", ".join(sorted({str(shard.get("gpu_name", shard["device"])) for shard in own}))
-            frames = round(sum(shard.get("computed_frames", shard["frames"]) for shard in own))
+            frames = round(sum(shard.get("computed", shard["frames"]) for shard in own))
             tokens, seconds = (sum(shard[key] for shard in own) for key in ("tokens", "seconds"))
             on_gpus = [shard for shard in own if "gpu_seconds" in shard]
             busy, whole = (sum(shard[key] for shard in on_gpus) for key in ("gpu_seconds", "seconds"))

@@ -42,7 +42,9 @@ def units_of(
         else:
             pooled.append((sample, max(1, frames)))
     boundaries, names = Boundaries(shard_frames), iter(pooled)
-    complete = [counts for sample, frames in pooled for counts in boundaries.push(_digest(sample), (frames, 1, 0, 0, 0))]
+    complete = [
+        counts for sample, frames in pooled for counts in boundaries.push(_digest(sample), (frames, 1, 0, 0, 0))
+    ]
     for _, members, *_ in (*complete, *boundaries.finish()):
         pools.append([next(names)[0] for _ in range(members)])
     units = {sample: (sample,) for sample in alone}

@@ -81,7 +81,7 @@ class TrainOptions:
 class Settings:
     """The options with their values: the defaults, or with ``validation.resolve`` those of a run, validated.
 
-    Only ``precision`` and ``batching`` change what a vector is, and so the name it is kept under.
+    Only ``precision``, ``batching`` and ``vectors`` change what a vector is, and so the name it is kept under.
     """
 
     # fmt: off
@@ -145,16 +145,18 @@ class Settings:
         "auto", "Tokens in one forward pass, or auto.",
         "`auto` on a GPU is what its free memory allows, measured, up to 32,768 (DNABERT-S 49,152).",
         minimum=16, pattern="^auto$")
+    vectors: str = _compute(
+        "float32", "How vectors are stored. `float16` takes half the space.",
+        "`float16` changes scores by less than 1e-3, which the target `check` measures; a vector with values that it "
+        "can't hold is an error. Such vectors are kept apart from the others (their folder's name ends in `-float16`).",
+        enum=["float32", "float16"])
+    keep: str = _compute(
+        "shards", "Which vectors stay when a sample's tables are made. `shards`: those of the shards, which "
+        "`embeddings.h5` refers to; `merged`: a copy in each sample's `embeddings.h5` instead; `none`: none.",
+        "See [docs/outputs.md](../docs/outputs.md#what-may-be-deleted).", enum=["shards", "merged", "none"])
     shard_frames: int = _compute(
         100_000, "Largest number of frames in a shard, the unit of work that a kill can lose.",
         "Changing it splits anew.", minimum=1)
-    vectors: str = _compute(
-        "float32", "Type that vectors are stored in. `float16` takes half the space.",
-        "Scores differ by less than 0.001; `virnucpro check` measures it. Vectors of either type are kept apart.",
-        enum=["float32", "float16"])
-    keep: str = _compute(
-        "shards", "Vectors that stay after a run: in files that samples share (`shards`), a file per sample (`merged`), or `none`.",
-        "See [docs/outputs.md](../docs/outputs.md).", enum=["shards", "merged", "none"])
     device: str = _compute(
         "auto", "Where the encoders run. `auto` takes a GPU where there is one.",
         "`cuda` insists on a GPU.", enum=["auto", "cpu", "cuda"])
