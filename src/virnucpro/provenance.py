@@ -27,6 +27,7 @@ from virnucpro.errors import StorageError
 from virnucpro.models.model_file import read_entry
 from virnucpro.settings.options import path_keys
 
+_FIRST_MAX_RSS = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 OF_VECTORS = ("precision", "backend", "batching", "compile", "device", "versions", "configuration_sha256", "switches")
 """Attributes of a shard that say how its vectors were computed; ``embeddings.h5`` has each way once."""
 OF_JOBS = (
@@ -74,15 +75,17 @@ class RunRecord:
 def resources_used(began: float) -> dict[str, float]:
     """What a job used until now: seconds since ``began`` (``perf_counter``), processor time, largest resident memory (MB).
 
-    Processor time counts processes that were waited for; memory is this process's own, or what the one that started it had if
-    that is more.
+    Processor time counts processes that were waited for. A process begins with the largest memory of the one that started it, so
+    its own is known only where it is more.
     """
     own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {
+    used = {
         "job_seconds": time.perf_counter() - began,
-        "cpu_seconds": sum(used.ru_utime + used.ru_stime for used in (own, others)),
-        "max_rss": own.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+        "cpu_seconds": sum(each.ru_utime + each.ru_stime for each in (own, others)),
     }
+    if own.ru_maxrss > _FIRST_MAX_RSS:
+        used["max_rss"] = own.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return used
 
 
 def origins(folders: Iterable[Path]) -> list[dict[str, Any]]:

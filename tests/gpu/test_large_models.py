@@ -24,7 +24,7 @@ from tests.hub import serving
 from virnucpro import installation
 from virnucpro.check.measure import compare_vectors
 from virnucpro.check.reference import reference_vectors
-from virnucpro.check.run import check
+from virnucpro.check.run import measure
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.embeddings.shard import embed_shard
@@ -38,7 +38,7 @@ from virnucpro.encoders.precision import choose_precision
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.encoders.spec import read_spec, verify_encoder
 from virnucpro.models.sources import find
-from virnucpro.sequences.split import read_shard, split_fasta
+from virnucpro.sequences.split import read_shard, split_samples
 from virnucpro.settings.options import Settings
 
 CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
@@ -153,7 +153,7 @@ def test_from_a_file_to_a_passed_check(size, layers, width, heads, device, tmp_p
     rng = np.random.default_rng(0)
     contigs = ["".join(rng.choice(CODONS, 167))[:500] for _ in range(records)]
     (tmp_path / "in.fa").write_text("".join(f">r{at}\n{contig}\n" for at, contig in enumerate(contigs)))
-    split_fasta([tmp_path / "in.fa"], tmp_path / "shards", chunk_length=500, shard_frames=10_000)
+    split_samples({"s": [tmp_path / "in.fa"]}, tmp_path / "shards", chunk_length=500, shard_frames=10_000)
     (shard,) = (tmp_path / "shards").glob("*.faa")
     ids, proteins = read_shard(shard)
     assert len(ids) >= records
@@ -181,7 +181,7 @@ def test_from_a_file_to_a_passed_check(size, layers, width, heads, device, tmp_p
     )
     models = {"dna": dna, "protein": model}
     with step(f"{size}, check of {frames} frames"):
-        result = check(
+        result = measure(
             [tmp_path / "shards"],
             models,
             tmp_path / "classifier",

@@ -24,7 +24,7 @@ ARCHITECTURES = {"dna": "dnabert_s", "protein": "esm2"}
 
 
 def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4, name: str = "contig") -> Path:
-    """Make ``results/sample`` and its benchmarks; every tenth contig has no open frame. Returns the sample's folder."""
+    """Make ``results/sample``; every tenth contig has no open frame. Returns the sample's folder."""
     folder = results / sample
     folder.mkdir(parents=True)
     random.seed(contigs)
@@ -84,12 +84,8 @@ def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4
         **counts, **encoders, "chunks": contigs * chunks, "frames": counts["scored_chunks"] * 2,
         "virus_frames": counts["viral_chunks"], "skipped_records": 0, "threshold": 0.5, "chunk_length": CHUNK,
         "classifier": {"name": "mini-500", "weights_sha256": "c" * 64}, 
-        "computed": {"dna": [WAY], "protein": [WAY]}, "run": RUN, "configuration": {"preset": "mini-500", "cache_dir": None},
+        "computed": {"dna": [WAY], "protein": [WAY]},
+        "embedding_seconds": {"CPU": 7.0, "GPU": 3.0}, "run": RUN, "configuration": {"preset": "mini-500", "cache_dir": None},
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
-    benchmark = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
-    for path, seconds in ((f"split/{sample}.tsv", "0.3"), ("predict/another.tsv", "9999")):
-        (results / "benchmarks" / path).parent.mkdir(parents=True, exist_ok=True)
-        rss = "NA" if seconds == "0.3" else "444.4"
-        (results / "benchmarks" / path).write_text(f"{benchmark}{seconds}\t0:00:01\t{rss}\t1\t1\t1\t1\t1\t1\t5.25\n")
     return folder

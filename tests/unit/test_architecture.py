@@ -36,6 +36,7 @@ LAYERS = [
     "check",
     "benchmark",
     "report",
+    "results",
     "downloads",
     "doctor",
     "cli",

@@ -14,8 +14,9 @@ from tests.unit.encoder_fixtures import bpe_json, dna, random_dnabert, random_es
 from virnucpro.check import reference, run
 from virnucpro.check.frames import read_published, sample_frames
 from virnucpro.check.measure import compare_scores, compare_vectors, within
+from virnucpro.check.output import refuse_failed
 from virnucpro.check.reference import reference_vectors
-from virnucpro.check.run import check
+from virnucpro.check.run import measure
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.encoders import embedder as embedding
@@ -24,7 +25,7 @@ from virnucpro.encoders.loading import write_encoder
 from virnucpro.encoders.precision import PRECISIONS, Gate
 from virnucpro.errors import InputError, ModelError
 from virnucpro.provenance import read_provenance
-from virnucpro.sequences.split import read_shard, split_fasta
+from virnucpro.sequences.split import read_shard, split_samples
 from virnucpro.settings.options import Settings
 
 WIDTHS = (48, 32)
@@ -68,7 +69,9 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("check")
     records = dna([600] * 40, seed=3, letters=b"ACG")  # no T, so no stop on the forward strand
     (folder / "in.fa").write_bytes(b"".join(b">r%d\n%s\n" % pair for pair in enumerate(records)))
-    split_fasta([folder / "in.fa"], folder / "shards", chunk_length=300, shard_frames=40, empty_records="error")
+    split_samples(
+        {"s": [folder / "in.fa"]}, folder / "shards", chunk_length=300, shard_frames=40, empty_records="error"
+    )
     models = {"dna": folder / "dna.safetensors", "protein": folder / "protein.safetensors"}
     write_encoder(random_dnabert(tokenizer=bpe_json()), models["dna"], name="d")
     write_encoder(random_esm2(), models["protein"], name="p")
@@ -91,7 +94,9 @@ def test_frames_come_from_all_over_the_samples(made):
 
 def test_no_frames_is_an_error(tmp_path):
     (tmp_path / "in.fa").write_text(">r\n" + "TAA" * 120 + "\n")
-    split_fasta([tmp_path / "in.fa"], tmp_path / "shards", chunk_length=300, shard_frames=40, empty_records="error")
+    split_samples(
+        {"s": [tmp_path / "in.fa"]}, tmp_path / "shards", chunk_length=300, shard_frames=40, empty_records="error"
+    )
     manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
     (tmp_path / "shards" / "manifest.json").write_text(json.dumps(manifest | {"shards": []}))
     with pytest.raises(InputError, match="no open reading frame"):
@@ -99,7 +104,7 @@ def test_no_frames_is_an_error(tmp_path):
 
 
 def test_fp32_passes_against_both_references(made, tmp_path):
-    result = check(*made, tmp_path, Settings(), frames=20)
+    result = measure(*made, tmp_path, Settings(), frames=20)
     assert result["passed"] and result == json.loads((tmp_path / "check.json").read_text())
     rows = {row["encoder"]: row for row in result["rows"]}
     assert [row["chosen"] for row in rows.values()] == [True] * 3
@@ -122,8 +127,9 @@ def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):
         return found._replace(vectors=found.vectors + 0.01 * found.vectors.std()) if "protein" in str(model) else found
 
     monkeypatch.setattr(run, "compute", wrong)
+    measure(*made, tmp_path, Settings(), frames=20)
     with pytest.raises(ModelError, match=r"protein against fair-esm.*check\.txt"):
-        check(*made, tmp_path, Settings(), frames=20)
+        refuse_failed(tmp_path / "check.json")
     result = json.loads((tmp_path / "check.json").read_text())
     dna, protein, both = result["rows"]
     assert dna["passed"] and not protein["passed"]
@@ -142,7 +148,7 @@ def test_other_precisions_only_inform(made, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "choose_precision", choose)
     monkeypatch.delitem(PRECISIONS, "tf32")
     monkeypatch.setitem(PRECISIONS, "bf16", dataclasses.replace(PRECISIONS["bf16"], gate=Gate(1e-9, 1e-9)))
-    result = check(*made, tmp_path, Settings(), frames=10)
+    result = measure(*made, tmp_path, Settings(), frames=10)
     ways = [(row["precision"], row["chosen"], row["passed"]) for row in result["rows"] if row["encoder"] == "protein"]
     assert sorted(ways) == [("bf16", False, False), ("fp16", True, True), ("fp32", False, True)]
     ways = [row["precision"] for row in result["rows"] if row["encoder"] == "dna"]
@@ -195,14 +201,15 @@ def published(made, tmp_path):
 
 
 def test_published_vectors(made, published):
-    result = check(*made, published.parent / "out", Settings(), frames=5, published=published)
+    result = measure(*made, published.parent / "out", Settings(), frames=5, published=published)
     assert [row["encoder"] for row in result["rows"] if row["reference"] == "published"] == ["dna", "protein", "both"]
     with np.load(published) as file:
         ids, vectors = file["ids"], file["embeddings"]
     vectors[2, 50] += 2e-4
     np.savez(published, ids=ids, embeddings=vectors)
+    measure(*made, published.parent / "out", Settings(), frames=5, published=published)
     with pytest.raises(ModelError, match="protein against published"):
-        check(*made, published.parent / "out", Settings(), frames=5, published=published)
+        refuse_failed(published.parent / "out" / "check.json")
 
 
 def test_published_vectors_that_cannot_be_used(published):

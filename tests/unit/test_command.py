@@ -22,7 +22,7 @@ from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.workflow import RUN_LOCK, _explain_failure, working_folder
 from virnucpro.errors import ConfigError, InputError, VirNucProError
 from virnucpro.locks import read_holder
-from virnucpro.sequences.split import split_fasta
+from virnucpro.sequences.split import read_sample, split_samples
 from virnucpro.sequences.statistics import statistics_of
 from virnucpro.settings.configfile import read_config
 from virnucpro.settings.documents import commented_defaults
@@ -257,8 +257,9 @@ def test_validate_counts_what_a_run_would_make(tmp_path):
     path = tmp_path / "x.fa"
     path.write_text(">a,1\n" + "ATGGCC" * 200 + "\n>b\n>c\nTA\n>" + "n" * 101 + "\nACGT\n")
     counts = statistics_of([path], 300, empty_records="skip")
-    manifest = split_fasta([path], tmp_path / "shards", 300, 1000, "skip")
-    made = [manifest[key] for key in ("records", "skipped_records", "bases", "chunks", "frames")]
+    manifest = split_samples({"s": [path]}, tmp_path / "shards", 300, 1000, "skip")
+    own = read_sample(tmp_path / "shards", "s")
+    made = [own[key] for key in ("records", "skipped_records", "bases", "chunks", "frames")]
     assert made == [counts.records, counts.empty_records, counts.bases, counts.windows, counts.open_frames]
     assert counts.residues == sum(shard["residues"] for shard in manifest["shards"])
     ids = [line.split("_chunk_")[0] for shard in manifest["shards"] for line in shard_ids(tmp_path, shard)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from virnucpro.embeddings.merge import merge
 from virnucpro.embeddings.shard import compute
 from virnucpro.embeddings.store import MergedEmbeddings, open_shard
 from virnucpro.encoders.spec import read_spec
+from virnucpro.errors import StorageError
 from virnucpro.provenance import read_provenance
-from virnucpro.sequences.split import iter_records, read_manifest, read_shard
+from virnucpro.sequences.split import read_manifest, read_shard, split_samples
 from virnucpro.settings.configfile import read_config
 from virnucpro.settings.options import Settings
 from virnucpro.settings.validation import resolve
@@ -24,7 +26,8 @@ EARLIER = Path(__file__).parents[1] / "data" / "v0.1"
 SAMPLE = EARLIER / "output" / "s"
 MODELS = {"dnabert_s": EARLIER / "models" / "dnabert.safetensors", "esm2": EARLIER / "models" / "esm_a.safetensors"}
 LETTERS = {"dnabert_s": "fna", "esm2": "faa"}
-SHARDS = [shard["sha"] for shard in read_manifest(SAMPLE / "shards")["shards"]]
+MANIFEST = json.loads((SAMPLE / "shards" / "manifest.json").read_text())
+SHARDS = [shard["sha"] for shard in MANIFEST["shards"]]
 
 
 def vectors_of(encoder: str, sha: str) -> Path:
@@ -32,18 +35,27 @@ def vectors_of(encoder: str, sha: str) -> Path:
     return SAMPLE / "embeddings" / encoder / embedding_key(read_spec(MODELS[encoder]), "auto") / f"{sha}.h5"
 
 
-def test_shards_and_records():
-    assert [record[1] for record in iter_records(SAMPLE / "shards")] == [700] * 3
-    ids = {
-        letters: [read_shard(SAMPLE / "shards" / f"{sha}.{letters}")[0] for sha in SHARDS] for letters in ("fna", "faa")
-    }
-    assert ids["fna"] == ids["faa"] and sum(map(len, ids["fna"])) == read_manifest(SAMPLE / "shards")["frames"] == 9
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """The sample's shard folder, split anew."""
+    folder = tmp_path_factory.mktemp("earlier") / "shards"
+    split_samples({"s": [EARLIER / "input.fa"]}, folder, MANIFEST["chunk_length"], MANIFEST["shard_frames"])
+    return folder
+
+
+def test_shards_are_made_anew_and_have_the_same_names_so_that_vectors_are_found(shards):
+    with pytest.raises(StorageError, match=r"not a manifest of format 2.*Delete the shard folder and run again"):
+        read_manifest(SAMPLE / "shards")
+    assert [shard["sha"] for shard in read_manifest(shards)["shards"]] == SHARDS
+    for sha in SHARDS:
+        for letters in ("fna", "faa"):
+            assert (shards / f"{sha}.{letters}").read_bytes() == (SAMPLE / "shards" / f"{sha}.{letters}").read_bytes()
 
 
 @pytest.mark.parametrize("encoder", MODELS)
-def test_vectors_and_prepared_models(encoder):
+def test_vectors_and_prepared_models(encoder, shards):
     for sha in SHARDS:
-        ids, sequences = read_shard(SAMPLE / "shards" / f"{sha}.{LETTERS[encoder]}")
+        ids, sequences = read_shard(shards / f"{sha}.{LETTERS[encoder]}")
         again = compute(MODELS[encoder], ids, sequences, Settings(), "cpu").vectors
         with open_shard(vectors_of(encoder, sha)) as file:
             assert file["ids"].asstr()[:].tolist() == ids
@@ -51,16 +63,16 @@ def test_vectors_and_prepared_models(encoder):
             assert np.abs(file["embeddings"][:] - again).max() < 1e-5
 
 
-def test_merged_vectors(tmp_path):
+def test_merged_vectors(tmp_path, shards):
     files = ([vectors_of(encoder, sha) for sha in SHARDS] for encoder in MODELS)
-    assert merge(SAMPLE / "shards", *files, *MODELS.values(), tmp_path / "e.h5") == 9
+    assert merge(shards, "s", *files, *MODELS.values(), tmp_path / "e.h5") == 9
     before, now = (MergedEmbeddings(path) for path in (SAMPLE / "embeddings.h5", tmp_path / "e.h5"))
     (ids, vectors), (same_ids, same) = (file.read(slice(0, 9)) for file in (before, now))
     assert ids == same_ids and np.array_equal(vectors, same)
     assert before.provenance["dna_encoder"]["weights_sha256"] == now.provenance["dna_encoder"]["weights_sha256"]
 
 
-def test_the_classifier_and_the_tables(tmp_path):
+def test_the_classifier_and_the_tables(tmp_path, shards):
     names = {
         "predictions": "predictions.tsv",
         "chunks": "chunks.tsv",
@@ -69,7 +81,7 @@ def test_the_classifier_and_the_tables(tmp_path):
     }
     names |= {"results": "prediction_results.txt", "highest": "prediction_results_highestscore.csv"}
     predict(
-        SAMPLE / "embeddings.h5", EARLIER / "models" / "classifier_a.safetensors", SAMPLE / "shards",
+        SAMPLE / "embeddings.h5", EARLIER / "models" / "classifier_a.safetensors", shards, "s",
         Outputs(**{name: tmp_path / file for name, file in names.items()}), chunk_length=300,
         encoders=tuple(MODELS.values()),
     )  # fmt: skip

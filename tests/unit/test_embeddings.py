@@ -123,9 +123,12 @@ def parts(tmp_path):
     shards = tmp_path / "shards"
     shards.mkdir()
     entry = {"sha": "abc", "frames": len(IDS), "bases": 1, "residues": 1, "fna_sha256": "", "faa_sha256": ""}
-    manifest = {"format": 1, "chunk_length": 500, "shard_frames": 9, "records": 1, "bases": 1, "chunks": 5}
-    manifest |= {"frames": len(IDS), "skipped_records": 0, "files": [], "shards": [entry]}
+    manifest = {"format": 2, "chunk_length": 500, "shard_frames": 9, "rna_as_dna": True, "frames": len(IDS)}
+    manifest |= {"samples": {"s": {"first": 0, "frames": len(IDS)}}, "shards": [entry]}
+    (shards / "samples" / "s").mkdir(parents=True)
     (shards / "manifest.json").write_text(json.dumps(manifest))
+    own = {"chunk_length": 500, "records": 1, "bases": 1, "chunks": 5, "frames": len(IDS), "files": []}
+    (shards / "samples" / "s" / "manifest.json").write_text(json.dumps(own))
     dna = write_encoder(
         DNABERT(DNABERTConfig(1, 16, 1, 16), tokenizer_json=bpe(["ACGT"])), tmp_path / "dna.st", name="d"
     )
@@ -140,7 +143,7 @@ def parts(tmp_path):
 
 def run_merge(folder) -> int:
     files = ([folder / role / "abc.h5"] for role in ("dna", "protein"))
-    return merge(folder / "shards", *files, folder / "dna.st", folder / "protein.st", folder / "merged.h5")
+    return merge(folder / "shards", "s", *files, folder / "dna.st", folder / "protein.st", folder / "merged.h5")
 
 
 def test_merged_rows_are_dna_then_protein(parts):
@@ -197,7 +200,9 @@ def test_an_error_while_vectors_are_computed_is_not_blamed_on_their_file(tmp_pat
 
 
 def test_a_jobs_memory_is_not_that_of_who_started_it():
-    job = "from virnucpro.embeddings import shard; print(shard._used()['max_rss'])"
-    parent = f"import subprocess, sys; x = b'1' * 600_000_000; subprocess.run([sys.executable, '-c', {job!r}])"
-    said = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout
-    assert 10 < float(said) < 400
+    job = "from virnucpro.provenance import resources_used as used; x = b'1' * {}; print(used(0.0).get('max_rss', 0))"
+    parent = "import subprocess, sys; x = b'1' * {}; subprocess.run([sys.executable, '-c', {!r}])"
+    for own, of_parent, least, most in ((0, 600_000_000, 0, 0), (300_000_000, 0, 300, 500)):
+        command = [sys.executable, "-c", parent.format(of_parent, job.format(own))]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert least <= float(said) <= most

@@ -94,7 +94,7 @@ def test_a_file_that_no_run_made(out, name):
     refuse_foreign(out, ["s"])
 
 
-@pytest.mark.parametrize("rule", ["split", "report"])
+@pytest.mark.parametrize("rule", ["split", "predict"])
 def test_logs_of_another_workflow(out, rule):
     """Whose rules and samples may have the same names; they tell nothing of who made the sample's folder."""
     log = out / "logs" / rule / "new.log"

@@ -13,7 +13,7 @@ from virnucpro.embeddings.store import create_merged, write_shard
 from virnucpro.encoders.loading import write_encoder
 from virnucpro.errors import ModelError, StorageError
 from virnucpro.provenance import RunRecord, read_provenance
-from virnucpro.sequences.split import split_fasta
+from virnucpro.sequences.split import split_samples
 
 RUN = RunRecord({"precision": "fp32", "threshold": 0.5}, {"VIRNUCPRO_DISABLE_FP16": True}, "9.0")
 
@@ -58,8 +58,8 @@ def test_prepared_models_and_shards_tell_by_their_folder(tmp_path):
     spec = write_encoder(random_esm2(), tmp_path / "esm2-ab12" / "model.safetensors", name="m")
     assert read_provenance(tmp_path / "esm2-ab12")["weights_sha256"] == spec.weights_sha256
     (tmp_path / "in.fa").write_text(">r\n" + "GCA" * 40 + "\n")
-    split_fasta([tmp_path / "in.fa"], tmp_path / "shards", 90, 100, run=RUN)
-    for path in (tmp_path / "shards", *(tmp_path / "shards").iterdir()):
+    split_samples({"s": [tmp_path / "in.fa"]}, tmp_path / "shards", 90, 100, run=RUN)
+    for path in (tmp_path / "shards", *(tmp_path / "shards").glob("*.*")):
         assert read_provenance(path)["run"] == RUN.as_dict()
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tests.hub import serving
 from tests.unit.encoder_fixtures import dna, proteins, relative
 from virnucpro import installation
-from virnucpro.check.run import check
+from virnucpro.check.run import measure
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.downloads import obtain
@@ -27,7 +27,7 @@ from virnucpro.encoders.loading import load_encoder
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.encoders.spec import read_spec, verify_encoder
 from virnucpro.models.sources import find
-from virnucpro.sequences.split import split_fasta
+from virnucpro.sequences.split import split_samples
 from virnucpro.settings.options import Settings
 
 SHAPES = {"8M": (6, 320, 20), "35M": (12, 480, 20), "150M": (30, 640, 20), "650M": (33, 1280, 20)}
@@ -127,9 +127,9 @@ def checked(model: Path, folder: Path) -> None:
     width = read_spec(bundled).width + read_spec(model).width
     write_classifier(folder / "classifier", Classifier(width, 8).eval(), ClassifierSpec("c", width=width, hidden=8))
     (folder / "in.fa").write_text(">r\n" + dna([90], letters=b"ACG")[0].decode() + "\n")  # no T, so no stop
-    split_fasta([folder / "in.fa"], folder / "shards", chunk_length=90, shard_frames=100)
+    split_samples({"s": [folder / "in.fa"]}, folder / "shards", chunk_length=90, shard_frames=100)
     models = {"dna": bundled, "protein": model}
-    result = check([folder / "shards"], models, folder / "classifier", folder, Settings(device="cpu"), frames=2)
+    result = measure([folder / "shards"], models, folder / "classifier", folder, Settings(device="cpu"), frames=2)
     assert result["passed"] and result["frames"] == 2
     assert [row["reference"] for row in result["rows"] if row["encoder"] == "protein"] == ["fair-esm"]
 

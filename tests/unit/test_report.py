@@ -10,12 +10,15 @@ import pytest
 
 from tests.unit.report_fixtures import ARCHITECTURES, FASTAS, write_sample
 from virnucpro.errors import StorageError
+from virnucpro.provenance import read_provenance
 from virnucpro.report import methods, tables, timing
 from virnucpro.report.page import duration, write_run_page, write_sample_page
 
 
 def page_of(folder) -> str:
-    write_sample_page(folder, "s", FASTAS, folder / "report.html")
+    provenance, check = read_provenance(folder / "embeddings.h5"), folder.parent / "check.json"
+    said = check.read_text() if check.exists() else None
+    write_sample_page(folder, "s", FASTAS, folder / "report.html", provenance, said)
     return (folder / "report.html").read_text()
 
 
@@ -48,12 +51,12 @@ def test_few_contigs(tmp_path, contigs):
     assert len(data_in(page_of(write_sample(tmp_path, contigs)))["record"]) == contigs
 
 
-def test_time_per_rule_counts_this_samples_jobs_and_models_only(tmp_path):
+def test_time_per_rule_is_what_jobs_measured_of_themselves():
     jobs = [{"job_seconds": 7.5, "max_rss": 400.0}, {"job_seconds": 80.0, "max_rss": 444.4}, {}]  # {}: of an older file
     shards = [{"encoder": "dna", **(job and {"cpu_seconds": 5.25, **job})} for job in jobs]
     shards += [{"encoder": "protein"}]
-    write_sample(tmp_path, 3)
-    split, embed = timing.rule_times(tmp_path / "benchmarks", "s", shards, ARCHITECTURES)
+    provenance = {"jobs": {"split": {"job_seconds": 0.3}, "merge": {}}, "shards": shards}
+    split, embed = timing.rule_times(provenance, ARCHITECTURES)
     assert (split.rule, split.jobs, split.seconds, split.max_rss) == ("split", 1, 0.3, None)
     assert (embed.rule, embed.jobs, embed.seconds, embed.longest) == ("embed_dnabert_s", 2, 87.5, 80)
     assert (embed.max_rss, embed.cpu_seconds) == (444.4, 10.5)
@@ -134,12 +137,11 @@ def test_numerics_of_a_check_of_the_same_models_only(tmp_path):
     both = {key: row[key] for key in ("chosen", "encoder", "precision", "reference", "score_change", "passed")}
     check = {"passed": False, "frames": 200, "device": "H9", "rows": [row, both]}
     check |= {part: summary[part] for part in ("dna_encoder", "protein_encoder", "classifier")}
-    (tmp_path / "check").mkdir()
-    (tmp_path / "check" / "check.json").write_text(json.dumps(check))
+    (tmp_path / "check.json").write_text(json.dumps(check))
     page = page_of(folder)
     assert "<strong>FAILED</strong>: 200 frames on H9" in page and "1.5e-04" in page and "0.9999000" in page
     check["classifier"] = {"weights_sha256": "another"}
-    (tmp_path / "check" / "check.json").write_text(json.dumps(check))
+    (tmp_path / "check.json").write_text(json.dumps(check))
     assert "Not checked with these models" in page_of(folder)
 
 

@@ -28,6 +28,8 @@ from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_own
 from virnucpro.paths import user_path
+from virnucpro.sequences.split import changed_inputs
+from virnucpro.sequences.units import units_of
 from virnucpro.settings.configfile import read_config
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.options import Settings, path_keys
@@ -166,7 +168,14 @@ def start(
     for name, content in made_here.items():
         refuse_replacing(out / name, content, inputs)
         write_own(work / name, content)
-    arguments = [target, f"--directory={work}", f"--configfile={work / 'config.yaml'}"]
+    forced = ["measure"] if target == "check" else []
+    forced += _changed(out.absolute(), samples or {}, settings)
+    arguments = [
+        target,
+        *(["--forcerun", *forced] if forced else []),
+        f"--directory={work}",
+        f"--configfile={work / 'config.yaml'}",
+    ]
     if profile:
         carried = installation.root() / "workflow" / "profiles" / profile
         arguments.append(f"--profile={carried if carried.is_dir() else profile}")
@@ -236,6 +245,15 @@ def run_workflow(work: Path, arguments: Sequence[str]) -> int:
     if status >= 0:  # else it was killed, and its lock is left
         write_holder(lock, "a run")
     return -received[0] if received and status else status
+
+
+def _changed(out: Path, samples: Mapping[str, Sequence[Path]], settings: Settings) -> list[str]:
+    """The shard folders that were made from other files than a sample has now, as Snakemake can't always tell by dates."""
+    units = units_of(samples, settings.chunk_length, settings.shard_frames)
+    folders = {
+        f"{out}/{unit}/shards": {sample: samples[sample] for sample in members} for unit, members in units.items()
+    }
+    return [folder for folder, own in folders.items() if changed_inputs(folder, own)]
 
 
 def _absolute(settings: Settings) -> dict[str, Any]:

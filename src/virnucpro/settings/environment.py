@@ -27,8 +27,8 @@ ALIASES = {
     "VIRNUCPRO_DISABLE_FP16": Alias("precision", "fp32"),
     "VIRNUCPRO_COMPILE_MODEL": Alias("compile", True, False),
 }
-OTHERS = ("VIRNUCPRO_ESM_URL", "VIRNUCPRO_CLASSIFIER_URL", "VIRNUCPRO_TEST_TOKENIZER")
-"""Variables of that prefix that stand for no option: where models are fetched from, and the tests'."""
+OTHERS = ("VIRNUCPRO_ESM_URL", "VIRNUCPRO_CLASSIFIER_URL", "VIRNUCPRO_TEST_TOKENIZER", "VIRNUCPRO_UNMADE_SAMPLES")
+"""Variables of that prefix that stand for no option: where models are fetched from, the tests', what jobs are told."""
 
 _VALUES = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 

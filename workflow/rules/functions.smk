@@ -1,0 +1,251 @@
+# The functions that rules ask for inputs, params and resources. None writes or computes.
+
+
+def kept(path, *when):
+    """An output that stays after the run if the configuration's ``keep`` is one of these, and else goes once it was used."""
+    return path if SETTINGS.keep in when else temp(path)
+
+
+def final_output():
+    """Everything that a run makes for its samples."""
+    names = [name for name in SAMPLE_FILES if name != EMBEDDINGS or SETTINGS.keep != "none"]
+    made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in names]
+    return [*made, f"{OUT}/{REPORT}"] if len(SAMPLES) > 1 else made
+
+
+def current(paths):
+    """Files as inputs of a rule, but those dated in the future: a param, their ``identity``, tells when they change."""
+    return without_future(paths, time.time())
+
+
+def unit_of(wildcards):
+    """The unit that a sample is split in."""
+    if wildcards.sample not in UNIT_OF:
+        raise UserError(f"{OUT}/{wildcards.sample}: there is no sample '{wildcards.sample}'.")
+    return UNIT_OF[wildcards.sample]
+
+
+def samples_of(wildcards):
+    """The samples of a job: a unit's, or the one."""
+    if not hasattr(wildcards, "unit"):
+        unit_of(wildcards)
+        return [wildcards.sample]
+    if wildcards.unit not in UNITS:
+        raise UserError(f"{OUT}/{wildcards.unit}/shards: no sample is split there.")
+    return UNITS[wildcards.unit]
+
+
+def fastas_of(wildcards):
+    """Param function: sample → its FASTA files, as text."""
+    return {sample: [str(path) for path in SAMPLES[sample]] for sample in samples_of(wildcards)}
+
+
+def fasta_of(wildcards):
+    """Input function: the FASTA files of a job's samples; one that isn't there is an error, unless another workflow makes it."""
+    paths = [path for sample in samples_of(wildcards) for path in SAMPLES[sample]]
+    for path in paths if MAIN else ():
+        with user_errors():
+            check_file(path, LABELLED or SETTINGS.samples)
+    return current(paths)
+
+
+def identity_of(paths):
+    """Param function: which files these are; those that aren't there yet are left out."""
+    paths = list(paths)
+    return lambda wildcards: identity(path for path in paths if os.path.exists(path))
+
+
+def identity_of_fasta(wildcards):
+    """Param function: the same of a job's FASTA files, except in a module: Snakemake knows those that a rule makes."""
+    paths = (path for sample in samples_of(wildcards) for path in SAMPLES[sample])
+    return identity(filter(os.path.exists, paths)) if MAIN else []
+
+
+def shards_of(unit):
+    """The names of a unit's shards, once it is split."""
+    folder = checkpoints.split.get(unit=unit).output[0]
+    try:
+        return [shard["sha"] for shard in read_manifest(folder)["shards"]]
+    except VirNucProError as error:
+        raise purged(error) from None
+
+
+def shards_of_sample(sample):
+    """The names of the shards that hold a sample's frames, once it is split; none if it was refused."""
+    folder = checkpoints.split.get(unit=UNIT_OF[sample]).output[0]
+    try:
+        return [piece["sha"] for piece in read_sample(folder, sample)["pieces"]]
+    except InputError:  # `merge` says it
+        return []
+    except VirNucProError as error:
+        raise purged(error) from None
+
+
+def purged(said):
+    """The error where files of shard folders are gone, as some scratch file systems remove old ones one by one."""
+
+    def lacks_something(folder):
+        try:
+            shards = read_manifest(folder)["shards"]
+        except VirNucProError:
+            return True
+        names = {entry.name for entry in os.scandir(folder)}
+        return not names.issuperset(f"{shard['sha']}.{role.suffix}" for shard in shards for role in ROLES.values())
+
+    folders = [folder for unit in UNITS if os.path.isdir(folder := f"{OUT}/{unit}/shards")]
+    remedy = shlex.join(["rm", "-r", *filter(lacks_something, folders)])
+    return UserError(f"{said} Vectors that are left are used again. Give this, then the same command again:\n{remedy}")
+
+
+UNIT_OF_SHARD = {}  # filled by `vectors_of`; a cluster's job looks
+
+
+def text_of(role):
+    """Input function: the FASTA of a shard in an encoder's letters, of whichever unit has that shard."""
+
+    def file(wildcards):
+        units = [UNIT_OF_SHARD.get(wildcards.shard, ""), *UNITS]
+        paths = (f"{OUT}/{unit}/shards/{wildcards.shard}.{ROLES[role].suffix}" for unit in units)
+        if (found := next(filter(os.path.exists, paths), None)) is None:
+            raise UserError(f"{OUT}: no sample has a shard {wildcards.shard}.")
+        return found
+
+    return file
+
+
+def vectors_of(role):
+    """Input function: shard vectors of one encoder, of a sample or, without one, of all; once models fit together.
+
+    With training data there need not be a classifier that fits.
+    """
+
+    def files(wildcards):
+        for each in ROLES:
+            checkpoints.prepare_encoder.get(kind=SOURCES[each].kind, identifier=SOURCES[each].identifier)
+        if not SETTINGS.training_data:
+            checkpoints.prepare_classifier.get()
+        try:
+            spec = read_spec(MODELS[role])
+        except VirNucProError as error:
+            raise UserError(f"{error} Then give: rm -r {shlex.quote(PREPARED[role])}") from None
+        folder = f"{SOURCES[role].kind}/{embedding_key(spec, SETTINGS.precision, SETTINGS.batching, SETTINGS.vectors)}"
+        vectors = []
+        for unit in [unit_of(wildcards)] if hasattr(wildcards, "sample") else UNITS:
+            shards = shards_of_sample(wildcards.sample) if hasattr(wildcards, "sample") else shards_of(unit)
+            for shard in shards:
+                UNIT_OF_SHARD.setdefault(shard, unit)
+                # Version 0.1 kept them with the sample.
+                places = [f"{place}/embeddings/{folder}/{shard}.h5" for place in (OUT, f"{OUT}/{unit}")]
+                vectors.append(next(filter(os.path.exists, places), places[0]))
+                text = f"{OUT}/{unit}/shards/{shard}.{ROLES[role].suffix}"
+                if not os.path.exists(text) and not os.path.exists(vectors[-1]):
+                    raise purged(f"{text} is missing, and so are its vectors.")
+        return list(dict.fromkeys(vectors))
+
+    return files
+
+
+def gpus_per_job():
+    """GPUs that an embedding job asks for. ``--resources gpu=0`` makes it 0, and the job compute on the CPU."""
+    return 0 if SETTINGS.device == "cpu" else 1
+
+
+@cache
+def gpus_here():
+    """GPUs that this machine has for embedding jobs."""
+    with user_errors():
+        return 0 if SETTINGS.device == "cpu" else len(visible_gpus())
+
+
+def cores_here():
+    """Cores that jobs of this run share; None where a cluster gives each its own."""
+    try:
+        return workflow.cores
+    except WorkflowError:
+        return None
+
+
+def threads_beside_embedding(wildcards=None):
+    """Cores that embedding jobs on GPUs leave to others; a fixed number on a cluster."""
+    return planning.threads_beside_embedding(cores_here())
+
+
+def threads_per_embedding(wildcards):
+    """The other cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster."""
+    return planning.threads_per_embedding(cores_here(), gpus_here() if cores_here() else 0)
+
+
+def role_of(wildcards):
+    """The role of the model that a job fetches or prepares."""
+    wanted = (wildcards.kind, wildcards.identifier)
+    return next(role for role, source in SOURCES.items() if (source.kind, source.identifier) == wanted)
+
+
+def how_to_find(wildcards):
+    """Param function: the arguments of ``models.sources.find``."""
+    role = role_of(wildcards)
+    return {"role": role, "name": SOURCES[role].name, "models_dir": str(SOURCES[role].path.parent)}
+
+
+def identity_of_model(role):
+    """Which files a checkpoint of the user's is; a published one has a record of its digests."""
+    return identity(() if SOURCES[role].published else SOURCES[role].files)
+
+
+def preparing_memory(role):
+    """Memory request."""
+    return planning.preparing_memory(SOURCES[role].megabytes)
+
+
+def embedding_memory(role):
+    """Memory request; more at each attempt."""
+
+    def mem_mb(wildcards, attempt):
+        size = SOURCES[role].megabytes
+        return attempt * planning.embedding_memory(size, SETTINGS.shard_frames, ROLES[role].bytes_per_frame)
+
+    return mem_mb
+
+
+def embedding_minutes(role):
+    """Time request in minutes; more at each attempt."""
+
+    def runtime(wildcards, attempt):
+        size = SOURCES[role].megabytes
+        return attempt * planning.embedding_minutes(size, SETTINGS.shard_frames, gpu=gpus_per_job() > 0)
+
+    return runtime
+
+
+def table_or_error(key):
+    """Input function: the table that a configuration key names; an error where the key isn't set."""
+
+    def file(wildcards):
+        if getattr(SETTINGS, key) is None:
+            raise UserError(
+                f"This target needs the configuration key '{key}': --config {key}=TABLE. See docs/training.md."
+            )
+        return current([getattr(SETTINGS, key)])
+
+    return file
+
+
+def require_writable(folder, name, remedy):
+    """Make a folder; returns what its file system's clock says. A UserError, if it can't be written to."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError as error:
+        raise UserError(f"{name}: {Path(folder).absolute()} can't be written to ({error.strerror}). {remedy}") from None
+
+
+def before_the_first_job():
+    """The output folder can be written to, holds nobody else's files, and its clock is right.
+
+    Not asked while the workflow is parsed, for a finished run can be read-only.
+    """
+    clock = require_writable(OUT, "output_dir", "Name another folder.")
+    with user_errors():
+        refuse_foreign(OUT, SAMPLES, TO_BE_MADE)
+        check_clock(OUT, clock, [*(path for files in SAMPLES.values() for path in files), *GIVEN], time.time())
