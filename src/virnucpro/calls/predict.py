@@ -13,7 +13,7 @@ from virnucpro.calls.blocks import blocks
 from virnucpro.calls.processes import in_order
 from virnucpro.calls.scores import ScoreBlock
 from virnucpro.calls.tables import TablePaths, Tables
-from virnucpro.classifier.spec import check_fit, read_classifier_spec
+from virnucpro.classifier.spec import check_fit
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import StorageError
@@ -69,7 +69,8 @@ def predict(
     """
     merged, shards = Path(merged), Path(shards)
     embeddings, manifest = MergedEmbeddings(merged), read_manifest(shards)
-    spec = read_classifier_spec(classifier)
+    score = ScoreBlock(merged, Path(classifier), chunk_length, threshold)
+    spec = score.spec
     for where, made in ((merged, embeddings.provenance.get("chunk_length")), (shards, manifest["chunk_length"])):
         if made != chunk_length:
             raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {_REMEDY}")
@@ -85,7 +86,6 @@ def predict(
     outputs.summary.unlink(missing_ok=True)  # it says that all tables are complete
     records = ((record, length) for record, length, _ in iter_records(shards))
     processes = min(threads, len(embeddings.windows())) if embeddings.count > SMALL_SAMPLE else 1
-    score = ScoreBlock(merged, Path(classifier), chunk_length, threshold)
     parts = blocks(embeddings, records, chunk_length)
     with Tables(outputs, threshold) as tables, in_order(score, parts, processes) as done:
         for block in done:

@@ -20,6 +20,8 @@ SCORED_ROWS = 2048
 class ScoreBlock:
     """Reads, scores and writes down one block after the other; the same here and in another process.
 
+    Its ``spec`` is the classifier's.
+
     Args:
         merged: ``embeddings.h5``.
         classifier: a classifier's file that fits.
@@ -30,7 +32,7 @@ class ScoreBlock:
     def __init__(self, merged: Path, classifier: Path, chunk_length: int, threshold: float) -> None:
         self._given = (merged, classifier, chunk_length, threshold)
         self._embeddings = MergedEmbeddings(merged)
-        self._scorer, _ = load_scorer(classifier)
+        self._scorer, self.spec = load_scorer(classifier)
         self._chunk_length, self._threshold = chunk_length, threshold
 
     def __reduce__(self) -> tuple[type[ScoreBlock], tuple[Path, Path, int, float]]:
