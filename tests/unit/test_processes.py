@@ -84,7 +84,10 @@ def test_processes_end_with_a_parent_that_is_killed():
         "with in_order(Task('environment'), iter(range(40)), 2) as results:\n"
         "    print(*{next(results)[1] for _ in range(20)}, flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as parent:
         children = [int(word) for word in parent.stdout.readline().split()]
         parent.kill()
     assert children

@@ -13,7 +13,7 @@ from virnucpro.classifier.scoring import load_scorer
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.errors import StorageError
 
-SCORED_ROWS = 2048
+SCORED_ROWS = 1024
 """Frames that are scored at once: 27 MB for 3,328 numbers each."""
 
 
