@@ -53,7 +53,7 @@ def make_results(
     outputs = Outputs(**{field.name: getattr(results, field.name) for field in fields(Outputs)})
     predict(merged, classifier, shards, sample, outputs, threads=threads, **options)
     with ThreadPoolExecutor(1) as pool:
-        viral = pool.submit(write_viral, results.contigs, fastas, results.viral)
+        viral = pool.submit(write_viral, results.contigs, fastas, results.viral, threads)
         provenance = MergedEmbeddings(merged).provenance
         write_sample_page(results.summary.parent, sample, fastas, results.page, provenance, check)
         viral.result()

@@ -7,6 +7,7 @@ tier ci; ``<!-- test: tests/x.py, .ci/run -->``, these; or nothing can in CI, ``
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import shlex
@@ -223,7 +224,7 @@ def test_the_page_can_be_followed(page, tmp_path):
 
 def test_the_citation_is_the_one_in_reports():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    works = yaml.safe_load((ROOT / "src/virnucpro/report/references.yaml").read_text())
+    works = json.loads((ROOT / "src/virnucpro/report/references.json").read_text())
     (work,) = (work for work in works if work["key"] == "virnucpro")
     preferred = citation["preferred-citation"]
     assert [preferred["doi"], preferred["year"], preferred["title"]] == [work["doi"], work["year"], work["title"]]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from virnucpro.calls.tables import TablePaths, Tables
+from tests.unit.tables import tables_of
 from virnucpro.classifier.evaluation import Label, Labelled, evaluate, evaluate_from_table
 from virnucpro.classifier.metrics import METRICS, binary_metrics, calibration_error, reliability
 from virnucpro.errors import InputError, StorageError
@@ -19,14 +19,8 @@ from virnucpro.errors import InputError, StorageError
 def tables(folder, name, virus, chunks=2, length=900, **about):
     """Tables of one sample: record i has frame F1 on its first chunk with score ``virus[i]``, or none if None."""
     folder = folder / name
-    paths = TablePaths(
-        *(folder / f"{table}.tsv" for table in ("predictions", "chunks", "contigs", "results", "highest"))
-    )
-    ids = [f"{name}{i}_chunk_1F1" for i, score in enumerate(virus) if score is not None]
-    scores = np.array([score for score in virus if score is not None], np.float32)
-    with Tables(paths, [(f"{name}{i}", length) for i in range(len(virus))], 500, 0.5) as writer:
-        writer.add(ids, np.stack([1 - scores, scores], 1))
-        writer.finish()
+    frames = [(f"{name}{i}_chunk_1F1", score) for i, score in enumerate(virus) if score is not None]
+    tables_of(folder, [(f"{name}{i}", length) for i in range(len(virus))], frames, ending=".tsv")
     return Labelled(name, folder, **about)
 
 

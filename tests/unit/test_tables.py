@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.tables import column, read, tables_of
-from virnucpro.calls.tables import SortedRows, TablePaths, Tables, chunk_score, numbers
+from tests.unit.tables import Frames, column, read, tables_of, write
+from virnucpro.calls.blocks import blocks
+from virnucpro.calls.rows import chunk_score, numbers
+from virnucpro.calls.tables import SortedRows, TablePaths
 from virnucpro.errors import StorageError
 from virnucpro.result_tables import CONTIG_COLUMNS
+from virnucpro.sequences.frames import FRAME_NAMES
 
 # The rules of the calls
 
@@ -100,7 +103,7 @@ def test_numbers_look_like_the_originals():
 def test_sorting_through_files_is_sorting(rows):
     with SortedRows(Path(tempfile.gettempdir()), limit=3) as ordered:
         for row in rows:
-            ordered.add(*row)
+            ordered.extend([row])
         assert list(ordered) == sorted(rows)
 
 
@@ -111,19 +114,71 @@ def test_highest_is_sorted_as_text(tmp_path):
     assert names == sorted(names) and names[1] == "a_chunk_10"
 
 
-def test_memory_does_not_grow_with_the_table(tmp_path):
+class ManyFrames:
+    """A frame on every third chunk of one contig, with ids that are made as they are read."""
+
+    def __init__(self, chunks, rows):
+        self.count, self.rows, self.rng = len(range(0, chunks, 3)), rows, random.Random(0)
+
+    def windows(self):
+        return [slice(at, min(at + self.rows, self.count)) for at in range(0, self.count, self.rows)]
+
+    def read(self, window):
+        rows = range(window.start, window.stop)
+        ids = [f"r_chunk_{3 * row + 1}F{self.rng.randint(1, 3)}" for row in rows]
+        return ids, np.full((len(ids), 2), 0.5, np.float32)
+
+
+@pytest.mark.parametrize("records", [[("r", 500 * 60_000)], [("r", 500 * 60_000), *((f"n{i}", 0) for i in range(60_000))]])
+def test_memory_does_not_grow_with_the_table(tmp_path, records):
     """One record of many chunks, a third of them with frames: about 40 bytes a chunk, its start."""
-    count = 60_000
     paths = TablePaths(*(tmp_path / name for name in "abcde"))
-    rng = random.Random(0)
     tracemalloc.start()
-    with Tables(paths, iter([("r", 500 * count)]), 500, 0.5) as tables:
-        for start in range(0, count, 8192):
-            ids = [f"r_chunk_{i + 1}F{rng.randint(1, 3)}" for i in range(start, min(start + 8192, count), 3)]
-            scores = np.full((len(ids), 2), 0.5, np.float32)
-            tables.add(ids, scores)
-        counts = tables.finish()
+    counts = write(paths, records, ManyFrames(60_000, 2730), max_chunks=8192)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert counts.chunks == count
+    assert (counts.chunks, counts.scored_chunks, counts.records) == (60_000, 20_000, len(records))
     assert peak < 12 * 2**20
+
+
+@pytest.mark.parametrize("max_chunks", [1, 2, 7, 10_000])
+@pytest.mark.parametrize("batch", [1, 2, 5, 10_000])
+def test_tables_do_not_depend_on_the_blocks(tmp_path, batch, max_chunks):
+    """Contigs without frames and without bases, one over many blocks, ids that look like those of chunks."""
+    rng = random.Random(1)
+    records = [("a_chunk_1", 900), ("none", 1600), ("empty", 0), ("a", 40_000), ("a_chunk_2_chunk_2", 501), ("z", 3)]
+    records += [(f"r{i}", rng.randint(1, 1200)) for i in range(30)] + [("end", 5000), ("void", 0)]
+    frames = [
+        (f"{record}_chunk_{number + 1}{frame}", rng.random())
+        for record, length in records
+        if record not in ("none", "end")
+        for number in range(-(-length // 500))
+        for frame in FRAME_NAMES
+        if rng.random() < 0.3
+    ]
+    whole, counts = tables_of(tmp_path / "whole", records, frames, batch=10**6)
+    paths, again = tables_of(tmp_path / "blocks", records, frames, batch=batch, max_chunks=max_chunks)
+    assert counts == again and counts.records == len(records) and counts.frames == len(frames)
+    for name, path in vars(paths).items():
+        assert path.read_bytes() == getattr(whole, name).read_bytes(), name
+
+
+@given(st.data())
+@settings(max_examples=50)
+def test_blocks_hold_every_chunk_and_row_once(data):
+    lengths = data.draw(st.lists(st.integers(0, 3000), min_size=1, max_size=8))
+    records = [(f"r{i}", length) for i, length in enumerate(lengths)]
+    chunks = [f"{record}_chunk_{n + 1}" for record, length in records for n in range(-(-length // 500))]
+    ids = [f"{chunk}{frame}" for chunk in chunks for frame in data.draw(st.lists(st.sampled_from(FRAME_NAMES), unique=True))]
+    sample = Frames(ids, np.zeros((len(ids), 2), np.float32), data.draw(st.integers(1, 9)))
+    row, seen, met = 0, [], []
+    for block in blocks(sample, iter(records), 500, limit := data.draw(st.integers(1, 6))):
+        assert block.rows.start == row
+        row, before = block.rows.stop, len(seen)
+        for index, (record, length) in enumerate(block.records):
+            end = block.end if index == len(block.records) - 1 else -(-length // 500)
+            first = block.first if index == 0 else 0
+            seen += [f"{record}_chunk_{n + 1}" for n in range(first, end)]
+            met += [record] * (first == 0)
+        assert {name[:-2] for name in ids[block.rows]} <= set(seen[before:]) and len(seen) - before <= limit
+    assert (row, seen, met) == (len(ids), chunks, [record for record, _ in records])

@@ -5,6 +5,9 @@ from pathlib import Path
 from virnucpro.logging import job
 
 with job(snakemake.log[0]):
+    from virnucpro.calls import one_blas_thread
+
+    one_blas_thread()  # before NumPy is imported
     from virnucpro.provenance import RunRecord
     from virnucpro.results import Results, make_results
 

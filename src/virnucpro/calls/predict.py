@@ -10,9 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from virnucpro.calls.scores import frame_scores
+from virnucpro.calls.blocks import blocks
+from virnucpro.calls.processes import in_order
+from virnucpro.calls.scores import ScoreBlock
 from virnucpro.calls.tables import TablePaths, Tables
-from virnucpro.classifier.model import load_classifier
 from virnucpro.classifier.spec import check_fit
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.encoders.spec import read_spec
@@ -23,6 +24,8 @@ from virnucpro.sequences.split import iter_records, read_sample
 
 logger = logging.getLogger(__name__)
 
+SMALL_SAMPLE = 50_000
+"""Frames up to which a sample is scored sooner here than by processes that must be started."""
 _REMEDY = "Delete it and run again."
 
 
@@ -43,7 +46,6 @@ def predict(
     chunk_length: int = 500,
     rna_as_dna: bool = True,
     encoders: tuple[Path, Path] | None = None,
-    device: str = "cpu",
     threads: int = 1,
     run: RunRecord | None = None,
 ) -> dict[str, Any]:
@@ -59,8 +61,9 @@ def predict(
         chunk_length: bases per chunk of this run.
         rna_as_dna: whether this run reads U as T in RNA.
         encoders: the prepared DNA and protein encoders that must have made the embeddings.
-        device: where the classifier runs, in fp32.
-        threads: that read and score side by side, besides the one that writes; the scores are the same with any number.
+        threads: processes that read, score and make rows side by side, for more than ``SMALL_SAMPLE`` frames; this one
+            joins what they make. The tables are the same with any number if this process has one BLAS thread, as those
+            have (``calls.one_blas_thread``).
         run: kept in the summary.
 
     Raises:
@@ -69,7 +72,8 @@ def predict(
     """
     merged, shards = Path(merged), Path(shards)
     embeddings, manifest = MergedEmbeddings(merged), read_sample(shards, sample)
-    model, spec = load_classifier(classifier, device)
+    score = ScoreBlock(merged, Path(classifier), chunk_length, threshold)
+    spec = score.spec
     for where, made in ((merged, embeddings.provenance.get("chunk_length")), (shards, manifest["chunk_length"])):
         if made != chunk_length:
             raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {_REMEDY}")
@@ -84,9 +88,11 @@ def predict(
         raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {_REMEDY}")
     outputs.summary.unlink(missing_ok=True)  # it says that all tables are complete
     records = ((record, length) for record, length, _ in iter_records(shards, sample))
-    with Tables(outputs, records, chunk_length, threshold) as tables:
-        for ids, scores in frame_scores(embeddings, model, device, threads):
-            tables.add(ids, scores)
+    processes = min(threads, len(embeddings.windows())) if embeddings.count > SMALL_SAMPLE else 1
+    parts = blocks(embeddings, records, chunk_length)
+    with Tables(outputs, threshold) as tables, in_order(score, parts, processes) as done:
+        for block in done:
+            tables.add(block)
         counts = tables.finish()
         for what in ("records", "chunks", "frames"):
             if (written := getattr(counts, what)) != manifest[what]:

@@ -1,48 +1,62 @@
-"""Embeddings and a classifier → the scores of all frames, in order."""
+"""A block of a sample → the scores of its frames and its rows in all tables."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
-import torch
 
-from virnucpro.classifier.model import Classifier
+from virnucpro.calls.blocks import Block
+from virnucpro.calls.rows import BlockRows, BlockTables
+from virnucpro.classifier.scoring import load_scorer
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.errors import StorageError
 
+SCORED_ROWS = 1024
+"""Frames that are scored at once: 27 MB for 3,328 numbers each."""
 
-def frame_scores(
-    embeddings: MergedEmbeddings, model: Classifier, device: str, threads: int
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and (n, 2) float32 softmax scores (others, virus) of n rows at a time, in the order of the file.
+
+class ScoreBlock:
+    """Reads, scores and writes down one block after the other; the same here and in another process.
+
+    Its ``spec`` is the classifier's.
 
     Args:
-        embeddings: of one sample.
-        model: on ``device``, in eval mode.
-        device: where it runs.
-        threads: that read and score side by side. All sums over some rows are made by one thread, so the scores are
-            the same with any number of them.
-
-    Raises:
-        StorageError: a value isn't finite; names the first frame of the rows it is in.
+        merged: ``embeddings.h5``.
+        classifier: a classifier's file that fits.
+        chunk_length: bases per chunk.
+        threshold: see ``tables.Tables``.
     """
 
-    def score(rows: slice) -> tuple[list[str], np.ndarray]:
-        ids, features = embeddings.read(rows)
-        if not np.isfinite(features).all():
-            raise StorageError(
-                f"{embeddings.path}: holds values that are not finite near {ids[0]}. Delete it and run again."
-            )
-        return ids, model.scores(torch.from_numpy(features).to(device)).cpu().numpy()
+    def __init__(self, merged: Path, classifier: Path, chunk_length: int, threshold: float) -> None:
+        self._given = (merged, classifier, chunk_length, threshold)
+        self._embeddings = MergedEmbeddings(merged)
+        self._scorer, self.spec = load_scorer(classifier)
+        self._chunk_length, self._threshold = chunk_length, threshold
 
-    with ThreadPoolExecutor(threads, "score", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        ahead = deque[Future]()
-        for rows in embeddings.windows():
-            ahead.append(pool.submit(score, rows))
-            if len(ahead) > threads:
-                yield ahead.popleft().result()
-        for each in ahead:
-            yield each.result()
+    def __reduce__(self) -> tuple[type[ScoreBlock], tuple[Path, Path, int, float]]:
+        return ScoreBlock, self._given  # another process opens the files itself
+
+    def __call__(self, block: Block) -> BlockTables:
+        """A block's rows; StorageError for what ``scores`` and ``BlockRows`` refuse."""
+        rows = BlockRows(block, self._chunk_length, self._threshold)
+        for ids, scores in self.scores(block.rows):
+            rows.add(ids, scores)
+        return rows.finish()
+
+    def scores(self, rows: slice) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Ids and (n, 2) float32 softmax scores (others, virus) of n rows at a time, in order.
+
+        Raises:
+            StorageError: a value isn't finite; names its frame.
+        """
+        for start in range(rows.start, rows.stop, SCORED_ROWS):
+            ids, features = self._embeddings.read(slice(start, min(start + SCORED_ROWS, rows.stop)))
+            finite = np.isfinite(features)
+            if not finite.all():
+                raise StorageError(
+                    f"{self._embeddings.path}: holds values that are not finite near "
+                    f"{ids[int(np.argmin(finite.all(axis=1)))]}. Delete it and run again."
+                )
+            yield ids, self._scorer(features)

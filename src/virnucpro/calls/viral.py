@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from virnucpro.calls.gzip_blocks import GzipWriter
 from virnucpro.errors import StorageError
 from virnucpro.io import atomic_file
 from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL, read_rows
@@ -16,12 +15,10 @@ from virnucpro.sequences.read import read_fasta
 logger = logging.getLogger(__name__)
 
 _LINE_LENGTH = 80
-_LINES_AT_ONCE = 4096  # that are compressed together
-_BUFFER_BYTES = 1 << 18  # so that short sequences aren't compressed one by one
-_GZIP_LEVEL = 4  # thirty times as fast as the highest, for files a twelfth larger; bases hardly repeat
+_LINES_AT_ONCE = 4096  # that are joined together
 
 
-def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path) -> int:
+def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path, threads: int = 1) -> int:
     """Copy the sequences called viral from the input, which is read in step with ``contigs.tsv``.
 
     Headers are whole, letters as in the input, 80 to a line. Equal content gives equal bytes.
@@ -30,6 +27,7 @@ def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path) -> in
         contigs: ``contigs.tsv``.
         fastas: the sample's input files, in the order that they were split in.
         output: ``viral.fasta.gz``.
+        threads: that compress, besides the one that reads; the bytes are the same with any number.
 
     Returns:
         The number of sequences written.
@@ -39,12 +37,7 @@ def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path) -> in
     """
     changed = f"input changed, or {contigs} did. Delete that file and the folder 'shards' beside it, and run again."
     written = 0
-    with (
-        atomic_file(output) as temporary,
-        open(temporary, "wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=_GZIP_LEVEL) as packed,
-        io.BufferedWriter(packed, _BUFFER_BYTES) as file,  # type: ignore[arg-type]
-    ):
+    with atomic_file(output) as temporary, open(temporary, "wb") as raw, GzipWriter(raw, threads) as file:
         rows = read_rows(contigs, CONTIG_COLUMNS)
         for record in (record for fasta in fastas for record in read_fasta(fasta, keep_empty=True)):
             if not record.sequence:

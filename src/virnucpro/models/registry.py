@@ -72,7 +72,7 @@ class Architecture:
     shapes: Mapping[str, Shape]  # published sizes, by a name that its models' names contain
     published: Mapping[str, Published] = field(default_factory=dict)  # by the names that users may give
     bundled: tuple[str, ...] = ()
-    citation: str | None = None  # key in report/references.yaml
+    citation: str | None = None  # key in report/references.json
     max_tokens: int = 32768  # of a packed batch on a GPU, as auto: more are no faster
     alibi: bool = False  # attention with ALiBi's bias, which a backend must know
     cuda_graphs: bool = False  # many short kernels: launched one by one they come too slowly

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
+from functools import cache
+from pathlib import Path
 from typing import Any
-
-import yaml
 
 from virnucpro.models.registry import ARCHITECTURES, ROLES, Architecture
 
@@ -49,9 +49,15 @@ def architectures(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def references(names: Collection[str]) -> list[Reference]:
     """The works to cite for a run with encoders of these architectures, in the order of their numbers in ``methods``."""
-    works = [Reference(**work) for work in yaml.safe_load((files(__package__) / "references.yaml").read_text("utf-8"))]
     unused = {each.citation for each in ARCHITECTURES.values()} - {ARCHITECTURES[name].citation for name in names}
-    return [work for work in works if work.key not in unused]
+    return [work for work in _works() if work.key not in unused]
+
+
+@cache
+def _works() -> list[Reference]:
+    """All works, in the order in which the methods paragraph counts them; authors as in BibTeX."""
+    works = json.loads(Path(__file__).with_name("references.json").read_text(encoding="utf-8"))
+    return [Reference(**work) for work in works]
 
 
 def methods(summary: dict[str, Any], bases: int) -> str:

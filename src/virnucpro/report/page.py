@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from virnucpro import __version__
 from virnucpro.io import atomic_file
@@ -88,12 +89,25 @@ def write_run_page(summaries: Mapping[str, Path], output: Path) -> None:
 
 
 def _write(output: Path, template: str, **facts: Any) -> None:
+    page = (
+        _templates()
+        .get_template(template)
+        .render(**facts, version=__version__, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    )
+    with atomic_file(output) as file:
+        file.write_text(page, encoding="utf-8")
+
+
+@cache
+def _templates() -> Environment:
+    """The templates, each compiled once in a process: that takes longer than filling it in."""
     environment = Environment(
-        loader=PackageLoader("virnucpro.report"),
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
     )
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
@@ -102,11 +116,7 @@ def _write(output: Path, template: str, **facts: Any) -> None:
     environment.filters["embedded"] = lambda value: json.dumps(
         value, ensure_ascii=False, separators=(",", ":")
     ).replace("<", "\\u003c")
-    page = environment.get_template(template).render(
-        **facts, version=__version__, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    )
-    with atomic_file(output) as file:
-        file.write_text(page, encoding="utf-8")
+    return environment
 
 
 def duration(seconds: float) -> str:
