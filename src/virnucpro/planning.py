@@ -9,7 +9,7 @@ THREADS = 8
 _MINUTES = 30  # of any embedding job, before the frames count
 _GPU_RATE, _CPU_RATE = 10_000_000, 200_000
 """Frames · megabytes of weights a minute: of a GPU a twentieth as fast as an H200, and of 8 CPU cores."""
-_TEXT_BYTES_PER_FRAME = 600  # in shards, and as four rows of tables
+_TEXT_BYTES_PER_FRAME = 900  # in shards, as ids of vectors, and as four rows of tables
 
 
 def preparing_memory(model_megabytes: int) -> int:
@@ -37,10 +37,20 @@ def encoder_memory(layers: int, width: int) -> float:
     return 4 * 12 * layers * width**2 + 2e9
 
 
-def disk_space(frames: int, residues: int, widths: Iterable[int], model_megabytes: Iterable[int]) -> int:
-    """Bytes that a run writes: vectors twice (per shard and merged), frames as text, tables, prepared models."""
-    vectors = 2 * 4 * sum(widths)  # float32
-    return frames * (vectors + _TEXT_BYTES_PER_FRAME) + 4 * residues + 2**20 * sum(model_megabytes)
+def disk_space(
+    frames: int,
+    residues: int,
+    widths: Iterable[int],
+    model_megabytes: Iterable[int],
+    vectors: str = "float32",
+    keep: str = "shards",
+) -> int:
+    """Bytes that a run writes: vectors (twice where a merged copy is made), frames as text, tables, prepared models.
+
+    ``vectors`` and ``keep`` are the options of these names.
+    """
+    numbers = (2 if vectors == "float16" else 4) * (2 if keep == "merged" else 1) * sum(widths)
+    return frames * (numbers + _TEXT_BYTES_PER_FRAME) + 4 * residues + 2**20 * sum(model_megabytes)
 
 
 def threads_beside_embedding(cores: int | None) -> int:

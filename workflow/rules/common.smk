@@ -66,7 +66,7 @@ from virnucpro.io import sha256_file
 from virnucpro.gpu import visible_gpus
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
-from virnucpro.outputs import REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
+from virnucpro.outputs import EMBEDDINGS, REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord
@@ -174,7 +174,8 @@ wildcard_constraints:
 
 def final_output():
     """Everything that a run makes for its samples."""
-    made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in SAMPLE_FILES]
+    names = set(SAMPLE_FILES) - ({EMBEDDINGS} if SETTINGS.keep == "none" else set())
+    made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in SAMPLE_FILES if name in names]
     return [*made, f"{OUT}/{REPORT}"] if len(SAMPLES) > 1 else made
 
 

@@ -4,12 +4,17 @@
 # more so the more run; a job measures itself, and its file keeps it.
 
 
+def vectors_file(path):
+    """An output that holds vectors; with `keep: none` it goes once nothing needs it."""
+    return temp(path) if SETTINGS.keep == "none" else path
+
+
 rule embed_dnabert_s:
     input:
         sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.{ROLES['dna'].suffix}"),
         model=ancient(MODELS["dna"]),
     output:
-        f"{OUT}/{{sample}}/embeddings/{SOURCES['dna'].kind}/{{key}}/{{shard}}.h5",
+        vectors_file(f"{OUT}/{{sample}}/embeddings/{SOURCES['dna'].kind}/{{key}}/{{shard}}.h5"),
     log:
         f"{OUT}/logs/embed_{SOURCES['dna'].kind}/{{sample}}/{{key}}/{{shard}}.log",
     # A GPU that is free takes a shard before a core takes anything else.
@@ -33,7 +38,7 @@ rule embed_esm2:
         sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.{ROLES['protein'].suffix}"),
         model=ancient(MODELS["protein"]),
     output:
-        f"{OUT}/{{sample}}/embeddings/{SOURCES['protein'].kind}/{{key}}/{{shard}}.h5",
+        vectors_file(f"{OUT}/{{sample}}/embeddings/{SOURCES['protein'].kind}/{{key}}/{{shard}}.h5"),
     log:
         f"{OUT}/logs/embed_{SOURCES['protein'].kind}/{{sample}}/{{key}}/{{shard}}.log",
     # A GPU that is free takes a shard before a core takes anything else.

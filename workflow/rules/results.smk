@@ -9,7 +9,7 @@ rule merge:
         dna_model=PREPARED["dna"],
         protein_model=PREPARED["protein"],
     output:
-        f"{OUT}/{{sample}}/embeddings.h5",
+        vectors_file(f"{OUT}/{{sample}}/embeddings.h5"),
     log:
         f"{OUT}/logs/merge/{{sample}}.log",
     benchmark:

@@ -15,5 +15,5 @@ with job(snakemake.log[0]):
         Path(snakemake.input.protein_model) / "model.safetensors",
         Path(snakemake.output[0]),
         run=snakemake.params.run,
-        keep=snakemake.params.keep,
+        keep="merged" if snakemake.params.keep in ("merged", "none") else "shards",
     )

@@ -28,7 +28,8 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
             continue
         try:
             counts = json.loads((folder / sample / "summary.json").read_text())
-            shards = read_provenance(folder / sample / "embeddings.h5")["shards"]
+            vectors = folder / sample / "embeddings.h5"  # there are none with `keep: none`
+            shards = read_provenance(vectors)["shards"] if vectors.exists() else []
         except (FileNotFoundError, StorageError):
             continue
         for shard in shards:
@@ -50,6 +51,7 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
     return "\n".join(
         [
             *found,
-            f"{viral:,} of {records:,} sequences viral; {frames:,} frames embedded, now or before, in {cost or 0}{rate}",
+            f"{viral:,} of {records:,} sequences viral; {frames:,} frames embedded"
+            + (f", now or before, in {cost}{rate}" if cost else ""),
         ]
     )
