@@ -12,13 +12,15 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.unit.encoder_fixtures import bpe_json, dna, proteins, random_dnabert, random_esm2
+from tests.unit.encoder_fixtures import ROOT, bpe_json, dna, proteins, random_dnabert, random_esm2
+from virnucpro.calls.scores import frame_scores
+from virnucpro.classifier.model import load_classifier
 from virnucpro.embeddings import shard as shard_job
 from virnucpro.embeddings.distinct import DistinctSequences
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.merge import merge
 from virnucpro.embeddings.shard import compute, embed_shard
-from virnucpro.embeddings.store import MergedEmbeddings, open_shard
+from virnucpro.embeddings.store import MergedEmbeddings, open_shard, write_shard
 from virnucpro.encoders.loading import write_encoder
 from virnucpro.encoders.spec import read_spec
 from virnucpro.sequences.split import read_manifest, read_shard, split_fasta
@@ -221,6 +223,35 @@ def test_float16(tmp_path, models):
     assert three.embed([known], settings) == [False] * 2, "known vectors are taken as they are stored"
     for role in KINDS:
         assert bits(three.vectors(role, three.shas[0])).items() <= bits(two.vectors(role, two.shas[0])).items()
+
+
+@pytest.mark.parametrize("length", [300, 500])
+def test_scores_of_the_bundled_models_hardly_change_with_float16(tmp_path, length):
+    """All frames of the bundled example."""
+    models = {role: ROOT / "resources" / "models" / f"mini-{name}.safetensors"
+              for role, name in (("dna", "dnabert-s"), ("protein", "esm2"))}  # fmt: skip
+    split_fasta([ROOT / "resources" / "example" / "contigs.fa"], tmp_path / "shards", length, 10_000)
+    (sha,) = [each["sha"] for each in read_manifest(tmp_path / "shards")["shards"]]
+    classifier, _ = load_classifier(ROOT / "resources" / "models" / f"mini-{length}.safetensors")
+    scores, largest, settings = {}, 0.0, Settings(device="cpu")
+    for kind in ("float32", "float16"):
+        files = {role: tmp_path / kind / role / f"{sha}.h5" for role in KINDS}
+        for role, suffix in KINDS.items():
+            if kind == "float32":
+                embed_shard(tmp_path / "shards" / f"{sha}.{suffix}", models[role], files[role], settings, 2)
+                continue
+            with open_shard(tmp_path / "float32" / role / f"{sha}.h5") as file:
+                rows, ids = file["embeddings"][:], file["ids"].asstr()[:].tolist()
+                write_shard(files[role], ids, rows, {"weights_sha256": file.attrs["weights_sha256"]}, vectors=kind)
+            largest = max(largest, float(np.abs(rows).max()))
+        merged = tmp_path / f"{kind}.h5"
+        merge(tmp_path / "shards", [files["dna"]], [files["protein"]], *models.values(), merged)
+        found = [rows for _, rows in frame_scores(MergedEmbeddings(merged), classifier, "cpu", 1)]
+        scores[kind] = np.concatenate(found)[:, 1]
+    change = np.abs(scores["float16"] - scores["float32"]).max()
+    print(f"{len(scores['float32'])} frames: scores change by up to {change:.1e}; vectors' largest value {largest:.1f}")
+    assert 0 < change < 1e-3
+    assert largest < 10, "float16 holds 65,504"
 
 
 def test_the_cache_keeps_what_was_copied(tmp_path, models, former):
