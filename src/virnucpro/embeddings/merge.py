@@ -82,18 +82,7 @@ def merge(
         name: {Path(path).stem: Path(path) for path in paths} for name, paths in (("dna", dna), ("protein", protein))
     }
     output.parent.mkdir(parents=True, exist_ok=True)  # paths from it can be followed then
-    found: dict[str, list[_Piece]] = {name: [] for name in specs}
-    for piece in pieces:
-        if not piece["frames"]:
-            continue
-        sha = piece["sha"]
-        if sha not in totals or piece["first"] + piece["frames"] > totals[sha]:
-            raise StorageError(f"{shards}: its manifest lacks rows of shard {sha}. Delete it and run again.")
-        for name, spec in specs.items():
-            if sha not in files[name]:
-                raise StorageError(f"{output}: shard {sha} has no {name} embeddings. Run the workflow again.")
-            rows = slice(piece["first"], piece["first"] + piece["frames"])
-            found[name].append(_inspect(name, files[name][sha], spec, rows, totals[sha], output.parent))
+    found = _find(shards, output, pieces, totals, files, specs)
     every = [piece for own in found.values() for piece in own]
     dtype = _only(every, "dtype", "stored as") or "float32"
     keys = {name: key for name, own in found.items() if (key := _only(own, "key", "made under the key"))}
@@ -116,9 +105,9 @@ def merge(
     ) as merged:  # fmt: skip
         for name, own in found.items():
             row = 0
-            for piece in own:
-                _append(merged, name, piece, row, keep == "merged")
-                row += piece.source.rows
+            for each in own:
+                _append(merged, name, each, row, keep == "merged")
+                row += each.source.rows
     logger.info("merged %d frames from %d shards", count, len(found["dna"]))
     return count
 
@@ -133,6 +122,29 @@ def describe(spec: EncoderSpec) -> dict[str, Any]:
         "width": spec.width,
         "pooling": spec.pooling,
     }
+
+
+def _find(
+    shards: Path,
+    output: Path,
+    pieces: Sequence[Mapping[str, Any]],
+    totals: Mapping[str, int],
+    files: Mapping[str, Mapping[str, Path]],
+    specs: Mapping[str, EncoderSpec],
+) -> dict[str, list[_Piece]]:
+    """The pieces by role, in order; ``totals`` are the shards' numbers of rows, ``files`` their files by role."""
+    found: dict[str, list[_Piece]] = {name: [] for name in specs}
+    for piece in pieces:
+        sha, rows = piece["sha"], slice(piece["first"], piece["first"] + piece["frames"])
+        if not piece["frames"]:
+            continue
+        if sha not in totals or rows.stop > totals[sha]:
+            raise StorageError(f"{shards}: its manifest lacks rows of shard {sha}. Delete it and run again.")
+        for name, spec in specs.items():
+            if sha not in files[name]:
+                raise StorageError(f"{output}: shard {sha} has no {name} embeddings. Run the workflow again.")
+            found[name].append(_inspect(name, files[name][sha], spec, rows, totals[sha], output.parent))
+    return found
 
 
 def _inspect(name: str, path: Path, spec: EncoderSpec, rows: slice, count: int, folder: Path) -> _Piece:

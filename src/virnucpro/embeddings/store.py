@@ -255,6 +255,7 @@ class MergedEmbeddings:
 
     def features(self, window: slice) -> np.ndarray:
         """Features (n, dna + protein) float32 of a window. Threads may read side by side."""
+        window = self._clip(window)
         features = np.empty((window.stop - window.start, self.width), np.float32)
         for role, columns in (("dna", np.s_[: self.dna_width]), ("protein", np.s_[self.dna_width :])):
             at = 0
@@ -273,7 +274,7 @@ class MergedEmbeddings:
 
         In order; each dataset can be read until the next one is asked for.
         """
-        window = window or slice(0, self.count)
+        window = self._clip(window or slice(None))
         if not self.sources.get(role):
             with h5py.File(self.path, "r", locking=False) as file:
                 yield file[role], file.get(f"{role}_digests"), window
@@ -286,6 +287,11 @@ class MergedEmbeddings:
             rows = slice(max(window.start, starts[place]) + shift, min(window.stop, starts[place + 1]) + shift)
             with self._open_source(role, own[place]) as file:
                 yield file["embeddings"], file.get("digests"), rows
+
+    def _clip(self, window: slice) -> slice:
+        """The rows of it that there are, as for a list."""
+        start, stop, _ = window.indices(self.count)
+        return slice(start, max(start, stop))
 
     @contextmanager
     def _open_source(self, role: str, source: Source) -> Iterator[h5py.File]:
