@@ -259,7 +259,10 @@ def space(case: Case) -> Iterator[Finding]:
     """Disk."""
     widths = PUBLISHED_WIDTHS | {role: shape.width for role, (_, shape) in case.shapes.items()}
     models = (case.source(role).megabytes for role in KEYS)
-    needed = planning.disk_space(case.work.open_frames, case.work.residues, widths.values(), models)
+    asked = case.settings
+    needed = planning.disk_space(
+        case.work.open_frames, case.work.residues, widths.values(), models, asked.vectors, asked.keep
+    )
     output, scratch = Path(case.settings.output_dir).absolute(), Path(tempfile.gettempdir())
     for about, folder, wanted, short in ("disk", output, needed, PROBLEM), ("scratch", scratch, 2**30, NOTE):
         free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir())).free

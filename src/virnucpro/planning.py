@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 THREADS = 8
 """Of an embedding job on a CPU, at most (more gain nothing with small models), or where a cluster gives it its own."""
+_MAX_THREADS_FOR_INPUT = 16  # one process hands out the work and writes
 _MINUTES = 30  # of any embedding job, before the frames count
 _GPU_RATE, _CPU_RATE = 10_000_000, 200_000
 """Frames · megabytes of weights a minute: of a GPU a twentieth as fast as an H200, and of 8 CPU cores."""
-_TEXT_BYTES_PER_FRAME = 600  # in shards, and as four rows of tables
+_TEXT_BYTES_PER_FRAME = 900  # in shards, as ids of vectors, and as four rows of tables
 
 
 def preparing_memory(model_megabytes: int) -> int:
@@ -37,15 +38,33 @@ def encoder_memory(layers: int, width: int) -> float:
     return 4 * 12 * layers * width**2 + 2e9
 
 
-def disk_space(frames: int, residues: int, widths: Iterable[int], model_megabytes: Iterable[int]) -> int:
-    """Bytes that a run writes: vectors twice (per shard and merged), frames as text, tables, prepared models."""
-    vectors = 2 * 4 * sum(widths)  # float32
-    return frames * (vectors + _TEXT_BYTES_PER_FRAME) + 4 * residues + 2**20 * sum(model_megabytes)
+def disk_space(
+    frames: int,
+    residues: int,
+    widths: Iterable[int],
+    model_megabytes: Iterable[int],
+    vectors: str = "float32",
+    keep: str = "shards",
+) -> int:
+    """Bytes that a run writes: vectors (for a while twice where they are copied), frames as text, tables, prepared models.
+
+    ``vectors`` and ``keep`` are the options of these names.
+    """
+    numbers = (2 if vectors == "float16" else 4) * (1 if keep == "shards" else 2) * sum(widths)
+    return frames * (numbers + _TEXT_BYTES_PER_FRAME) + 4 * residues + 2**20 * sum(model_megabytes)
 
 
 def threads_beside_embedding(cores: int | None) -> int:
     """Cores that embedding jobs on GPUs leave to others; ``cores`` is None where a cluster gives each job its own."""
     return min(4, max(1, cores // 8)) if cores else 4
+
+
+def threads_for_input(megabytes: float, cores: int | None) -> int:
+    """Threads to split a sample or to make its tables: one more for every 8 MB of its files.
+
+    ``cores`` is None where a cluster gives each job its own.
+    """
+    return max(1, min(_MAX_THREADS_FOR_INPUT, cores or THREADS, 1 + int(megabytes) // 8))
 
 
 def threads_per_embedding(cores: int | None, gpus: int) -> int:

@@ -106,7 +106,9 @@ def test_no_frames_is_an_error(tmp_path):
 def test_fp32_passes_against_both_references(made, tmp_path):
     result = measure(*made, tmp_path, Settings(), frames=20)
     assert result["passed"] and result == json.loads((tmp_path / "check.json").read_text())
-    rows = {row["encoder"]: row for row in result["rows"]}
+    *own, stored = result["rows"]
+    rows = {row["encoder"]: row for row in own}
+    assert stored["vectors"] == "float16" and not stored["chosen"] and 0 < stored["score_change"] < 1e-3
     assert [row["chosen"] for row in rows.values()] == [True] * 3
     assert (rows["dna"]["reference"], rows["protein"]["reference"]) == ("plain fp32", "fair-esm")
     assert {row["backend"] for row in rows.values()} == {"sdpa"}
@@ -117,6 +119,22 @@ def test_fp32_passes_against_both_references(made, tmp_path):
     text = (tmp_path / "check.txt").read_text()
     assert "CPU: PASSED" in text and "FAILED" not in text
     assert (tmp_path / "check.png").stat().st_size > 5000 and "<svg" in (tmp_path / "check.svg").read_text()
+
+
+def test_vectors_stored_as_float16_have_a_gate(made, tmp_path, monkeypatch):
+    result = check(*made, tmp_path, Settings(vectors="float16"), frames=20)
+    assert result["passed"] and [row["chosen"] for row in result["rows"]] == [True] * 4
+    assert "float16" in (tmp_path / "check.txt").read_text()
+    assert within(row(vectors="float16", score_change=9e-4)) and not within(row(vectors="float16", score_change=2e-3))
+    computed = run.compute
+
+    def too_large(model, *rest):
+        found = computed(model, *rest)
+        return found._replace(vectors=found.vectors + 1e5) if "protein" in str(model) else found
+
+    monkeypatch.setattr(run, "compute", too_large)
+    with pytest.raises(ModelError, match="both against vectors: float32"):
+        check(*made, tmp_path, Settings(vectors="float16"), frames=20)
 
 
 def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):
@@ -131,7 +149,7 @@ def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"protein against fair-esm.*check\.txt"):
         refuse_failed(tmp_path / "check.json")
     result = json.loads((tmp_path / "check.json").read_text())
-    dna, protein, both = result["rows"]
+    dna, protein, both, _ = result["rows"]
     assert dna["passed"] and not protein["passed"]
     assert dna["score_change"] < 1e-6 < 1e-5 < protein["score_change"] == pytest.approx(both["score_change"], rel=0.01)
     assert "FAILED" in (tmp_path / "check.txt").read_text() and (tmp_path / "check.png").exists()

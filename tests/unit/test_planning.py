@@ -37,5 +37,7 @@ def test_a_shard_of_the_largest_default_fits_in_common_nodes():
 
 def test_memory_and_disk_are_about_what_is_measured():
     assert planning.encoder_memory(36, 2560) == pytest.approx(4 * 2.83e9 + 2e9, rel=0.01)  # 2.8 billion weights
-    frame = 2 * 4 * (768 + 2560) + 600
-    assert planning.disk_space(1000, 160_000, [768, 2560], [470, 5700]) == 1000 * frame + 640_000 + 6170 * 2**20
+    for numbers, options in ((4, {}), (8, {"keep": "merged"}), (2, {"vectors": "float16"})):
+        frame = numbers * (768 + 2560) + 900
+        needed = planning.disk_space(1000, 160_000, [768, 2560], [470, 5700], **options)
+        assert needed == 1000 * frame + 640_000 + 6170 * 2**20

@@ -6,6 +6,7 @@ import html
 import json
 import re
 
+import h5py
 import pytest
 
 from tests.unit.report_fixtures import ARCHITECTURES, FASTAS, write_sample
@@ -72,6 +73,24 @@ def test_throughput_and_how_busy_the_gpus_were(tmp_path):
     page = page_of(write_sample(tmp_path, 2))
     assert page.count("88 %") == 2
     assert "1,234 MB" in page and page.count("1 min 23 s") == 3, "of its rule, all and the longest, and of its shard"
+
+
+def test_vectors_that_were_known_count_for_no_speed(tmp_path):
+    folder = write_sample(tmp_path, 2)
+    with h5py.File(folder / "embeddings.h5", "r+") as file:
+        provenance = json.loads(file["provenance"][()])
+        shards = provenance["shards"]
+        shards[0]["computed"] = 40
+        known = {"device": "none", "frames": 60, "computed": 0, "tokens": 0, "seconds": 0.0, "job_seconds": 0.5}
+        shards.append({"shard": "ab" * 16, "encoder": "dna", "key": "k", "cpu_seconds": 0.1, "max_rss": 9.0, **known})
+        del file["provenance"]
+        file["provenance"] = json.dumps(provenance)
+    dna, protein = timing.throughput(shards)
+    assert (dna.frames, dna.devices, protein.frames) == (140, "cpu", 200)
+    page = page_of(folder)
+    assert "Without 120 vectors of frames that equal another one" in page and "ab" * 6 not in page
+    assert timing.throughput(shards[-1:]) == []
+    assert "Without" not in page_of(write_sample(tmp_path, 2, sample="t"))
 
 
 def test_a_contig_longer_than_its_picture(tmp_path):

@@ -23,6 +23,13 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
     assert run_summary(tmp_path, ["a", "b"]).splitlines()[1] == "and 1 samples more"
 
 
+def test_without_vectors_there_is_no_cost(tmp_path):
+    folder = write_sample(tmp_path, 5, sample="a")
+    (folder / "report.html").touch()
+    (folder / "embeddings.h5").unlink()
+    assert run_summary(tmp_path, ["a"]).endswith(" frames embedded")
+
+
 def test_nothing_finished_says_nothing(tmp_path):
     assert run_summary(tmp_path, ["a"]) == ""
     folder = write_sample(tmp_path, 5, sample="a")

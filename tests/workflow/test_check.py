@@ -28,6 +28,6 @@ def test_the_table_is_printed_and_a_failure_is_a_status(tiny, tmp_path):
     assert "dna against published, protein against published" in done.stderr
     result = json.loads((tmp_path / "out" / "check" / "check.json").read_text())
     own = [row for row in result["rows"] if row["reference"] != "published"]
-    assert len(own) == 3 and all(row["passed"] for row in own) and not result["passed"]
+    assert len(own) == 4 and all(row["passed"] for row in own) and not result["passed"]
     assert result["frames"] == 10 and result["run"]["versions"]["snakemake"]
     assert (tmp_path / "out" / "check" / "check.txt").read_text() in done.stdout

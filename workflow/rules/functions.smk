@@ -170,6 +170,12 @@ def threads_beside_embedding(wildcards=None):
     return planning.threads_beside_embedding(cores_here())
 
 
+def threads_for_input(wildcards, input):
+    """More of them for a large sample, whose first and last step would be waited for; the files of small ones take one."""
+    fasta = [input.fasta] if isinstance(input.fasta, str) else input.fasta
+    return planning.threads_for_input(sum(map(os.path.getsize, filter(os.path.isfile, fasta))) / 1e6, cores_here())
+
+
 def threads_per_embedding(wildcards):
     """The other cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster."""
     return planning.threads_per_embedding(cores_here(), gpus_here() if cores_here() else 0)

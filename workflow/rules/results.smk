@@ -67,7 +67,7 @@ rule predict:
         f"{OUT}/logs/predict/{{sample}}.log",
     conda:
         "../../envs/cpu.yaml"
-    threads: threads_beside_embedding
+    threads: threads_for_input
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 3000,
         runtime=lambda wildcards, attempt: attempt * 240,

@@ -3,14 +3,14 @@
 
 checkpoint split:
     input:
-        fasta_of,
+        fasta=fasta_of,
     output:
         directory(f"{OUT}/{{unit}}/shards"),
     log:
         f"{OUT}/logs/split/{{unit}}.log",
     conda:
         "../../envs/cpu.yaml"
-    threads: threads_beside_embedding
+    threads: threads_for_input
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 4000,
         runtime=lambda wildcards, attempt: attempt * 240,

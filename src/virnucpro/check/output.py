@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.check.measure import STORED_AS_FLOAT16
 from virnucpro.encoders.precision import PRECISIONS
 from virnucpro.errors import ModelError
 from virnucpro.rendering import saved_figure, text_table
@@ -18,6 +19,7 @@ _COLUMNS = {
     "precision": "",
     "backend": "",
     "batching": "",
+    "vectors": "",
     "reference": "",
     "relative_l2": ".1e",
     "relative_l2_rest": ".1e",
@@ -40,7 +42,8 @@ def table(result: dict[str, Any]) -> str:
         "*: the chosen way of computing, which decides. The worst frame counts; rel_L2_rest leaves out outlier"
         " dimensions.",
         "Gates for rel_L2_rest (score_change): "
-        + ", ".join(f"{name} {each.gate.relative_l2:g} ({each.gate.score:g})" for name, each in PRECISIONS.items()),
+        + ", ".join(f"{name} {each.gate.relative_l2:g} ({each.gate.score:g})" for name, each in PRECISIONS.items())
+        + f"; vectors stored as float16 ({STORED_AS_FLOAT16:g})",
     ]
     if rest := len(result["not_available"]):
         about.append(f"{rest} other precisions or backends can't run here; not_available in check.json says why.")
@@ -69,5 +72,5 @@ def refuse_failed(path: Path) -> None:
         names = ", ".join(f"{row['encoder']} against {row['reference']}" for row in failed)
         raise ModelError(
             f"The chosen way of computing differs too much from its reference: {names}. See {path.with_suffix('.txt')}; "
-            "choose another precision or attention backend, or batching: original."
+            "choose another precision or attention backend, batching: original, or vectors: float32."
         )

@@ -132,7 +132,8 @@ def _compare(
     against: Mapping[str, str],
     rest: list[str] | None,
 ) -> list[Comparison]:
-    """Rows for these frames: each encoder by the chosen path, and both; the other ways too, unless ``rest`` is None.
+    """Rows for these frames: each encoder by the chosen path, and both; the other ways and both stored as float16, too,
+    unless ``rest`` is None.
 
     In an encoder's row the scores differ by its vectors alone. ``rest`` collects what the device doesn't have.
     """
@@ -165,9 +166,19 @@ def _compare(
     both = {"encoder": "both", "chosen": True, "precision": ways[0]["precision"]}
     both |= {key: ", ".join(dict.fromkeys(way[key] for way in ways)) for key in ("reference", "backend", "batching")}
     rows.append(Comparison(both | compare_scores(setup.scores(chosen), before)))
+    if rest is not None:
+        rows.append(Comparison(both | _stored(setup, chosen)))
     for comparison in rows:
         comparison.measures["passed"] = within(comparison.measures)
     return rows
+
+
+def _stored(setup: Setup, vectors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What storing the chosen way's vectors as float16 changes, whether that is chosen or not."""
+    with np.errstate(over="ignore"):
+        rounded = {role: each.astype(np.float16).astype(np.float32) for role, each in vectors.items()}
+    measures = {"vectors": "float16", "reference": "vectors: float32", "chosen": setup.settings.vectors == "float16"}
+    return measures | compare_scores(setup.scores(rounded), setup.scores(vectors))
 
 
 def _other_ways(spec: EncoderSpec, settings: Settings, device: str, rest: list[str]) -> Iterator[Settings]:

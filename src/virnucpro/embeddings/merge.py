@@ -78,13 +78,7 @@ def merge(
         name: {Path(path).stem: Path(path) for path in paths} for name, paths in (("dna", dna), ("protein", protein))
     }
     output.parent.mkdir(parents=True, exist_ok=True)  # paths from it can be followed then
-    found: dict[str, list[_Piece]] = {name: [] for name in specs}
-    for piece in manifest["pieces"]:
-        sha, rows = piece["sha"], slice(piece["first"], piece["first"] + piece["frames"])
-        for name, spec in specs.items():
-            if sha not in files[name]:
-                raise StorageError(f"{output}: shard {sha} has no {name} embeddings. Run the workflow again.")
-            found[name].append(_inspect(name, files[name][sha], spec, rows, piece["of"], output.parent))
+    found = _find(output, manifest["pieces"], files, specs)
     every = [piece for own in found.values() for piece in own]
     dtype = _only(every, "dtype", "stored as") or "float32"
     keys = {name: key for name, own in found.items() if (key := _only(own, "key", "made under the key"))}
@@ -108,9 +102,9 @@ def merge(
     ) as merged:  # fmt: skip
         for name, own in found.items():
             row = 0
-            for piece in own:
-                _append(merged, name, piece, row, keep == "merged")
-                row += piece.source.rows
+            for each in own:
+                _append(merged, name, each, row, keep == "merged")
+                row += each.source.rows
         provenance["jobs"]["merge"] = resources_used(began)
     logger.info("merged %d frames from %d shards", count, len(found["dna"]))
     return count
@@ -126,6 +120,23 @@ def describe(spec: EncoderSpec) -> dict[str, Any]:
         "width": spec.width,
         "pooling": spec.pooling,
     }
+
+
+def _find(
+    output: Path,
+    pieces: Sequence[Mapping[str, Any]],
+    files: Mapping[str, Mapping[str, Path]],
+    specs: Mapping[str, EncoderSpec],
+) -> dict[str, list[_Piece]]:
+    """The pieces by role, in order; ``files`` are the shards' files by role."""
+    found: dict[str, list[_Piece]] = {name: [] for name in specs}
+    for piece in pieces:
+        rows = slice(piece["first"], piece["first"] + piece["frames"])
+        for name, spec in specs.items():
+            if (path := files[name].get(piece["sha"])) is None:
+                raise StorageError(f"{output}: shard {piece['sha']} has no {name} embeddings. Run the workflow again.")
+            found[name].append(_inspect(name, path, spec, rows, piece["of"], output.parent))
+    return found
 
 
 def _inspect(name: str, path: Path, spec: EncoderSpec, rows: slice, count: int, folder: Path) -> _Piece:

@@ -103,7 +103,7 @@ def _compute(
             ran = _embed(file, sequences, model, distinct, missing, ids, letters, settings, threads, about)
         else:  # neither a GPU nor PyTorch is needed
             logger.info("%s: %s", spec.name, about)
-            ran = {"device": "none", "tokens": 0, "seconds": 0.0}
+            ran = {"device": "none", "gpu": "", "tokens": 0, "seconds": 0.0}
         attributes = {
             "architecture": spec.architecture,
             "model": spec.name,

@@ -25,7 +25,7 @@ from virnucpro.errors import ConfigError, StorageError
 from virnucpro.io import atomic_file, named_in_errors
 
 ROWS_PER_CHUNK = 1024
-"""Rows in one HDF5 chunk; about 2 GB/s at this size, and small enough to stream."""
+"""Rows that are read or written at a time; about 2 GB/s at this size, and small enough to stream."""
 DIGEST_BYTES = 16
 
 _STRING = h5py.string_dtype("utf-8")
@@ -41,7 +41,8 @@ class ShardFile:
         self._file, self._path, self._ids, self._missing = file, path, ids, len(ids)
         self._dtype = np.dtype(vectors)
         file.create_dataset("ids", data=np.array(ids, dtype=object), dtype=_STRING)
-        file.create_dataset("embeddings", shape=(len(ids), width), dtype=self._dtype, chunks=_chunks(len(ids), width))
+        # Contiguous: chunks would be filled up, and a sample's rows may begin and end anywhere.
+        file.create_dataset("embeddings", shape=(len(ids), width), dtype=self._dtype)
         if digests is not None:
             file.create_dataset("digests", data=digests, dtype="u1", shape=(len(ids), DIGEST_BYTES))
         file.attrs["count"] = len(ids)
@@ -254,6 +255,7 @@ class MergedEmbeddings:
 
     def features(self, window: slice) -> np.ndarray:
         """Features (n, dna + protein) float32 of a window. Threads may read side by side."""
+        window = self._clip(window)
         features = np.empty((window.stop - window.start, self.width), np.float32)
         for role, columns in (("dna", np.s_[: self.dna_width]), ("protein", np.s_[self.dna_width :])):
             at = 0
@@ -272,7 +274,7 @@ class MergedEmbeddings:
 
         In order; each dataset can be read until the next one is asked for.
         """
-        window = window or slice(0, self.count)
+        window = self._clip(window or slice(None))
         if not self.sources.get(role):
             with h5py.File(self.path, "r", locking=False) as file:
                 yield file[role], file.get(f"{role}_digests"), window
@@ -285,6 +287,11 @@ class MergedEmbeddings:
             rows = slice(max(window.start, starts[place]) + shift, min(window.stop, starts[place + 1]) + shift)
             with self._open_source(role, own[place]) as file:
                 yield file["embeddings"], file.get("digests"), rows
+
+    def _clip(self, window: slice) -> slice:
+        """The rows of it that there are, as for a list."""
+        start, stop, _ = window.indices(self.count)
+        return slice(start, max(start, stop))
 
     @contextmanager
     def _open_source(self, role: str, source: Source) -> Iterator[h5py.File]:
@@ -320,10 +327,3 @@ def _open_complete(path: str | Path, datasets: tuple[str, ...], remedy: str = _R
         if not file.attrs.get("complete", False) or any(name not in file for name in datasets):
             raise StorageError(f"{path}: was not written to its end. {remedy}")
         yield file
-
-
-def _chunks(count: int, width: int | None = None) -> tuple[int, ...] | None:
-    if count == 0:
-        return None
-    rows = min(count, ROWS_PER_CHUNK)
-    return (rows,) if width is None else (rows, width)

@@ -39,10 +39,11 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
         f"{spent / 3600:,.2f} {device} hours" if spent > 360 else f"{spent:,.1f} {device} seconds"
         for device, spent in sorted(seconds.items(), reverse=True)
     )
-    rate = f": {frames / sum(seconds.values()):,.1f} frames/s per device" if frames else ""
+    rate = f": {frames / sum(seconds.values()):,.1f} frames/s per device" if sum(seconds.values()) else ""
     return "\n".join(
         [
             *found,
-            f"{viral:,} of {records:,} sequences viral; {frames:,} frames embedded, now or before, in {cost or 0}{rate}",
+            f"{viral:,} of {records:,} sequences viral; {frames:,} frames embedded"
+            + (f", now or before, in {cost}{rate}" if cost else ""),
         ]
     )

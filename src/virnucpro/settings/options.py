@@ -153,7 +153,8 @@ class Settings:
     keep: str = _compute(
         "shards", "Which vectors stay when a sample's tables are made. `shards`: those of the shards, which "
         "`embeddings.h5` refers to; `merged`: a copy in each sample's `embeddings.h5` instead; `none`: none.",
-        "See [docs/outputs.md](../docs/outputs.md#what-may-be-deleted).", enum=["shards", "merged", "none"])
+        "With `none` the same input needs no job, but a new classifier computes all vectors again. See "
+        "[docs/outputs.md](../docs/outputs.md#what-may-be-deleted).", enum=["shards", "merged", "none"])
     shard_frames: int = _compute(
         100_000, "Largest number of frames in a shard, the unit of work that a kill can lose.",
         "Changing it splits anew.", minimum=1)
