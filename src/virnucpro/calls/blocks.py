@@ -21,7 +21,9 @@ class Block(NamedTuple):
 
     rows: slice
     records: list[tuple[str, int]]  # id and length of each sequence
-    first: int  # chunk of the first sequence that the block begins with, 0-based; more than 0 if an earlier one has others
+    first: (
+        int  # chunk of the first sequence that the block begins with, 0-based; more than 0 if an earlier one has others
+    )
     end: int  # chunk of the last sequence before which the block ends
     complete: bool  # whether that is the end of the last sequence
 

@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from virnucpro.calls import ONE_BLAS_THREAD
 from virnucpro.errors import VirNucProError
 
-Argument, Result = TypeVar("Argument"), TypeVar("Result")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -119,6 +120,7 @@ def main() -> None:
         function = pickle.load(incoming)
         while True:
             argument = pickle.load(incoming)
+            answer: tuple[Any, Exception | None]
             try:
                 answer = function(argument), None
             except Exception as error:

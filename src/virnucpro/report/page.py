@@ -81,8 +81,10 @@ def write_run_page(summaries: Mapping[str, Path], output: Path) -> None:
 
 
 def _write(output: Path, template: str, **facts: Any) -> None:
-    page = _templates().get_template(template).render(
-        **facts, version=__version__, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = (
+        _templates()
+        .get_template(template)
+        .render(**facts, version=__version__, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     )
     with atomic_file(output) as file:
         file.write_text(page, encoding="utf-8")
