@@ -60,7 +60,7 @@ rule predict:
         f"{OUT}/benchmarks/predict/{{sample}}.tsv"
     conda:
         "../../envs/cpu.yaml"
-    # Threads that read and score; another one writes.
+    # Processes that read, score and make rows; the job itself joins those.
     threads: threads_beside_embedding
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 3000,

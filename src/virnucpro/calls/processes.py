@@ -44,12 +44,12 @@ def in_order(
         return
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(processes))
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         idle = SimpleQueue[_Process]()
         for _ in range(processes):
             process = _Process(function)
             stack.callback(process.end)
             idle.put(process)
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)  # first of all, in the end
 
         def call(argument: Argument) -> Result:
             process = idle.get()
