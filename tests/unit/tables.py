@@ -22,7 +22,9 @@ class Frames:
 
 def tables_of(folder, records, frames, chunk_length=500, threshold=0.5, batch=3, max_chunks=MAX_CHUNKS, ending=""):
     """Write tables for (id, score_virus) or (id, others, virus) frames; returns paths and counts."""
-    paths = TablePaths(*(folder / f"{name}{ending}" for name in ("predictions", "chunks", "contigs", "results", "highest")))
+    paths = TablePaths(
+        *(folder / f"{name}{ending}" for name in ("predictions", "chunks", "contigs", "results", "highest"))
+    )
     scores = [(1 - frame[1], frame[1]) if len(frame) == 2 else frame[1:] for frame in frames]
     sample = Frames([frame[0] for frame in frames], np.array(scores, np.float32).reshape(-1, 2), batch)
     return paths, write(paths, records, sample, chunk_length, threshold, max_chunks)

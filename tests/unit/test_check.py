@@ -122,7 +122,7 @@ def test_fp32_passes_against_both_references(made, tmp_path):
 
 
 def test_vectors_stored_as_float16_have_a_gate(made, tmp_path, monkeypatch):
-    result = check(*made, tmp_path, Settings(vectors="float16"), frames=20)
+    result = measure(*made, tmp_path, Settings(vectors="float16"), frames=20)
     assert result["passed"] and [row["chosen"] for row in result["rows"]] == [True] * 4
     assert "float16" in (tmp_path / "check.txt").read_text()
     assert within(row(vectors="float16", score_change=9e-4)) and not within(row(vectors="float16", score_change=2e-3))
@@ -133,8 +133,9 @@ def test_vectors_stored_as_float16_have_a_gate(made, tmp_path, monkeypatch):
         return found._replace(vectors=found.vectors + 1e5) if "protein" in str(model) else found
 
     monkeypatch.setattr(run, "compute", too_large)
+    measure(*made, tmp_path, Settings(vectors="float16"), frames=20)
     with pytest.raises(ModelError, match="both against vectors: float32"):
-        check(*made, tmp_path, Settings(vectors="float16"), frames=20)
+        refuse_failed(tmp_path / "check.json")
 
 
 def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):

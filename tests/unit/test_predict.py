@@ -132,7 +132,13 @@ def many(folder, records, width=70, chance=0.4):
 @pytest.mark.parametrize(
     "records",
     [
-        [("none1", 1200), *((f"r{i}", 1 + 37 * i) for i in range(90)), ("huge", 200_001), ("none2", 700), ("last", 501)],
+        [
+            ("none1", 1200),
+            *((f"r{i}", 1 + 37 * i) for i in range(90)),
+            ("huge", 200_001),
+            ("none2", 700),
+            ("last", 501),
+        ],
         [("huge", 300_000)],
         [("none1", 1200), ("none2", 5)],
     ],
@@ -157,7 +163,9 @@ def test_what_a_process_refuses_is_the_same_message(tmp_path, monkeypatch):
     monkeypatch.setattr("virnucpro.calls.predict.SMALL_SAMPLE", 1)
     monkeypatch.setattr(MergedEmbeddings, "windows", partialmethod(MergedEmbeddings.windows, rows=2))
     ids = [f"{record}_chunk_1{frame}" for record in "ab" for frame in ("F1", "F2", "F2", "R1")]
-    with pytest.raises(StorageError, match=r"^a_chunk_1F2: out of order in the embeddings\. Delete them and run again\.$"):
+    with pytest.raises(
+        StorageError, match=r"^a_chunk_1F2: out of order in the embeddings\. Delete them and run again\.$"
+    ):
         run(**small(tmp_path, ids), threads=3)
     assert not list((tmp_path / "out").glob("*"))
 

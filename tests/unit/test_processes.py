@@ -55,7 +55,7 @@ def test_few_arguments_are_read_ahead():
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_errors_are_those_of_the_function(processes):
-    with pytest.raises(StorageError, match="^five: Delete it.$"):
+    with pytest.raises(StorageError, match=r"^five: Delete it\.$"):
         run("refuse", processes)
     with pytest.raises(OSError, match="No space left") as raised:
         run("fail", processes)
@@ -63,7 +63,7 @@ def test_errors_are_those_of_the_function(processes):
 
 
 def test_a_process_that_is_killed_is_a_message():
-    with pytest.raises(VirNucProError, match="was killed by signal 9 .* if memory was short"):
+    with pytest.raises(VirNucProError, match=r"was killed by signal 9 .* if memory was short"):
         run("die", 3)
 
 

@@ -129,7 +129,9 @@ class ManyFrames:
         return ids, np.full((len(ids), 2), 0.5, np.float32)
 
 
-@pytest.mark.parametrize("records", [[("r", 500 * 60_000)], [("r", 500 * 60_000), *((f"n{i}", 0) for i in range(60_000))]])
+@pytest.mark.parametrize(
+    "records", [[("r", 500 * 60_000)], [("r", 500 * 60_000), *((f"n{i}", 0) for i in range(60_000))]]
+)
 def test_memory_does_not_grow_with_the_table(tmp_path, records):
     """One record of many chunks, a third of them with frames: about 40 bytes a chunk, its start."""
     paths = TablePaths(*(tmp_path / name for name in "abcde"))
@@ -169,7 +171,11 @@ def test_blocks_hold_every_chunk_and_row_once(data):
     lengths = data.draw(st.lists(st.integers(0, 3000), min_size=1, max_size=8))
     records = [(f"r{i}", length) for i, length in enumerate(lengths)]
     chunks = [f"{record}_chunk_{n + 1}" for record, length in records for n in range(-(-length // 500))]
-    ids = [f"{chunk}{frame}" for chunk in chunks for frame in data.draw(st.lists(st.sampled_from(FRAME_NAMES), unique=True))]
+    ids = [
+        f"{chunk}{frame}"
+        for chunk in chunks
+        for frame in data.draw(st.lists(st.sampled_from(FRAME_NAMES), unique=True))
+    ]
     sample = Frames(ids, np.zeros((len(ids), 2), np.float32), data.draw(st.integers(1, 9)))
     row, seen, met = 0, [], []
     for block in blocks(sample, iter(records), 500, limit := data.draw(st.integers(1, 6))):

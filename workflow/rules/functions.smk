@@ -165,11 +165,6 @@ def cores_here():
         return None
 
 
-def threads_beside_embedding(wildcards=None):
-    """Cores that embedding jobs on GPUs leave to others; a fixed number on a cluster."""
-    return planning.threads_beside_embedding(cores_here())
-
-
 def threads_for_input(wildcards, input):
     """More of them for a large sample, whose first and last step would be waited for; the files of small ones take one."""
     fasta = [input.fasta] if isinstance(input.fasta, str) else input.fasta

@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from virnucpro.calls import ONE_BLAS_THREAD
 from virnucpro.errors import VirNucProError
 
-Argument, Result = TypeVar("Argument"), TypeVar("Result")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -43,12 +44,12 @@ def in_order(
         return
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(processes))
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         idle = SimpleQueue[_Process]()
         for _ in range(processes):
             process = _Process(function)
             stack.callback(process.end)
             idle.put(process)
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)  # first of all, in the end
 
         def call(argument: Argument) -> Result:
             process = idle.get()
@@ -119,6 +120,7 @@ def main() -> None:
         function = pickle.load(incoming)
         while True:
             argument = pickle.load(incoming)
+            answer: tuple[Any, Exception | None]
             try:
                 answer = function(argument), None
             except Exception as error:

@@ -41,7 +41,9 @@ _STOP_CODES = [code for code, codon in enumerate(_CODONS) if _RESIDUE_OF[codon] 
 _REVERSE_STOP_CODES = [code for code, codon in enumerate(_REVERSE_CODONS) if _RESIDUE_OF[codon] == "*"]
 _SKIPPED_CODE = 64  # of a codon with a letter other than A, C, G, T
 _REVERSE_BIT = 128  # set in a codon's code where it is read on the other strand
-_FORWARD_RESIDUES, _REVERSE_RESIDUES = ("".join(map(_RESIDUE_OF.get, codons)) for codons in (_CODONS, _REVERSE_CODONS))
+_FORWARD_RESIDUES, _REVERSE_RESIDUES = (
+    "".join(map(_RESIDUE_OF.__getitem__, codons)) for codons in (_CODONS, _REVERSE_CODONS)
+)
 _RESIDUES = (
     _FORWARD_RESIDUES.ljust(_REVERSE_BIT, "-") + _REVERSE_RESIDUES.ljust(_REVERSE_BIT, "-")
 ).encode()  # by code
