@@ -3,6 +3,7 @@
 import numpy as np
 
 from virnucpro.calls.tables import TablePaths, Tables
+from virnucpro.result_tables import CONTIG_COLUMNS
 
 
 def tables_of(folder, records, frames, chunk_length=500, threshold=0.5, batch=3):
@@ -15,6 +16,15 @@ def tables_of(folder, records, frames, chunk_length=500, threshold=0.5, batch=3)
             tables.add([row[0] for row in part], np.array([row[1:] for row in part], np.float32))
         counts = tables.finish()
     return paths, counts
+
+
+def contig_table(rows):
+    """contigs.tsv as text, with a row for each mapping of columns to values; cells that aren't given are empty."""
+    lines = [CONTIG_COLUMNS]
+    for row in rows:
+        assert row.keys() <= set(CONTIG_COLUMNS)
+        lines.append([str(row.get(column, "")) for column in CONTIG_COLUMNS])
+    return "".join("\t".join(line) + "\n" for line in lines)
 
 
 def read(path):

@@ -176,6 +176,7 @@ class Dataset:
             if len(rest.viral) > 1:
                 yield rest
 
+
 def _index(sample: Sample, file: MergedEmbeddings, groups: Mapping[str, str], digest: Any) -> list[dict[str, Any]]:
     """A sample's records, in order: sample, record, genome, number of frames. What training depends on is digested."""
     shards = sorted({shard["shard"] for shard in file.provenance.get("shards", [])})
