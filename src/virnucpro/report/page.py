@@ -23,18 +23,15 @@ MAX_LISTED_SHARDS = 500
 def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: Path) -> None:
     """Write a sample's page: one file, bounded in size whatever the number of contigs.
 
-    Args:
-        folder: the sample's results; the folders ``benchmarks`` and ``check`` are beside it.
-        sample: its name.
-        fastas: its input files, to be named on the page.
-        output: the page.
+    ``folder`` has the sample's results, and the folders ``benchmarks`` and ``check`` beside it; ``fastas`` are its
+    input files, to be named on the page.
     """
     summary = json.loads((folder / "summary.json").read_text())
+    architectures = methods.architectures(summary)
     provenance = MergedEmbeddings(folder / "embeddings.h5").provenance
     contigs = tables.read_contigs(folder / "contigs.tsv")
     chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn)
     benchmarks = folder.parent / "benchmarks"
-    check = folder.parent / "check" / "check.json"
     shards = provenance["shards"]
     _write(
         output,
@@ -49,12 +46,12 @@ def write_sample_page(folder: Path, sample: str, fastas: Sequence[str], output: 
         data=tables.columns(contigs.listed),
         columns=CONTIG_COLUMNS,
         calls=(VIRAL, NON_VIRAL, UNSCORED),
-        times=timing.rule_times(benchmarks, sample, shards, methods.architectures(summary)),
+        times=timing.rule_times(benchmarks, sample, shards, architectures),
         throughput=timing.throughput(shards),
         shards=sorted(shards, key=lambda shard: -shard["seconds"])[:MAX_LISTED_SHARDS],
-        check=read_check(check, summary),
+        check=read_check(folder.parent / "check" / "check.json", summary),
         methods=methods.methods(summary, sum(contigs.bases.values())),
-        references=methods.references(methods.architectures(summary).values()),
+        references=methods.references(architectures.values()),
     )
 
 
@@ -71,9 +68,7 @@ def read_check(path: Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
 def write_run_page(summaries: Mapping[str, Path], output: Path) -> None:
     """Write the page that compares the samples of a run.
 
-    Args:
-        summaries: sample → its summary.json; the sample's page is beside that.
-        output: the page.
+    ``summaries`` are sample → its summary.json; the sample's page is beside that.
     """
     samples = {sample: json.loads(path.read_text()) for sample, path in summaries.items()}
     _write(output, "run.html.j2", title="all samples", samples=samples)

@@ -16,9 +16,7 @@ MAX_LISTED_SAMPLES = 20
 def run_summary(folder: Path, samples: Iterable[str]) -> str:
     """What was found, what the embedding cost, and where the reports are; empty if no sample is finished.
 
-    Args:
-        folder: ``output_dir``.
-        samples: names of the run's samples; those without a report aren't counted.
+    ``folder`` is ``output_dir``; those of the run's ``samples`` that have no report aren't counted.
     """
     found: list[str] = []
     records = viral = frames = 0
@@ -45,9 +43,5 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
         for device, spent in sorted(seconds.items(), reverse=True)
     )
     rate = f": {frames / sum(seconds.values()):,.1f} frames/s per device" if frames else ""
-    return "\n".join(
-        [
-            *found,
-            f"{viral:,} of {records:,} sequences viral; {frames:,} frames embedded, now or before, in {cost or 0}{rate}",
-        ]
-    )
+    total = f"{viral:,} of {records:,} sequences viral; {frames:,} frames embedded, now or before, in {cost or 0}{rate}"
+    return "\n".join([*found, total])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ MAX_BARS = 300
 """Bars of a drawn contig; if it has more chunks, a bar stands for the best of several neighbours."""
 
 Row = dict[str, str]
-
-_LENGTH, _VIRAL_CHUNKS, _MEAN_SCORE, _CALL = map(CONTIG_COLUMNS.index, ("length", "viral_chunks", "mean_score", "call"))
 
 
 @dataclass
@@ -73,63 +71,60 @@ def read_contigs(path: Path) -> ContigFacts:
     """
     facts = ContigFacts()
 
-    def counted() -> Iterator[list[str]]:
-        for row in read_rows(path, CONTIG_COLUMNS):
-            facts.bases[row[_CALL]] += int(row[_LENGTH])
-            if row[_MEAN_SCORE]:
-                facts.scores[_bin(row[_MEAN_SCORE])] += 1
+    def contigs() -> Iterator[Row]:
+        return (dict(zip(CONTIG_COLUMNS, row, strict=True)) for row in read_rows(path, CONTIG_COLUMNS))
+
+    def counted() -> Iterator[Row]:
+        for row in contigs():
+            facts.bases[row["call"]] += int(row["length"])
+            if row["mean_score"]:
+                facts.scores[_bin(row["mean_score"])] += 1
             yield row
 
-    best = heapq.nlargest(MAX_LISTED_CONTIGS, counted(), key=lambda row: float(row[_MEAN_SCORE] or -1))
     left = MAX_LISTED_BYTES
-    for row in best:
-        left -= len("".join(row).encode()) + 3 * len(row)
+    for row in heapq.nlargest(MAX_LISTED_CONTIGS, counted(), key=lambda row: float(row["mean_score"] or -1)):
+        left -= len("".join(row.values()).encode()) + 3 * len(row)
         if left < 0:
             break
-        facts.listed.append(dict(zip(CONTIG_COLUMNS, row, strict=True)))
-    scored = (row for row in read_rows(path, CONTIG_COLUMNS) if row[_MEAN_SCORE])
-    facts.drawn = [
-        dict(zip(CONTIG_COLUMNS, row, strict=True)) for row in heapq.nlargest(DRAWN_CONTIGS, scored, key=_evidence)
-    ]
+        facts.listed.append(row)
+    facts.drawn = heapq.nlargest(DRAWN_CONTIGS, (row for row in contigs() if row["mean_score"]), key=_evidence)
     return facts
 
 
-def read_chunks(path: Path, drawn: Iterable[Row]) -> ChunkFacts:
+def read_chunks(path: Path, drawn: Sequence[Row]) -> ChunkFacts:
     """Summarise chunks.tsv, and make the bars of the contigs whose rows are ``drawn``."""
     facts = ChunkFacts()
-    wanted: dict[str, dict[int, Bar]] = {}
-    chosen = list(drawn)
-    lengths = {row["record"]: (int(row["length"]), min(int(row["chunks"]), MAX_BARS)) for row in chosen}
-    for record, _, first, last, frames, score, _, call in read_rows(path, CHUNK_COLUMNS):
+    bars_of: dict[str, dict[int, Bar]] = {}
+    lengths = {row["record"]: (int(row["length"]), min(int(row["chunks"]), MAX_BARS)) for row in drawn}
+    wanted = ("record", "start", "end", "open_frames", "score", "call")
+    for record, first, last, frames, score, call in read_rows(path, CHUNK_COLUMNS, wanted):
         facts.stop_free_frames[int(frames)] += 1
         if call != NO_OPEN_FRAME:
             facts.scores[_bin(score)] += 1
         if record in lengths:
             length, parts = lengths[record]
             start, end = int(first), int(last)
-            bars = wanted.setdefault(record, {})
+            bars = bars_of.setdefault(record, {})
             bar = bars.setdefault((start + end) // 2 * parts // (length + 1), Bar(start, end))
             bar.end = end
             bar.chunks += 1
             if score:
                 bar.score = max(bar.score or 0.0, float(score))
                 bar.viral |= call == VIRAL
-    facts.drawn = [Drawn(row, list(wanted.get(row["record"], {}).values())) for row in chosen]
+    facts.drawn = [Drawn(row, list(bars_of.get(row["record"], {}).values())) for row in drawn]
     return facts
 
 
 def columns(listed: list[Row]) -> dict[str, list[Any]]:
     """Contig rows as the page's script reads them: a list per column; numbers are numbers, an empty cell is None."""
-    text = ("record", "call")
-
-    def numbers(name: str) -> list[Any]:
-        return json.loads(f"[{','.join(row[name] or 'null' for row in listed)}]")
-
-    return {name: [row[name] for row in listed] if name in text else numbers(name) for name in CONTIG_COLUMNS}
+    found: dict[str, list[Any]] = {name: [row[name] for row in listed] for name in CONTIG_COLUMNS}
+    for name in found.keys() - {"record", "call"}:
+        found[name] = json.loads(f"[{','.join(cell or 'null' for cell in found[name])}]")
+    return found
 
 
-def _evidence(row: list[str]) -> tuple[bool, int, float]:
-    return row[_CALL] == VIRAL, int(row[_VIRAL_CHUNKS]), float(row[_MEAN_SCORE])
+def _evidence(row: Row) -> tuple[bool, int, float]:
+    return row["call"] == VIRAL, int(row["viral_chunks"]), float(row["mean_score"])
 
 
 def _bin(score: str) -> int:

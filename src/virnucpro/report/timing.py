@@ -38,17 +38,11 @@ def rule_times(
     """
     times = []
     embedding = {f"embed_{name}": role for role, name in architectures.items()}
-    for rule in (
-        "prepare_encoder",
-        "prepare_classifier",
-        "split",
-        *embedding,
-        "merge",
-        "predict",
-    ):  # as they run; `report` isn't over yet
+    names = {"s": "job_seconds", "cpu_time": "cpu_seconds", "max_rss": "max_rss"}  # benchmark's column → shard's key
+    # In the order in which they run; `report` isn't over yet.
+    for rule in ("prepare_encoder", "prepare_classifier", "split", *embedding, "merge", "predict"):
         if rule in embedding:
             own = [shard for shard in shards if embedding[rule] == shard["encoder"] and "job_seconds" in shard]
-            names = {"s": "job_seconds", "cpu_time": "cpu_seconds", "max_rss": "max_rss"}
             jobs = [{name: shard[key] for name, key in names.items()} for shard in own]
         else:
             name = f"{sample}.tsv" if rule in PER_SAMPLE else "*.tsv"
