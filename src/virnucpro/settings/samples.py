@@ -14,16 +14,8 @@ from virnucpro.settings.tables import is_table, read_table
 
 COLUMNS = ("sample", "fasta")
 RESERVED = (
-    "benchmarks",
-    "check",
-    "config.yaml",
-    "evaluation",
-    "inputs",
-    "logs",
-    "models",
-    "report.html",
-    "samples.tsv",
-    "training",
+    *("benchmarks", "check", "config.yaml", "evaluation", "inputs"),
+    *("logs", "models", "report.html", "samples.tsv", "training"),
 )
 """Names in ``output_dir``, in any case, that no sample may have."""
 MAX_NAME = 200
