@@ -120,7 +120,7 @@ def evaluate(
     excluded = {True: 0, False: 0}
     for sample in samples:
         facts: dict[str, _Facts] = {}
-        wanted = ("record", "length", "mean_score", "call")
+        wanted: tuple[str, ...] = ("record", "length", "mean_score", "call")
         for record, length, score, call in read_rows(sample.folder / "contigs.tsv", CONTIG_COLUMNS, wanted):
             if only is not None and (sample.name, record) not in only:
                 continue

@@ -91,6 +91,7 @@ def train(
         "best_epoch": min(history, key=lambda row: row["validation_loss"])["epoch"],
     }
     encoders = {f"{role}_encoder": data.provenance[f"{role}_encoder"] for role in ("dna", "protein")}
+    known = {key: {part: made[part] for part in ("name", "weights_sha256")} for key, made in encoders.items()}
     spec = ClassifierSpec(
         name=name or output.stem,
         width=data.width,
@@ -101,7 +102,8 @@ def train(
         pooling={role: data.provenance[f"{role}_encoder"].get("pooling", "") for role in ("dna", "protein")},
         training=training,
         metrics=metrics,
-        **{role: {key: made[key] for key in ("name", "weights_sha256")} for role, made in encoders.items()},
+        dna_encoder=known["dna_encoder"],
+        protein_encoder=known["protein_encoder"],
     )
     spec = write_classifier(output, model, spec, half=options.half)
     _write_split(output.with_name("split.tsv"), data)
