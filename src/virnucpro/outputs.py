@@ -48,13 +48,8 @@ def refuse_inputs(
 ) -> None:
     """Refuse a run that would overwrite one of its inputs, or replace a folder that holds one.
 
-    Files are compared as files, also through links, relative paths and other spellings of a folder.
-
-    Args:
-        output_dir: the folder of results.
-        samples: names of the samples.
-        inputs: files that the run reads; those that don't exist are compared by path.
-        others: further files and folders that the run makes, anywhere.
+    Files are compared as files, also through links, relative paths and other spellings of a folder; inputs that don't
+    exist are compared by path. ``others`` are further files and folders that the run makes, anywhere.
 
     Raises:
         ConfigError: names the input and the output.
@@ -73,29 +68,22 @@ def refuse_inputs(
     whole = frozenset(made)
     for given in inputs:
         for folder, name in _above(Path(given), places):
-            clash = folder in whole or name in SAMPLE_FILES or _same(given, folder)
-            if clash:
+            if folder in whole or name in SAMPLE_FILES or _same(given, folder):
                 raise _clash(given, folder / name)
 
 
 def refuse_foreign(output_dir: str | Path, samples: Collection[str], targets: Iterable[str] = ()) -> None:
-    """Refuse a run that would replace files that no run of this workflow made.
+    """Refuse a run that would replace files that no run of this workflow made; ConfigError names the file.
 
-    Args:
-        output_dir: the folder of results.
-        samples: names of the samples.
-        targets: those of ``TARGETS`` that the run may make.
-
-    Raises:
-        ConfigError: names the file.
+    ``targets`` are those of ``TARGETS`` that the run may make.
     """
     out = Path(output_dir)
     for sample in samples:
         folder, logs = out / sample, [out / "logs" / name / f"{sample}.log" for name in SAMPLE_LOGS]
         if not _is_sample(folder, logs):
-            for path in (folder / name for name in (*SAMPLE_FILES, *SAMPLE_FOLDERS)):
-                if os.path.lexists(path):
-                    raise _foreign(path)
+            for name in (*SAMPLE_FILES, *SAMPLE_FOLDERS):
+                if os.path.lexists(folder / name):
+                    raise _foreign(folder / name)
             for log in logs:
                 if log.is_file() and os.stat(log).st_size and not _begins(log, _LOG):  # empty: its job was killed
                     raise _foreign(log)
@@ -111,11 +99,7 @@ def refuse_foreign(output_dir: str | Path, samples: Collection[str], targets: It
 
 
 def refuse_existing(path: str | Path, force: bool, source: str | Path | None = None) -> None:
-    """Refuse to write a file that the user named where there is one, unless ``force``; never over its input, ``source``.
-
-    Raises:
-        ConfigError: names the file.
-    """
+    """Raise ConfigError if a file that the user named is there already, unless ``force``, or is the input, ``source``."""
     with suppress(OSError):
         if source is not None and os.path.samefile(path, source):
             raise ConfigError(f"{path}: is the file to be read. Give another name for what is written.")
@@ -124,25 +108,16 @@ def refuse_existing(path: str | Path, force: bool, source: str | Path | None = N
 
 
 def check_own(path: Path, *beside: Path) -> None:
-    """Refuse to write a file where there is one that this program didn't write.
+    """Raise ConfigError if a file to be written is there already and this program didn't write it.
 
-    Args:
-        path: the file to write. One that the program wrote begins with ``OWN_FIRST_LINE``.
-        beside: if one of these begins so, ``path`` counts as the program's, too.
-
-    Raises:
-        ConfigError: names the file.
+    One that the program wrote begins with ``OWN_FIRST_LINE``, or one of the files ``beside`` it does.
     """
     if os.path.lexists(path) and not any(_begins(file, OWN_FIRST_LINE.encode()) for file in (path, *beside)):
         raise _foreign(path)
 
 
 def refuse_replacing(path: Path, content: str, inputs: Iterable[str | Path]) -> None:
-    """Refuse to write ``content`` to a file that is also an input of the run, unless it has that content already.
-
-    Raises:
-        ConfigError: names both.
-    """
+    """Raise ConfigError if a file to be written is also an input of the run, unless it has the ``content`` already."""
     for given in inputs:
         with suppress(OSError):
             if os.path.samefile(given, path) and not _holds(path, content):
@@ -151,10 +126,9 @@ def refuse_replacing(path: Path, content: str, inputs: Iterable[str | Path]) -> 
 
 def write_own(path: Path, content: str) -> None:
     """Write a text file of the program's own, whole or not at all; if it has that content already, it isn't touched."""
-    if _holds(path, content):
-        return
-    with atomic_file(path) as temporary:
-        temporary.write_text(f"{OWN_FIRST_LINE} {__version__}\n{content}", encoding="utf-8")
+    if not _holds(path, content):
+        with atomic_file(path) as temporary:
+            temporary.write_text(f"{OWN_FIRST_LINE} {__version__}\n{content}", encoding="utf-8")
 
 
 def identity(paths: Iterable[str | Path]) -> list[list[int]]:
@@ -224,13 +198,15 @@ def _same(path: str | Path, folder: Path) -> bool:
 
 def _is_sample(folder: Path, logs: Iterable[Path]) -> bool:
     """Whether a run made this folder: at least one of the files that show it is there."""
-    if any((folder / mark).is_file() for mark in ("shards/manifest.json", "summary.json")):
-        return True
-    return _begins(folder / "contigs.tsv", b"record\tlength\tchunks\t") or any(_begins(log, _LOG) for log in logs)
+    return (
+        any((folder / mark).is_file() for mark in ("shards/manifest.json", "summary.json"))
+        or _begins(folder / "contigs.tsv", b"record\tlength\tchunks\t")
+        or any(_begins(log, _LOG) for log in logs)
+    )
 
 
 def _begins(path: Path, words: bytes) -> bool:
-    """Whether the first 2,048 bytes of a file hold ``words``."""
+    """Whether ``words`` are in the first 2,048 bytes of a file; False for one that can't be read."""
     try:
         with open(path, "rb") as file:
             return words in file.read(2048)

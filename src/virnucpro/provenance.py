@@ -40,7 +40,7 @@ OF_TABLES = (
 )  # fmt: skip
 """Keys of a sample's summary that say how its tables were made."""
 CONTENT = ("alphabet", "tokenizer", "metrics", "reliability", "history", "rows", "gates", "not_available")
-"""Keys of any record that are its file's content rather than its origin."""
+"""Keys of any record that hold its file's content, not its origin."""
 RECORDS = ("summary.json", "evaluation.json", "training.json", "check.json", "manifest.json")
 """What stands for the files beside it that have no room for a record: tables, FASTA, plots and pages."""
 
@@ -59,7 +59,9 @@ class RunRecord:
     def as_dict(self) -> dict[str, Any]:
         """Plain mapping for HDF5 attributes and JSON; versions are those of the process that asks."""
         places = path_keys()  # left out, so that the same run elsewhere has the same digest
-        decisive = {key: value for key, value in self.configuration.items() if key not in places}
+        canonical = json.dumps(
+            {key: value for key, value in self.configuration.items() if key not in places}, sort_keys=True
+        )
         return {
             "versions": {
                 "virnucpro": __version__,
@@ -67,7 +69,7 @@ class RunRecord:
                 "torch": package_version("torch"),
                 "snakemake": self.snakemake,
             },
-            "configuration_sha256": _digest(decisive) if self.configuration else None,
+            "configuration_sha256": hashlib.sha256(canonical.encode()).hexdigest() if self.configuration else None,
             "switches": dict(self.switches),
         }
 
@@ -170,10 +172,6 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
             with suppress(ValueError):
                 found[key] = json.loads(value)
     return found
-
-
-def _digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def package_version(package: str) -> str | None:

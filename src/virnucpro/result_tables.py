@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ UNSCORED = "unscored"
 """The call of a contig without a scored chunk."""
 
 
-def read_rows(path: Path, expected: tuple[str, ...]) -> Iterator[list[str]]:
-    """Values of each row, in the order of the columns.
+def read_rows(path: Path, expected: tuple[str, ...], wanted: Sequence[str] = ()) -> Iterator[Sequence[str]]:
+    """Values of each row: those of the ``wanted`` columns (two or more), in that order, or of all columns.
 
     Raises:
         StorageError: there is no such file, its columns aren't the ``expected`` ones, or a row is short.
@@ -39,6 +40,7 @@ def read_rows(path: Path, expected: tuple[str, ...]) -> Iterator[list[str]]:
         handle = open(path, encoding="utf-8", newline="\n")
     except FileNotFoundError:
         raise StorageError(f"{path}: no such file. Run the prediction first.") from None
+    pick = itemgetter(*(expected.index(column) for column in wanted)) if wanted else tuple
     with handle:
         if tuple(next(handle, "").rstrip("\n").split("\t")) != expected:
             raise StorageError(f"{path}: its columns aren't {', '.join(expected)}. Delete it and run again.")
@@ -46,7 +48,7 @@ def read_rows(path: Path, expected: tuple[str, ...]) -> Iterator[list[str]]:
             values = line.rstrip("\n").split("\t")
             if len(values) != len(expected):
                 raise StorageError(f"{path}, line {number}: has {len(values)} columns. Delete the file and run again.")
-            yield values
+            yield pick(values)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.unit.tables import contig_table
 from virnucpro.embeddings.store import create_merged
-from virnucpro.result_tables import CHUNK_COLUMNS, CONTIG_COLUMNS
+from virnucpro.result_tables import CHUNK_COLUMNS
 
 FASTAS = ["/data/reads & contigs.fa"]
 RUN = {
@@ -55,8 +56,8 @@ def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4
         file["ids"][:] = ["x"]
         file["dna"][:] = file["protein"][:] = np.zeros((1, 2), np.float32)
     counts = {"records": contigs, "viral_records": 0, "unscored_records": 0, "scored_chunks": 0, "viral_chunks": 0}
-    with open(folder / "contigs.tsv", "w") as table, open(folder / "chunks.tsv", "w") as parts:
-        table.write("\t".join(CONTIG_COLUMNS) + "\n")
+    rows = []
+    with open(folder / "chunks.tsv", "w") as parts:
         parts.write("\t".join(CHUNK_COLUMNS) + "\n")
         for number in range(contigs):
             record, length = f"{name}_{number}", chunks * CHUNK
@@ -68,18 +69,20 @@ def write_sample(results: Path, contigs: int, sample: str = "s", chunks: int = 4
                     parts.write(f"{place}\t{1 + at % 2}\t{scores[at]}\tF1\t{call}\n")
                 else:
                     parts.write(f"{place}\t0\t\t\tno_open_frame\n")
+            row = {"record": record, "length": length, "chunks": chunks, "scored_chunks": 0, "viral_chunks": 0}
+            rows.append(row | {"call": "unscored"})
             if not scores:
                 counts["unscored_records"] += 1
-                table.write(f"{record}\t{length}\t{chunks}\t0\t0\t\t\t\tunscored\n")
                 continue
             viral, mean = sum(score >= 0.5 for score in scores), round(sum(scores) / len(scores), 9)
             counts["scored_chunks"] += len(scores)
             counts["viral_chunks"] += viral
             counts["viral_records"] += mean >= 0.5
-            table.write(
-                f"{record}\t{length}\t{chunks}\t{len(scores)}\t{viral}\t{round(viral / len(scores), 9)}\t{mean}\t"
-                f"{max(scores)}\t{'viral' if mean >= 0.5 else 'non-viral'}\n"
-            )
+            rows[-1] |= {
+                "scored_chunks": len(scores), "viral_chunks": viral, "viral_share": round(viral / len(scores), 9),
+                "mean_score": mean, "best_score": max(scores), "call": "viral" if mean >= 0.5 else "non-viral",
+            }  # fmt: skip
+    (folder / "contigs.tsv").write_text(contig_table(rows))
     summary = {
         **counts, **encoders, "chunks": contigs * chunks, "frames": counts["scored_chunks"] * 2,
         "virus_frames": counts["viral_chunks"], "skipped_records": 0, "threshold": 0.5, "chunk_length": CHUNK,

@@ -5,6 +5,7 @@ import numpy as np
 from virnucpro.calls.blocks import MAX_CHUNKS, blocks
 from virnucpro.calls.rows import BlockRows
 from virnucpro.calls.tables import TablePaths, Tables
+from virnucpro.result_tables import CONTIG_COLUMNS
 
 
 class Frames:
@@ -38,6 +39,15 @@ def write(paths, records, sample, chunk_length=500, threshold=0.5, max_chunks=MA
             rows.add(*sample.read(block.rows))
             tables.add(rows.finish())
         return tables.finish()
+
+
+def contig_table(rows):
+    """contigs.tsv as text, with a row for each mapping of columns to values; cells that aren't given are empty."""
+    lines = [CONTIG_COLUMNS]
+    for row in rows:
+        assert row.keys() <= set(CONTIG_COLUMNS)
+        lines.append([str(row.get(column, "")) for column in CONTIG_COLUMNS])
+    return "".join("\t".join(line) + "\n" for line in lines)
 
 
 def read(path):

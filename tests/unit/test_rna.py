@@ -10,6 +10,7 @@ import pytest
 import zstandard
 
 from tests.unit.report_fixtures import FASTAS, write_sample
+from tests.unit.tables import contig_table
 from tests.unit.test_command import invoke
 from tests.unit.test_predict import run, small
 from tests.unit.test_split import contigs, joined, names, write
@@ -17,7 +18,6 @@ from virnucpro import doctor
 from virnucpro.calls.viral import write_viral
 from virnucpro.errors import StorageError
 from virnucpro.report.page import write_sample_page
-from virnucpro.result_tables import CONTIG_COLUMNS
 from virnucpro.sequences.split import read_manifest, split_fasta
 from virnucpro.sequences.statistics import statistics_of
 from virnucpro.settings.environment import read_switches
@@ -128,8 +128,6 @@ def test_the_report_says_so(tmp_path):
 
 def test_the_viral_records_keep_their_letters(tmp_path):
     path = write(tmp_path / "x.fa", [("a", "AUGGCAuu" * 9)])
-    (tmp_path / "c.tsv").write_text(
-        "\t".join(CONTIG_COLUMNS) + "\n" + "\t".join(["a", "72", *"12345", "1", "viral"]) + "\n"
-    )
+    (tmp_path / "c.tsv").write_text(contig_table([{"record": "a", "length": 72, "chunks": 1, "call": "viral"}]))
     assert write_viral(tmp_path / "c.tsv", [path], tmp_path / "v.gz") == 1
     assert gzip.decompress((tmp_path / "v.gz").read_bytes()) == b">a\n" + b"AUGGCAuu" * 9 + b"\n"

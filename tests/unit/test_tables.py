@@ -45,7 +45,8 @@ def test_threshold_moves_the_own_calls_and_not_the_compatible_ones(tmp_path):
 def test_contig_row(tmp_path):
     frames = [("a_chunk_1F1", 0.75), ("a_chunk_3F1", 0.5), ("a_chunk_3R1", 0.25), ("c_chunk_1F1", 0.25)]
     paths, counts = tables_of(tmp_path, [("a", 1400), ("b", 0), ("c", 2)], frames)
-    rows = [dict(zip(CONTIG_COLUMNS, row.values(), strict=True)) for row in read(paths.contigs)]
+    rows = read(paths.contigs)
+    assert {tuple(row) for row in rows} == {CONTIG_COLUMNS}
     third = chunk_score(0.75, 0.5)
     assert rows[0] == {
         **{"record": "a", "length": "1400", "chunks": "3", "scored_chunks": "2", "viral_chunks": "1"},

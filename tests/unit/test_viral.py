@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.tables import contig_table
 from virnucpro.calls.viral import write_viral
 from virnucpro.errors import StorageError
-from virnucpro.result_tables import CONTIG_COLUMNS
 from virnucpro.sequences.read import read_fasta
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
@@ -16,10 +16,10 @@ PARITY = Path(__file__).parents[1] / "data" / "parity"
 
 def contigs(path, records, viral):
     rows = [
-        (*record, *[""] * (len(CONTIG_COLUMNS) - 3), "viral" if record[0] in viral else "non-viral")
-        for record in records
+        {"record": record, "length": length, "call": "viral" if record in viral else "non-viral"}
+        for record, length in records
     ]
-    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in (CONTIG_COLUMNS, *rows)))
+    path.write_text(contig_table(rows))
     return path
 
 

@@ -27,7 +27,7 @@ class Sample:
     name: str
     embeddings: Path
     viral: bool
-    group: str | None = None  # all its records are one genome
+    group: str | None = None  # the genome that all its records belong to
     category: str = ""
 
     @property
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 
 
 def split_genomes(genomes: Mapping[str, tuple[bool, str]], validation: float, test: float, seed: int) -> dict[str, str]:
-    """Assign every genome to a part, apart for each (viral, category).
+    """Assign every genome to a part, within each stratum (viral, category) on its own.
 
     The order within a stratum is a hash of seed and name, so it depends neither on the order of the files nor
     on what other strata hold. Every stratum has a genome to train on; one of three genomes or more has at least
@@ -102,22 +102,22 @@ class Dataset:
             for key in ("dna_encoder", "protein_encoder", "chunk_length"):
                 if file.provenance[key] != self.provenance[key]:
                     raise ModelError(f"{file.path}: has another {key} than {files[0].path}. Embed all samples alike.")
-        self.rows: list[dict[str, Any]] = []  # one per record: sample, record, genome, frames
-        self._digest = hashlib.sha256()
+        digest = hashlib.sha256()  # of labels, frame ids and the content names of the shards
+        rows = [_index(sample, file, groups or {}, digest) for sample, file in zip(samples, files, strict=True)]
+        self.digest = digest.hexdigest()
+        self.rows = [row for each in rows for row in each]
         genomes: dict[str, tuple[bool, str]] = {}
-        first = [0]  # row of each sample
-        for sample, file in zip(samples, files, strict=True):
-            self._index(sample, file, groups or {}, genomes)
-            first.append(len(self.rows))
-        self.digest = self._digest.hexdigest()  # of labels, frame ids and the content names of the shards
+        for sample, each in zip(samples, rows, strict=True):
+            for row in each:  # a genome in several samples has one part: that of the stratum it is first met in
+                genomes.setdefault(row["genome"], sample.stratum)
         self.parts = split_genomes(genomes, validation, test, seed)
-        parts = np.array([PARTS.index(self.parts[row["genome"]]) for row in self.rows], np.uint8)
-        frames = np.array([row["frames"] for row in self.rows], np.int64)
-        self._part = [np.repeat(parts[a:b], frames[a:b]) for a, b in itertools.pairwise(first)]  # of each frame
+        self._part: list[np.ndarray] = []  # of each sample's frames: (frames,) uint8, places in PARTS
         self.counts = {part: [0] * len(self.strata) for part in PARTS}
-        for sample, mask in zip(samples, self._part, strict=True):
-            for part, count in zip(PARTS, np.bincount(mask, minlength=len(PARTS)).tolist(), strict=True):
-                self.counts[part][self.strata.index(sample.stratum)] += count
+        for sample, each in zip(samples, rows, strict=True):
+            parts = np.array([PARTS.index(self.parts[row["genome"]]) for row in each], np.uint8)
+            self._part.append(np.repeat(parts, np.array([row["frames"] for row in each], np.int64)))
+            for row in each:
+                self.counts[self.parts[row["genome"]]][self.strata.index(sample.stratum)] += row["frames"]
         for part, viral in itertools.product(("train", "validation") if validation else ("train",), (True, False)):
             if not self.frames(part, viral):
                 raise InputError(
@@ -158,7 +158,7 @@ class Dataset:
         A batch has ``size`` rows; what is left at the end is dealt too, if more than one row (BatchNorm needs two).
         ``keep`` is the probability to keep a row, by stratum; rows are drawn anew each time.
         """
-        room = max(size, POOL_BYTES // (4 * self.width))
+        pool_rows = max(size, POOL_BYTES // (4 * self.width))
         pool: list[Batch] = []
         held = 0
         for block in self.blocks(part, order):
@@ -166,7 +166,7 @@ class Dataset:
                 block = block.rows(order.random(len(block.viral)) < np.asarray(keep)[block.stratum])
             pool.append(block)
             held += len(block.viral)
-            if held >= room:
+            if held >= pool_rows:
                 pool = yield from _deal(pool, held, size, order)
                 held = len(pool[0].viral)
         if held:
@@ -174,25 +174,22 @@ class Dataset:
             if len(rest.viral) > 1:
                 yield rest
 
-    def _index(
-        self, sample: Sample, file: MergedEmbeddings, groups: Mapping[str, str], genomes: dict[str, tuple[bool, str]]
-    ) -> None:
-        """Note the records of a sample."""
-        shards = sorted({shard["shard"] for shard in file.provenance.get("shards", [])})
-        self._digest.update(json.dumps([*sample.stratum, shards]).encode())
-        last = None
-        with h5py.File(file.path, "r") as handle:
-            for start in range(0, file.count, 8 * ROWS_PER_CHUNK):
-                for frame in handle["ids"].asstr()[start : start + 8 * ROWS_PER_CHUNK]:
-                    self._digest.update(f"{frame}\n".encode())
-                    record = frame[:-2].rpartition("_chunk_")[0]
-                    if record != last:
-                        genome = sample.group or groups.get(record, record)
-                        # A genome in several samples has one part: that of the stratum it is first met in.
-                        genomes.setdefault(genome, sample.stratum)
-                        self.rows.append({"sample": sample.name, "record": record, "genome": genome, "frames": 0})
-                        last = record
-                    self.rows[-1]["frames"] += 1
+
+def _index(sample: Sample, file: MergedEmbeddings, groups: Mapping[str, str], digest: Any) -> list[dict[str, Any]]:
+    """A sample's records, in order: sample, record, genome, number of frames. What training depends on is digested."""
+    shards = sorted({shard["shard"] for shard in file.provenance.get("shards", [])})
+    digest.update(json.dumps([*sample.stratum, shards]).encode())
+    rows: list[dict[str, Any]] = []
+    with h5py.File(file.path, "r") as handle:
+        for window in file.windows():
+            for frame in handle["ids"].asstr()[window]:
+                digest.update(f"{frame}\n".encode())
+                record = frame[:-2].rpartition("_chunk_")[0]
+                if not rows or rows[-1]["record"] != record:
+                    genome = sample.group or groups.get(record, record)
+                    rows.append({"sample": sample.name, "record": record, "genome": genome, "frames": 0})
+                rows[-1]["frames"] += 1
+    return rows
 
 
 def _deal(pool: list[Batch], held: int, size: int, order: np.random.Generator) -> Generator[Batch, None, list[Batch]]:

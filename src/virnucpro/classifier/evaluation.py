@@ -23,7 +23,6 @@ from virnucpro.result_tables import (
     CONTIG_COLUMNS,
     NO_OPEN_FRAME,
     PREDICTION_COLUMNS,
-    UNSCORED,
     VIRAL,
     read_rows,
     write_table,
@@ -39,7 +38,9 @@ LEVELS = {
 }
 LENGTHS = (0, 500, 1000, 3000, 10_000)  # lower ends, in bases, of the classes of record length
 _ITEM = np.dtype([("truth", "?"), ("score", "f8"), ("call", "?"), ("category", "i2"), ("length", "i1")])
-_PACK = struct.Struct("=?d?hb").pack  # one item, in the same layout
+_ITEM_FORMAT = struct.Struct("=?d?hb")  # the same layout
+_Facts = tuple[bool, int, int]
+"""Of a record: viral or not, its category's number, and the place of its length in ``LENGTHS``."""
 
 
 @dataclass(frozen=True)
@@ -118,21 +119,24 @@ def evaluate(
     items = {level: bytearray() for level in LEVELS}
     excluded = {True: 0, False: 0}
     for sample in samples:
-        lengths: dict[str, tuple[Label, int, int]] = {}
-        for record, length, *_, mean_score, _, call in read_rows(sample.folder / "contigs.tsv", CONTIG_COLUMNS):
+        facts: dict[str, _Facts] = {}
+        wanted: tuple[str, ...] = ("record", "length", "mean_score", "call")
+        for record, length, score, call in read_rows(sample.folder / "contigs.tsv", CONTIG_COLUMNS, wanted):
             if only is not None and (sample.name, record) not in only:
                 continue
             label = sample.label_of(record)
             category = categories.setdefault(label.category, len(categories))
-            lengths[record] = (label, category, bisect_right(LENGTHS, int(length)) - 1)
-            _add(items, "contig", lengths[record], call, mean_score, UNSCORED)
-        for record, *_, score, _, call in read_rows(sample.folder / "chunks.tsv", CHUNK_COLUMNS):
-            if about := lengths.get(record):
-                excluded[about[0].viral] += call == NO_OPEN_FRAME
-                _add(items, "chunk", about, call, score, NO_OPEN_FRAME)
-        for _, record, *_, score, frame_label in read_rows(sample.folder / "predictions.tsv", PREDICTION_COLUMNS):
-            if about := lengths.get(record):
-                items["frame"] += _PACK(about[0].viral, float(score), frame_label == "virus", *about[1:])
+            facts[record] = (label.viral, category, bisect_right(LENGTHS, int(length)) - 1)
+            _add(items, "contig", facts[record], score, call)
+        wanted = ("record", "score", "call")
+        for record, score, call in read_rows(sample.folder / "chunks.tsv", CHUNK_COLUMNS, wanted):
+            if record in facts:
+                excluded[facts[record][0]] += call == NO_OPEN_FRAME
+                _add(items, "chunk", facts[record], score, call)
+        wanted = ("record", "score_virus", "label")
+        for record, score, frame_label in read_rows(sample.folder / "predictions.tsv", PREDICTION_COLUMNS, wanted):
+            if record in facts:
+                items["frame"] += _pack(facts[record], float(score), frame_label == "virus")
     columns = {level: np.frombuffer(packed, _ITEM) for level, packed in items.items()}
     if not len(columns["contig_all"]):
         raise InputError("There is nothing to evaluate: no record of these samples is in the list.")
@@ -163,14 +167,17 @@ def evaluate(
     return result
 
 
-def _add(
-    items: Mapping[str, bytearray], level: str, about: tuple[Label, int, int], call: str, score: str, without: str
-) -> None:
-    """Add an item to its level if it has a score, and to the level that counts all in any case."""
-    label, *rest = about
-    value = 0.0 if call == without else float(score)
-    for name in (f"{level}_all",) if call == without else (level, f"{level}_all"):
-        items[name].extend(_PACK(label.viral, value, call == VIRAL, *rest))
+def _add(items: Mapping[str, bytearray], level: str, facts: _Facts, score: str, call: str) -> None:
+    """Add an item to the level that counts all, and to its own level if it has a score."""
+    packed = _pack(facts, float(score or 0), call == VIRAL)
+    items[f"{level}_all"] += packed
+    if score:
+        items[level] += packed
+
+
+def _pack(facts: _Facts, score: float, call: bool) -> bytes:
+    viral, category, length = facts
+    return _ITEM_FORMAT.pack(viral, score, call, category, length)
 
 
 def _groups(

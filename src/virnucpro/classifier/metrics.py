@@ -20,7 +20,6 @@ def binary_metrics(truth: np.ndarray, scores: np.ndarray, calls: np.ndarray) -> 
 
     Of n items: ``truth`` (n,) bool, viral or not; ``scores`` (n,) float in 0 … 1; ``calls`` (n,) bool.
     """
-    truth, calls = np.asarray(truth, bool), np.asarray(calls, bool)
     positives, items = int(truth.sum()), len(truth)
     found: dict[str, Any] = dict.fromkeys(METRICS) | {"items": items, "positives": positives}
     if items:
@@ -42,7 +41,7 @@ def binary_metrics(truth: np.ndarray, scores: np.ndarray, calls: np.ndarray) -> 
 
 def reliability(truth: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
     """Items, mean score and share of viral items in equal-width bins of the score; the last bin includes 1."""
-    which = np.minimum((np.asarray(scores) * BINS).astype(np.int64), BINS - 1)
+    which = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
     rows = []
     for number in range(BINS):
         inside = which == number

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from virnucpro.classifier.dataset import PARTS, Dataset, Sample
+from virnucpro.classifier.dataset import PARTS, Batch, Dataset, Sample
 from virnucpro.classifier.labels import FROM_HEADER, groups_from_headers, read_labelled_fasta
 from virnucpro.classifier.metrics import binary_metrics
 from virnucpro.classifier.model import Classifier, write_classifier
@@ -62,10 +62,10 @@ def train(
     """Train, choose the epoch with the lowest validation loss, measure on the test part, and write.
 
     Equal data, options and thread count give equal bytes on a CPU. Memory holds one pool of features
-    (``dataset.POOL_BYTES``), and a byte per frame. Beside the output, a classifier file, appear
+    (``dataset.POOL_BYTES``), and a byte per frame. ``output`` is the classifier's file; beside it appear
     ``training.json`` (options, counts, history, metrics) and ``split.tsv`` (genome and part of each record with
-    an open frame). ``groups`` is record → genome; see ``Dataset``. The name is the output's stem otherwise;
-    ``run`` is kept in both.
+    a stop-free frame). ``groups`` is record → genome; see ``Dataset``. The classifier is called ``name``, or else as
+    the output's stem; its file and ``training.json`` record the ``run``.
     """
     output = Path(output)
     if threads is not None:
@@ -80,8 +80,8 @@ def train(
         if options.standardise:
             _measure(model, data)
         history = _fit(model.to(device), data, options)
-    part = next(part for part in ("test", "validation", "train") if data.frames(part))
-    metrics = {"part": part, **_score(model, data, part, _loss_weights(data, options))[1]}
+    part = next(part for part in reversed(PARTS) if data.frames(part))
+    metrics = {"part": part, **_score(model, data, part, _loss_weights(data, options).to(device))[1]}
     training = {
         "options": asdict(options),
         "data_sha256": data.digest,
@@ -90,8 +90,8 @@ def train(
         "run": (run or RunRecord()).as_dict(),
         "best_epoch": min(history, key=lambda row: row["validation_loss"])["epoch"],
     }
-    encoders = {role: data.provenance[f"{role}_encoder"] for role in ("dna", "protein")}
-    known = {role: {key: made[key] for key in ("name", "weights_sha256")} for role, made in encoders.items()}
+    encoders = {f"{role}_encoder": data.provenance[f"{role}_encoder"] for role in ("dna", "protein")}
+    known = {key: {part: made[part] for part in ("name", "weights_sha256")} for key, made in encoders.items()}
     spec = ClassifierSpec(
         name=name or output.stem,
         width=data.width,
@@ -99,19 +99,18 @@ def train(
         dna_width=data.dna_width,
         protein_width=data.protein_width,
         chunk_length=data.provenance["chunk_length"],
-        dna_encoder=known["dna"],
-        protein_encoder=known["protein"],
-        pooling={role: made.get("pooling", "") for role, made in encoders.items()},
+        pooling={role: data.provenance[f"{role}_encoder"].get("pooling", "") for role in ("dna", "protein")},
         training=training,
         metrics=metrics,
+        dna_encoder=known["dna_encoder"],
+        protein_encoder=known["protein_encoder"],
     )
     spec = write_classifier(output, model, spec, half=options.half)
     _write_split(output.with_name("split.tsv"), data)
     with atomic_file(output.with_name("training.json")) as temporary:
-        whole = {"name": spec.name, "weights_sha256": spec.weights_sha256, **training, "metrics": metrics}
-        whole |= {f"{role}_encoder": made for role, made in encoders.items()}
-        whole["computed"] = data.provenance.get("computed", {})
-        temporary.write_text(json.dumps(whole | {"history": history}, indent=2) + "\n")
+        whole = {"name": spec.name, "weights_sha256": spec.weights_sha256, **training, "metrics": metrics, **encoders}
+        whole |= {"computed": data.provenance.get("computed", {}), "history": history}
+        temporary.write_text(json.dumps(whole, indent=2) + "\n")
     logger.info("trained %s: %s", spec.name, metrics)
     return spec
 
@@ -119,6 +118,7 @@ def train(
 def _fit(model: Classifier, data: Dataset, options: TrainOptions) -> list[dict[str, Any]]:
     """Train in place, ending with the weights of the best epoch; one row per epoch."""
     device = model.output_layer.weight.device
+    loss_weights = _loss_weights(data, options).to(device)
     rates: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
     optimiser: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), **rates)
     if options.optimiser == "sgd":
@@ -134,15 +134,14 @@ def _fit(model: Classifier, data: Dataset, options: TrainOptions) -> list[dict[s
         model.train()
         total = weight_sum = 0.0
         for batch in data.shuffled("train", options.batch_size, order, keep):
-            weight = weights[torch.from_numpy(batch.stratum).to(device)]
-            loss = _loss(model(torch.from_numpy(batch.features).to(device)), batch.viral, weight)
+            _, loss, weight = _loss(model, batch, weights)
             optimiser.zero_grad()
-            (loss / weight.sum()).backward()
+            (loss / weight).backward()
             optimiser.step()
             total += float(loss.detach())
-            weight_sum += float(weight.sum())
+            weight_sum += float(weight)
         schedule.step()
-        loss_now, found = _score(model, data, watched, _loss_weights(data, options))
+        loss_now, found = _score(model, data, watched, loss_weights)
         row = {"epoch": epoch, "train_loss": total / max(weight_sum, 1e-12), "validation_loss": loss_now}
         history.append(row | {"validation_auroc": found["auroc"]})
         logger.info("epoch %(epoch)d: training %(train_loss).4f, validation %(validation_loss).4f", row)
@@ -162,25 +161,23 @@ def _loss_weights(data: Dataset, options: TrainOptions) -> Tensor:
     return _weights(data, "weights" if options.balance == "sampling" else options.balance)
 
 
-def _loss(logits: Tensor, viral: np.ndarray, weight: Tensor) -> Tensor:
-    """Weighted sum of cross entropies."""
-    truth = torch.from_numpy(viral).long().to(logits.device)
-    return (nn.functional.cross_entropy(logits, truth, reduction="none") * weight).sum()
+def _loss(model: Classifier, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (n, 2), weighted sum of cross entropies (), sum of weights (); ``weights`` are (strata,)."""
+    features, viral, stratum = (torch.from_numpy(column).to(weights.device) for column in batch)
+    logits, weight = model(features), weights[stratum]
+    return logits, (nn.functional.cross_entropy(logits, viral.long(), reduction="none") * weight).sum(), weight.sum()
 
 
 @torch.inference_mode()
 def _score(model: Classifier, data: Dataset, part: str, weights: Tensor) -> tuple[float, dict[str, Any]]:
     """Weighted mean loss and per-frame metrics of a part; keeps a score and a label per frame."""
     model.eval()
-    device = model.output_layer.weight.device
-    weights = weights.to(device)
     total = weight_sum = 0.0
     scores, truth = [], []
     for batch in data.blocks(part):
-        logits = model(torch.from_numpy(batch.features).to(device))
-        weight = weights[torch.from_numpy(batch.stratum).to(device)]
-        total += float(_loss(logits, batch.viral, weight))
-        weight_sum += float(weight.sum())
+        logits, loss, weight = _loss(model, batch, weights)
+        total += float(loss)
+        weight_sum += float(weight)
         scores.append(torch.softmax(logits, 1)[:, 1].cpu().numpy())
         truth.append(batch.viral)
     joined = np.concatenate(scores)

@@ -22,7 +22,7 @@ from virnucpro.io import atomic_file
 
 ENTRY = "virnucpro"
 FORMAT = 2
-NUMPY_DTYPES = ("F64", "F32", "F16", "I64")  # that a model may have and NumPy knows
+NUMPY_DTYPES = ("F64", "F32", "F16", "I64")  # those of models that NumPy has, too
 
 
 class Spec(Protocol):

@@ -74,24 +74,23 @@ def methods(summary: dict[str, Any], bases: int) -> str:
     dna, protein = (
         _encoder(summary[f"{role}_encoder"], ARCHITECTURES[name], cite) for role, name in architectures(summary).items()
     )
-    ways = [way for ways in summary["computed"].values() for way in ways]
+    classifier = summary["classifier"]
+    ways = [{**way, **way["versions"]} for ways in summary["computed"].values() for way in ways]
     precision, backend, device, torch = (
-        " and ".join(sorted(set(map(str, values))))
-        for values in (
-            *([way[key] for way in ways] for key in ("precision", "backend", "device")),
-            [way["versions"]["torch"] for way in ways],
-        )
+        " and ".join(sorted({str(way[key]) for way in ways})) for key in ("precision", "backend", "device", "torch")
     )
-    computed = f" Embeddings were computed with PyTorch {torch}{cite['pytorch']}, in {precision} with {backend} attention ({device})."
+    computed = (
+        f" Embeddings were computed with PyTorch {torch}{cite['pytorch']}, in {precision} with {backend} attention "
+        f"({device})."
+    )
     return (
-        f"Viral sequences were identified as in VirNucPro{cite['virnucpro']}, with version {versions['virnucpro']} of its Snakemake "
-        f"workflow (Snakemake {versions['snakemake']}{cite['snakemake']}). "
+        f"Viral sequences were identified as in VirNucPro{cite['virnucpro']}, with version {versions['virnucpro']} of "
+        f"its Snakemake workflow (Snakemake {versions['snakemake']}{cite['snakemake']}). "
         f"The {summary['records']:,} sequences ({bases:,} bases) were cut into {summary['chunks']:,} chunks of at most "
         f"{summary['chunk_length']} bases and each chunk was translated in all six frames; the "
         f"{summary['frames']:,} frames without a stop codon were kept. The DNA of each frame was embedded with "
-        f"{dna}, its protein with "
-        f"{protein}, and both vectors together were scored by "
-        f"the classifier {_identity(summary['classifier'])}.{computed if ways else ''} "
+        f"{dna}, its protein with {protein}, and both vectors together were scored by the classifier "
+        f"{classifier['name']} (weights SHA-256 {classifier['weights_sha256'][:12]}).{computed if ways else ''} "
         f"The score of a chunk is v / (v + o), where v and o are the largest viral and non-viral scores among its "
         f"frames; chunks without a stop-free frame have no score. A sequence was called viral if the mean score of its "
         f"scored chunks was at least {summary['threshold']}: {summary['viral_records']:,} sequences."
@@ -100,10 +99,6 @@ def methods(summary: dict[str, Any], bases: int) -> str:
 
 def _encoder(encoder: Mapping[str, Any], architecture: Architecture, cite: Mapping[str, str]) -> str:
     return (
-        f"{encoder['name']} ({architecture.title} architecture{cite.get(architecture.citation or '', '')}, {encoder['layers']} layers, {encoder['width']} dimensions, "
-        f"{encoder['pooling']}, weights SHA-256 {encoder['weights_sha256'][:12]})"
+        f"{encoder['name']} ({architecture.title} architecture{cite.get(architecture.citation or '', '')}, "
+        f"{encoder['layers']} layers, {encoder['width']} dimensions, {encoder['pooling']}, weights SHA-256 {encoder['weights_sha256'][:12]})"
     )
-
-
-def _identity(classifier: dict[str, Any]) -> str:
-    return f"{classifier['name']} (weights SHA-256 {classifier['weights_sha256'][:12]})"

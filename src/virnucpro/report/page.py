@@ -80,9 +80,7 @@ def check_of(content: str | None, summary: Mapping[str, Any]) -> dict[str, Any] 
 def write_run_page(summaries: Mapping[str, Path], output: Path) -> None:
     """Write the page that compares the samples of a run.
 
-    Args:
-        summaries: sample → its summary.json; the sample's page is beside that.
-        output: the page.
+    ``summaries`` are sample → its summary.json; the sample's page is beside that.
     """
     samples = {sample: json.loads(path.read_text()) for sample, path in summaries.items()}
     _write(output, "run.html.j2", title="all samples", samples=samples)

@@ -13,9 +13,7 @@ MAX_LISTED_SAMPLES = 20
 def run_summary(folder: Path, samples: Iterable[str]) -> str:
     """What was found, what the embedding cost, and where the reports are; empty if no sample is finished.
 
-    Args:
-        folder: ``output_dir``.
-        samples: names of the run's samples; those without a report aren't counted.
+    ``folder`` is ``output_dir``; those of the run's ``samples`` that have no report aren't counted.
     """
     found: list[str] = []
     records = viral = frames = 0

@@ -253,9 +253,8 @@ def _properties(of: type) -> dict[str, dict[str, Any]]:
     hints, found = get_type_hints(of), {}
     for each in options(of):
         hint, limits = hints[each.name], each.metadata["limits"]
-        kinds = [
-            _KINDS[get_origin(kind) or kind] for kind in (get_args(hint) if isinstance(hint, UnionType) else [hint])
-        ]
+        alternatives = get_args(hint) if isinstance(hint, UnionType) else [hint]
+        kinds = [_KINDS[get_origin(kind) or kind] for kind in alternatives]
         if default(each) is None and "null" not in kinds:  # resolving fills it in
             kinds.append("null")
         found[each.name] = {"description": each.metadata["description"].replace("`", "")}

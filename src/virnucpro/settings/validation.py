@@ -113,8 +113,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any], properties: Mapp
     return ConfigError(f"{about}: it must be {' '.join([text, *limits])}.")
 
 
-_WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"} | {
-    "object": "a mapping",
-    "array": "a list",
+_WORDS = {
+    **{"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"},
+    **{"object": "a mapping", "array": "a list"},
 }
 _LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "pattern": "matching"}
