@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from tests.unit.encoder_fixtures import ROOT, bpe_json, dna, proteins, random_dnabert, random_esm2
-from virnucpro.calls.scores import frame_scores
-from virnucpro.classifier.model import load_classifier
+from virnucpro.classifier.scoring import load_scorer
 from virnucpro.embeddings import shard as shard_job
 from virnucpro.embeddings.distinct import DistinctSequences
 from virnucpro.embeddings.key import embedding_key
@@ -23,7 +22,7 @@ from virnucpro.embeddings.shard import compute, embed_shard
 from virnucpro.embeddings.store import MergedEmbeddings, open_shard, write_shard
 from virnucpro.encoders.loading import write_encoder
 from virnucpro.encoders.spec import read_spec
-from virnucpro.sequences.split import read_manifest, read_shard, split_fasta
+from virnucpro.sequences.split import read_manifest, read_shard, split_samples
 from virnucpro.settings.options import Settings
 
 SETTINGS = Settings(device="cpu", batching="single")  # no vector depends on its neighbours
@@ -45,7 +44,7 @@ class Run:
         self.folder, self.models, self.settings = folder, models, settings
         folder.mkdir(parents=True)
         (folder / "in.fa").write_bytes(b"".join(b">r%d\n%s\n" % pair for pair in enumerate(records)))
-        split_fasta([folder / "in.fa"], folder / "shards", chunk_length=300, shard_frames=10_000)
+        split_samples({"s": [folder / "in.fa"]}, folder / "shards", chunk_length=300, shard_frames=10_000)
         self.shas = [each["sha"] for each in read_manifest(folder / "shards")["shards"]]
 
     def text(self, role: str, sha: str) -> Path:
@@ -65,7 +64,7 @@ class Run:
     def merge(self, **options) -> Path:
         output = self.folder / "embeddings.h5"
         files = ([self.vectors(role, sha) for sha in self.shas] for role in KINDS)
-        merge(self.folder / "shards", *files, *self.models.values(), output, **options)
+        merge(self.folder / "shards", "s", *files, *self.models.values(), output, **options)
         return output
 
 
@@ -230,9 +229,9 @@ def test_scores_of_the_bundled_models_hardly_change_with_float16(tmp_path, lengt
     """All frames of the bundled example."""
     models = {role: ROOT / "resources" / "models" / f"mini-{name}.safetensors"
               for role, name in (("dna", "dnabert-s"), ("protein", "esm2"))}  # fmt: skip
-    split_fasta([ROOT / "resources" / "example" / "contigs.fa"], tmp_path / "shards", length, 10_000)
+    split_samples({"s": [ROOT / "resources" / "example" / "contigs.fa"]}, tmp_path / "shards", length, 10_000)
     (sha,) = [each["sha"] for each in read_manifest(tmp_path / "shards")["shards"]]
-    classifier, _ = load_classifier(ROOT / "resources" / "models" / f"mini-{length}.safetensors")
+    score, _ = load_scorer(ROOT / "resources" / "models" / f"mini-{length}.safetensors")
     scores, largest, settings = {}, 0.0, Settings(device="cpu")
     for kind in ("float32", "float16"):
         files = {role: tmp_path / kind / role / f"{sha}.h5" for role in KINDS}
@@ -245,9 +244,9 @@ def test_scores_of_the_bundled_models_hardly_change_with_float16(tmp_path, lengt
                 write_shard(files[role], ids, rows, {"weights_sha256": file.attrs["weights_sha256"]}, vectors=kind)
             largest = max(largest, float(np.abs(rows).max()))
         merged = tmp_path / f"{kind}.h5"
-        merge(tmp_path / "shards", [files["dna"]], [files["protein"]], *models.values(), merged)
-        found = [rows for _, rows in frame_scores(MergedEmbeddings(merged), classifier, "cpu", 1)]
-        scores[kind] = np.concatenate(found)[:, 1]
+        merge(tmp_path / "shards", "s", [files["dna"]], [files["protein"]], *models.values(), merged)
+        vectors = MergedEmbeddings(merged)
+        scores[kind] = score(vectors.features(slice(0, vectors.count)))[:, 1]
     change = np.abs(scores["float16"] - scores["float32"]).max()
     print(f"{len(scores['float32'])} frames: scores change by up to {change:.1e}; vectors' largest value {largest:.1f}")
     assert 0 < change < 1e-3

@@ -46,26 +46,33 @@ def write_run(folder, ids, features, dna_width, records=None, chunk_length=500, 
         "chunk_length": chunk_length,
         "dna_encoder": {"name": "dna", "weights_sha256": "d" * 64},
         "protein_encoder": {"name": "protein", "weights_sha256": "e" * 64},
+        "shards": [],
     }
     with create_merged(folder / "e.h5", len(ids), dna_width, features.shape[1] - dna_width, provenance) as file:
         file["ids"][:] = ids
         file["dna"][:], file["protein"][:] = features[:, :dna_width], features[:, dna_width:]
-    (folder / "shards").mkdir(exist_ok=True)
     whole = {
-        "format": 1,
         "chunk_length": chunk_length,
-        "shard_frames": 10,
         "records": len(records),
         "bases": sum(length for _, length in records),
         "chunks": sum(len(chunk_starts(length, chunk_length)) for _, length in records),
         "frames": len(ids),
         "skipped_records": 0,
+        "rna_records": 0,
+        "u_ignored_records": 0,
+        "rna_as_dna": True,
         "files": [str(PARITY / "input.fa")],
-        "shards": [],
+        **(manifest or {}),
     }
-    (folder / "shards" / "manifest.json").write_text(json.dumps(whole | (manifest or {})))
+    shard = {"sha": "ab", "frames": whole["frames"]}
+    unit = {"format": 2, "shard_frames": 10, "chunk_length": chunk_length, "rna_as_dna": True, "shards": [shard]}
+    unit |= {"frames": whole["frames"], "samples": {"s": {"first": 0, "frames": whole["frames"]}}}
+    sample = folder / "shards" / "samples" / "s"
+    sample.mkdir(parents=True, exist_ok=True)
+    (folder / "shards" / "manifest.json").write_text(json.dumps(unit))
+    (sample / "manifest.json").write_text(json.dumps(whole))
     lines = "".join(f"{record}\t{length}\tinput.fa\n" for record, length in records)
-    (folder / "shards" / "records.tsv").write_text("record\tlength\tfile\n" + lines)
+    (sample / "records.tsv").write_text("record\tlength\tfile\n" + lines)
 
 
 def outputs_in(folder):
@@ -79,6 +86,7 @@ def run(folder, output, **changes):
         "merged": folder / "e.h5",
         "classifier": folder / "classifier",
         "shards": folder / "shards",
+        "sample": "s",
         "outputs": outputs_in(output),
     }
     summary = predict(**given | changes)

@@ -34,10 +34,16 @@ from virnucpro.provenance import read_provenance
 DIGESTS = np.arange(16 * len(IDS), dtype=np.uint8).reshape(-1, 16)
 
 
-def run_merge(folder: Path, **options) -> MergedEmbeddings:
+def run_merge(folder: Path, first: int = 0, frames: int = len(IDS), **options) -> MergedEmbeddings:
+    """Of a sample that has so many frames of the shard, from row ``first`` on."""
+    for path, key, value in (
+        (folder / "shards" / "manifest.json", "samples", {"s": {"first": first, "frames": frames}}),
+        (folder / "shards" / "samples" / "s" / "manifest.json", "frames", frames),
+    ):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     files = ([folder / role / "abc.h5"] for role in ("dna", "protein"))
     output = folder / "sample" / "embeddings.h5"
-    merge(folder / "shards", *files, folder / "dna.st", folder / "protein.st", output, **options)
+    merge(folder / "shards", "s", *files, folder / "dna.st", folder / "protein.st", output, **options)
     return MergedEmbeddings(output)
 
 
@@ -196,20 +202,16 @@ def test_the_documented_snippets_notice_it_too(folder, how):
 
 
 def test_rows_of_a_shard_that_samples_share(folder):
-    first, second = (
-        {"sha": "abc", "first": at, "frames": frames, "statistics": None} for at, frames in ((0, 2), (2, 3))
-    )
-    merged = run_merge(folder, pieces=[second, first, first | {"frames": 0}])
-    assert merged.count == 5
-    ids, features = merged.read(slice(1, 5))
-    order = [3, 4, 0, 1]
-    assert ids == [IDS[row] for row in order]
-    assert np.array_equal(features, np.hstack([vectors(16), vectors(32)])[order])
-    with h5py.File(merged.path) as file:
-        assert np.array_equal(file["protein"][1:], features[:, 16:])
-        assert np.array_equal(file["dna_digests"][1:], DIGESTS[order])
-    shares = [shard["frames"] for shard in merged.provenance["shards"] if shard["encoder"] == "dna"]
-    assert shares == [3, 2]
+    for first, frames in ((0, 2), (2, 3)):
+        rows = slice(first, first + frames)
+        merged = run_merge(folder, first, frames)
+        ids, features = merged.read(slice(0, frames))
+        assert merged.count == frames and ids == IDS[rows]
+        assert np.array_equal(features, np.hstack([vectors(16), vectors(32)])[rows])
+        with h5py.File(merged.path) as file:
+            assert np.array_equal(file["protein"], features[:, 16:])
+            assert np.array_equal(file["dna_digests"], DIGESTS[rows])
+        assert [shard["frames"] for shard in merged.provenance["shards"]] == [frames] * 2
 
 
 def test_a_sample_s_statistics_are_its_share(folder):
@@ -217,18 +219,14 @@ def test_a_sample_s_statistics_are_its_share(folder):
         path = folder / role / "abc.h5"
         with h5py.File(path, "r+") as file:
             file.attrs.update({"tokens": 500, "seconds": 10.0, "computed": 5, "max_rss": 7.0})
-    piece = {"sha": "abc", "first": 1, "frames": 2}
-    shard = run_merge(folder, pieces=[piece]).provenance["shards"][0]
+    shard = run_merge(folder, 1, 2).provenance["shards"][0]
     names = ("frames", "tokens", "seconds", "computed", "max_rss", "shard_frames")
     assert [shard[name] for name in names] == [2, 200, 4.0, 2, 7.0, 5]
 
 
-@pytest.mark.parametrize(
-    "piece", [{"sha": "abc", "first": 3, "frames": 3}, {"sha": "xyz", "first": 0, "frames": 1}], ids=["rows", "name"]
-)
-def test_pieces_that_are_not_there_are_refused(folder, piece):
-    with pytest.raises(StorageError, match=f"lacks rows of shard {piece['sha']}"):
-        run_merge(folder, pieces=[piece])
+def test_rows_that_are_not_there_are_refused(folder):
+    with pytest.raises(StorageError, match="its shards don't hold all frames of sample 's'"):
+        run_merge(folder, 3, 3)
 
 
 def test_a_copy_needs_no_shards(folder):
@@ -288,7 +286,7 @@ def test_many_shards_read_in_any_windows_by_several_threads(tmp_path):
 
 
 def test_a_sample_without_frames(folder):
-    merged = run_merge(folder, pieces=[])
+    merged = run_merge(folder, frames=0)
     assert merged.count == 0 and merged.windows() == [] and whole(merged).shape == (0, 48)
 
 

@@ -26,7 +26,8 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
 def test_without_vectors_there_is_no_cost(tmp_path):
     folder = write_sample(tmp_path, 5, sample="a")
     (folder / "report.html").touch()
-    (folder / "embeddings.h5").unlink()
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"embedding_seconds": {}}))
     assert run_summary(tmp_path, ["a"]).endswith(" frames embedded")
 
 
