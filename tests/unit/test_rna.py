@@ -12,13 +12,13 @@ import zstandard
 from tests.unit.report_fixtures import FASTAS, write_sample
 from tests.unit.test_command import invoke
 from tests.unit.test_predict import run, small
-from tests.unit.test_split import contigs, joined, names, write
+from tests.unit.test_split import contigs, joined, names, split, write
 from virnucpro import doctor
 from virnucpro.calls.viral import write_viral
 from virnucpro.errors import StorageError
 from virnucpro.report.page import write_sample_page
 from virnucpro.result_tables import CONTIG_COLUMNS
-from virnucpro.sequences.split import read_manifest, split_fasta
+from virnucpro.sequences.split import read_manifest
 from virnucpro.sequences.statistics import statistics_of
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.validation import resolve
@@ -41,7 +41,7 @@ def test_rna_gives_the_frames_of_its_dna(tmp_path, form, compress, caplog):
     for name, letters in (("dna", {}), ("rna", AS_RNA)):
         path = form(tmp_path / name, [(record, text.translate(letters)) for record, text in DNA])
         path.write_bytes(compress(path.read_bytes()))
-        made[name] = split_fasta([path], tmp_path / f"{name}.shards", 300, 10)
+        made[name] = split([path], tmp_path / f"{name}.shards", 300, 10)
     assert names(tmp_path / "dna.shards") == names(tmp_path / "rna.shards") != []
     assert [made["dna"][key] for key in KEYS] == [0, 0, True]
     assert [made["rna"][key] for key in KEYS] == [6, 0, True]
@@ -52,7 +52,7 @@ def test_rna_gives_the_frames_of_its_dna(tmp_path, form, compress, caplog):
 
 def test_u_and_t_in_one_record_keep_the_originals_rule(tmp_path, caplog):
     records = [("a", "ATGGCA" * 60), ("b", BOTH), ("c", "AUGGCA" * 60)]
-    manifest = split_fasta([write(tmp_path / "x.fa", records)], tmp_path / "shards", 300, 100)
+    manifest = split([write(tmp_path / "x.fa", records)], tmp_path / "shards", 300, 100)
     assert [manifest[key] for key in KEYS] == [1, 1, True]
     assert "left out the codons with U in 1 record with both U and T, as the original does: b" in caplog.text
     proteins = dict(zip(*[iter(joined(tmp_path / "shards", ".faa").decode().split("\n")[:-1])] * 2, strict=True))
@@ -63,7 +63,7 @@ def test_u_and_t_in_one_record_keep_the_originals_rule(tmp_path, caplog):
 
 def test_the_originals_rule_for_all(tmp_path, caplog):
     path = write(tmp_path / "x.fa", [("b", BOTH), ("c", "AUGGCA" * 60)])
-    manifest = split_fasta([path], tmp_path / "shards", 300, 100, rna_as_dna=False)
+    manifest = split([path], tmp_path / "shards", 300, 100, rna_as_dna=False)
     assert [manifest[key] for key in KEYS] == [0, 2, False]
     assert "left out the codons with U in 2 records with U, as the original does: b, c" in caplog.text
     proteins = joined(tmp_path / "shards", ".faa").decode().split("\n")
@@ -93,11 +93,12 @@ def test_validate_and_doctor_follow_the_switch(tmp_path, monkeypatch):
 
 
 def test_an_earlier_versions_manifest_is_read(tmp_path):
-    split_fasta([write(tmp_path / "x.fa", DNA)], tmp_path / "shards", 300, 10)
+    split([write(tmp_path / "x.fa", DNA)], tmp_path / "shards", 300, 10)
     path = tmp_path / "shards" / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in manifest.items() if key not in KEYS}))
-    assert read_manifest(tmp_path / "shards") == manifest | {"rna_as_dna": None}
+    with pytest.raises(StorageError, match=r"manifest\.json: lacks rna_as_dna"):
+        read_manifest(tmp_path / "shards")
 
 
 def test_a_summary_counts_rna_and_refuses_what_was_read_otherwise(tmp_path):

@@ -186,7 +186,7 @@ def _member_sizes(data: bytes) -> Iterator[int]:
     at = 0
     while _is_bgzip(data[at : at + _HEAD_BYTES]):
         size = int.from_bytes(data[at + 16 : at + 18], "little") + 1
-        if at + max(size, 18) > len(data):
+        if size < _HEAD_BYTES + 2 or at + size > len(data):
             break
         yield size
         at += size
@@ -233,7 +233,7 @@ def _members(
     # Bytes of the file not yet decompressed, and the offset where they end.
     data, end = head, len(head)
     if isinstance(file, _WithBytesBefore):
-        data = file.read(_HEAD_BYTES)
+        data = file.read(_INPUT_BYTES[kind])
         end = file.start + len(data)
     while data:
         while data:
