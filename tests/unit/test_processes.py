@@ -43,7 +43,9 @@ def test_processes_end_with_their_job(number, seconds):
         "    list(processes.map([int(sys.argv[1])] * 9))\n"
         "    time.sleep(500)\n"
     )
-    job = subprocess.Popen([sys.executable, "-c", program, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    job = subprocess.Popen(
+        [sys.executable, "-c", program, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     job.stdout.readline()
     pids = job.stdout.readline().split()
     job.send_signal(number)

@@ -23,11 +23,7 @@ class TextBlock(NamedTuple):
 
 
 def cut_file(
-    path: str | Path,
-    size: int,
-    keep_empty: bool = False,
-    warn: Callable[[str], object] = id,
-    threads: int = 1,
+    path: str | Path, size: int, keep_empty: bool = False, warn: Callable[[str], object] = id, threads: int = 1
 ) -> Iterator[TextBlock | Record]:
     """Blocks of some ``size`` bytes in order; a FASTA record that is longer comes alone, read already.
 

@@ -60,7 +60,7 @@ class Processes:
                 task = next(tasks)
             except StopIteration:
                 break
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 failed = error
                 break
             done += 1

@@ -78,12 +78,7 @@ def split_samples(
             held: list[ChunkTexts] = []  # of several samples, each is written once it is known to be right
             try:
                 manifest = _split(
-                    fastas,
-                    own,
-                    writer.add if alone else held.append,
-                    splitter,
-                    empty_records,
-                    threads if alone else 1,
+                    fastas, own, writer.add if alone else held.append, splitter, empty_records, threads if alone else 1
                 )
             except InputError as error:
                 if alone:
