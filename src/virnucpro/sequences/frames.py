@@ -132,8 +132,9 @@ def part_frames(
     for begin in range(0, len(start), step):
         starts, lengths = start[begin : begin + step], length[begin : begin + step]
         low, high = int(starts[0]), int(starts[-1] + lengths[-1])
-        row, *frames = _block_frames(text[low:high], starts - low, lengths, work)
-        yield FrameBatch(len(starts), 0, np.zeros(len(row), np.int64), row + begin + index, *frames)
+        row, frame, nucleotides, proteins = _block_frames(text[low:high], starts - low, lengths, work)
+        record = np.zeros(len(row), dtype=np.int64)
+        yield FrameBatch(len(starts), 0, record, row + begin + index, frame, nucleotides, proteins)
 
 
 def _block_frames(

@@ -21,7 +21,7 @@ class RecordPart(NamedTuple):
     """Consecutive chunks of a long record."""
 
     id: str
-    index: int  # of the first chunk in the record, from 0
+    first_chunk: int  # in the record, from 0
     start: np.ndarray  # (n,) int64, of the chunks in ``letters``
     length: np.ndarray  # (n,) int64
     letters: bytes
@@ -81,7 +81,7 @@ class BlockSplitter:
             batches = stop_free_frames((record.sequence for record in taken), chunk_length, self._work)
         else:
             found, ids = task.found, [task.id]
-            batches = part_frames(task.letters, task.start, task.length, task.index, self._work)
+            batches = part_frames(task.letters, task.start, task.length, task.first_chunk, self._work)
         chunks = frames = 0
         texts = []
         for batch in batches:

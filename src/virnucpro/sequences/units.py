@@ -48,7 +48,7 @@ def units_of(
     counts = np.array([(frames, 1, 0, 0, 0) for _, frames in pooled], dtype=np.int64).reshape(-1, 5)
     for _, members, *_ in (*boundaries.push(hashes, counts), *boundaries.finish()):
         pools.append([next(names)[0] for _ in range(members)])
-    units = {sample: (sample,) for sample in alone}
+    units: dict[str, tuple[str, ...]] = {sample: (sample,) for sample in alone}
     for pool in pools:
         units[pool[0] if len(pool) == 1 else f"{POOLED}/{pool[0]}"] = tuple(pool)
     return units
