@@ -16,6 +16,7 @@ from tests.unit.test_split import contigs, joined, names, split, write
 from virnucpro import doctor
 from virnucpro.calls.viral import write_viral
 from virnucpro.errors import StorageError
+from virnucpro.provenance import read_provenance
 from virnucpro.report.page import write_sample_page
 from virnucpro.result_tables import CONTIG_COLUMNS
 from virnucpro.sequences.split import read_manifest
@@ -92,7 +93,7 @@ def test_validate_and_doctor_follow_the_switch(tmp_path, monkeypatch):
     assert "left out the codons with U in 1 record with U" in finding.remedy
 
 
-def test_an_earlier_versions_manifest_is_read(tmp_path):
+def test_a_manifest_that_does_not_say_how_u_was_read_is_refused(tmp_path):
     split([write(tmp_path / "x.fa", DNA)], tmp_path / "shards", 300, 10)
     path = tmp_path / "shards" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -115,14 +116,14 @@ def test_a_summary_counts_rna_and_refuses_what_was_read_otherwise(tmp_path):
 
 def test_the_report_says_so(tmp_path):
     folder = write_sample(tmp_path, 20)
-    summary = json.loads((folder / "summary.json").read_text())
+    summary, provenance = json.loads((folder / "summary.json").read_text()), read_provenance(folder / "embeddings.h5")
     for counts, said in (
         ({}, []),
         ({"rna_records": 1200}, ["1,200 are RNA, with U and no T: their U was read as T."]),
         ({"u_ignored_records": 3, "rna_records": 1}, ["1 are RNA", "3 have U that was not read as T"]),
     ):
         (folder / "summary.json").write_text(json.dumps(summary | counts))
-        write_sample_page(folder, "s", FASTAS, tmp_path / "page.html")
+        write_sample_page(folder, "s", FASTAS, tmp_path / "page.html", provenance, None)
         page = (tmp_path / "page.html").read_text()
         assert page.count("Of the input's records, ") == len(said) and all(words in page for words in said)
 
