@@ -1,7 +1,7 @@
 """Speed of chunking and six-frame translation against a plain implementation; memory and locality of split.
 
     python benchmarks/sequences.py [FASTA ...]      bases per second on one core, outputs compared
-    python benchmarks/sequences.py --memory         peak memory of split_fasta for 10 MB and 500 MB
+    python benchmarks/sequences.py --memory         peak memory of split_samples for 10 MB and 500 MB
     python benchmarks/sequences.py --locality       shards computed again after an edit
 
 The plain implementation works on Biopython records: per chunk a slice and its reverse complement, per
@@ -32,7 +32,7 @@ from Bio.SeqRecord import SeqRecord
 from virnucpro.sequences.chunks import chunk_starts
 from virnucpro.sequences.frames import stop_free_frames
 from virnucpro.sequences.read import read_fasta
-from virnucpro.sequences.shards import ShardWriter
+from virnucpro.sequences.shards import ChunkTexts, ShardWriter, text_hash
 
 TABLE = CodonTable.unambiguous_dna_by_id[1]
 CODONS = TABLE.forward_table | dict.fromkeys(TABLE.stop_codons, "*")
@@ -140,12 +140,13 @@ def speed(files: list[Path], repeats: int) -> None:
 
 
 def memory() -> None:
-    """Peak memory of split_fasta in a process of its own, for many records of 500 to 5,000 bases."""
+    """Peak memory of split_samples in a process of its own, for many records of 500 to 5,000 bases."""
     program = (
         "import json, sys, time; from pathlib import Path\n"
-        "from virnucpro.sequences.split import split_fasta\n"
+        "from virnucpro.sequences.split import split_samples, read_sample\n"
         "begin = time.perf_counter()\n"
-        "manifest = split_fasta([Path(sys.argv[1])], Path(sys.argv[2]), 500, 100_000)\n"
+        "split_samples({'x': [Path(sys.argv[1])]}, Path(sys.argv[2]), 500, 100_000)\n"
+        "manifest = read_sample(sys.argv[2], 'x')\n"
         # Not ru_maxrss, which a process inherits from the one that starts it.
         "status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
         "peak = int(status['VmHWM'].split()[0]) / 1024\n"
@@ -183,10 +184,13 @@ def locality(trials: int) -> None:
 
         def close(records: list, limit: int = limit) -> list[str]:
             with tempfile.TemporaryDirectory() as folder:
-                writer = ShardWriter(Path(folder), limit)
-                for name, frames in (chunk for record in records for chunk in record):
-                    writer.add(name.encode() * frames, b"", (frames, 0, 0))
-                writer.finish()
+                texts = [(name.encode() * frames, frames) for record in records for name, frames in record]
+                hashes = [int.from_bytes(text_hash(text, b""), "big") for text, _ in texts]
+                counts = np.array([(frames, 0, 0, len(text), 0) for text, frames in texts])
+                with ShardWriter(Path(folder), limit) as writer:
+                    joined = b"".join(text for text, _ in texts)
+                    writer.add(ChunkTexts(joined, b"", counts, np.array(hashes, dtype=np.uint64)))
+                    writer.finish()
             return [shard["sha"] for shard in writer.shards]
 
         records = [record(f"r{i}") for i in range(max(60, 2 * limit))]

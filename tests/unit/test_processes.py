@@ -1,40 +1,38 @@
-"""Processes that compute side by side: order, bounds, errors, ends."""
+"""Processes beside a job: the order of their answers, and that none outlives it or leaves it waiting."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from virnucpro.calls.processes import in_order
-from virnucpro.errors import StorageError, VirNucProError
+from virnucpro.errors import VirNucProError
+from virnucpro.sequences.processes import Processes
 
 
-class Task:
-    """Called in other processes, which import this module."""
-
-    def __init__(self, what):
-        self.what = what
-
-    def __call__(self, number):
-        if self.what == "wait":
-            time.sleep(0.1 * (number % 3 == 0))
-        elif self.what == "environment":
-            return os.environ["OPENBLAS_NUM_THREADS"], os.getpid()
-        elif number == 5:
-            if self.what == "die":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise {"refuse": StorageError("five: Delete it."), "fail": OSError(28, "No space left", "five")}[self.what]
-        return number, b"x" * 200_000  # more than a pipe holds
+@pytest.mark.parametrize(
+    ("work", "task", "said"),
+    [
+        (os._exit, 3, "a process that splits for this job ended with status 3"),
+        (signal.raise_signal, 9, "was killed by signal 9.*give the job more and run again"),
+    ],
+)
+def test_a_process_that_is_gone_is_an_error(work, task, said):
+    with pytest.raises(VirNucProError, match=said), Processes(work, 2, 0) as processes:
+        list(processes.map([task] * 20))
 
 
-def run(what, processes, count=20):
-    with in_order(Task(what), range(count), processes) as results:
-        return list(results)
+def test_tasks_are_taken_ahead_in_bounds_and_answered_in_order():
+    taken = []
+    with Processes(abs, 2, 3) as processes:
+        for given, result in enumerate(processes.map(map(lambda task: taken.append(task) or -task, range(50)))):
+            assert result == given and len(taken) <= given + 7
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("processes", [1, 4])
 def test_results_are_in_order(processes):
     assert [number for number, _ in run("wait", processes)] == list(range(20))
@@ -83,15 +81,37 @@ def test_processes_end_with_a_parent_that_is_killed():
         "from virnucpro.calls.processes import in_order\n"
         "with in_order(Task('environment'), iter(range(40)), 2) as results:\n"
         "    print(*{next(results)[1] for _ in range(20)}, flush=True); sys.stdin.read()"
+=======
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 500), (signal.SIGKILL, 0)])
+def test_processes_end_with_their_job(number, seconds):
+    """At once if it is interrupted, after their task if it is killed."""
+    program = (
+        "import sys, time; from virnucpro.sequences.processes import Processes\n"
+        "with Processes(time.sleep, 2, 0) as processes:\n"
+        "    print(next(processes.map([0] * 9)), flush=True)\n"
+        "    print(*(process._process.pid for process in processes._processes), flush=True)\n"
+        "    list(processes.map([int(sys.argv[1])] * 9))\n"
+        "    time.sleep(500)\n"
+>>>>>>> par
     )
-    command = [sys.executable, "-c", code]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as parent:
-        children = [int(word) for word in parent.stdout.readline().split()]
-        parent.kill()
-    assert children
-    deadline = time.monotonic() + 20
-    while any(os.path.exists(f"/proc/{child}") for child in children) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not [child for child in children if os.path.exists(f"/proc/{child}")]
+    job = subprocess.Popen(
+        [sys.executable, "-c", program, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    job.stdout.readline()
+    pids = job.stdout.readline().split()
+    job.send_signal(number)
+    assert job.wait(timeout=30)
+    job.communicate()
+    for _ in range(300):
+        if not any(map(runs, pids)):
+            break
+        time.sleep(0.1)
+    assert len(pids) == 2 and not any(map(runs, pids))
+
+
+def runs(pid):
+    """Whether there is such a process; one that ended may wait for its new parent."""
+    try:
+        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

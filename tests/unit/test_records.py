@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from tests.unit.test_command import invoke
 from tests.unit.test_read import bgzip
+from tests.unit.test_split import split
 from virnucpro.errors import InputError, VirNucProError
 from virnucpro.sequences import records
-from virnucpro.sequences.split import iter_records, read_shard, split_fasta
+from virnucpro.sequences.split import iter_records, read_shard
 from virnucpro.sequences.statistics import statistics_of
 
 FASTA = b">a one\nATGGCCATGGCC\n>b\nAUGGCA\n>c\nACGU\n>d\n\n>e\nTAATGATAG\n"
@@ -36,7 +37,7 @@ def refusal(call, *arguments, **options):
 def same(paths: list[Path], folder: Path, empty: str = "skip") -> str | None:
     """Compare `validate` with `split`, and what it wrote with its counts; the message if both refuse."""
     counts, refused = refusal(statistics_of, paths, 9, empty_records=empty)
-    manifest, said = refusal(split_fasta, paths, folder / "shards", 9, 5, empty)
+    manifest, said = refusal(split, paths, folder / "shards", 9, 5, empty)
     assert refused == said
     if manifest is None:
         return said
@@ -50,7 +51,7 @@ def same(paths: list[Path], folder: Path, empty: str = "skip") -> str | None:
         "u_ignored_records": counts.u_ignored_records,
     }
     assert manifest["skipped_records"] == counts.empty_records
-    rows = list(iter_records(folder / "shards"))
+    rows = list(iter_records(folder / "shards", "s"))
     assert len(rows) == counts.records and sum(length for _, length, _ in rows) == counts.bases
     assert {file for _, _, file in rows} <= set(map(str, paths))
     frames = [read_shard(folder / "shards" / f"{shard['sha']}.faa") for shard in manifest["shards"]]
@@ -120,7 +121,7 @@ def test_mates_that_share_their_ids(tmp_path):
 
 def test_the_missing_end_mark_is_noted(tmp_path, caplog):
     (tmp_path / "x.fa.gz").write_bytes(bgzip(b">a\nACGT\n")[:-28])
-    split_fasta([tmp_path / "x.fa.gz"], tmp_path / "shards", 9, 5)
+    split([tmp_path / "x.fa.gz"], tmp_path / "shards", 9, 5)
     said = f"{tmp_path / 'x.fa.gz'}: bgzip without its end mark."
     assert said in caplog.text and f"  note: {said}" in invoke("validate", str(tmp_path / "x.fa.gz")).output
 
@@ -129,7 +130,7 @@ def test_a_byte_that_is_read_otherwise_is_found(tmp_path):
     """So that the comparison itself is one."""
     (tmp_path / "x.fa").write_bytes(b">a\x00\nACGT\n")
     with pytest.raises(InputError):
-        split_fasta([tmp_path / "x.fa"], tmp_path / "shards", 9, 5)
+        split([tmp_path / "x.fa"], tmp_path / "shards", 9, 5)
     assert "control character" in same([tmp_path / "x.fa"], tmp_path)
 
 
@@ -194,7 +195,7 @@ def test_what_is_well_formed_is_read(tmp_path_factory, records, end):
         content = "".join(f">{name}{end}{text}{end}" for name, text in records.items()).encode()
         (folder / "x.fa").write_bytes(content)
         assert same([folder / "x.fa"], folder) is None
-        rows = [(name, length) for name, length, _ in iter_records(folder / "shards")]
+        rows = [(name, length) for name, length, _ in iter_records(folder / "shards", "s")]
         assert rows == [(name, len(text)) for name, text in records.items() if text]
 
 
@@ -208,7 +209,7 @@ def test_duplicates_are_found_in_bounded_passes(tmp_path, monkeypatch, repeat):
     check = records.DuplicateCheck(tmp_path)
     tracemalloc.start()
     for name, _ in rows:
-        check.add(name)
+        check.add([name])
     found = check.first(iter(rows))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -221,7 +222,6 @@ def test_duplicates_are_found_in_bounded_passes(tmp_path, monkeypatch, repeat):
 def test_equal_hashes_of_different_ids_are_no_duplicates(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "hash", lambda name: len(name), raising=False)
     check = records.DuplicateCheck(tmp_path)
-    for name in ("ab", "cd", "e"):
-        check.add(name)
+    check.add(["ab", "cd", "e"])
     assert check.first([("ab", "x"), ("cd", "x"), ("e", "x")]) is None
     check.close()

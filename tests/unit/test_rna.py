@@ -13,12 +13,18 @@ from tests.unit.report_fixtures import FASTAS, write_sample
 from tests.unit.tables import contig_table
 from tests.unit.test_command import invoke
 from tests.unit.test_predict import run, small
-from tests.unit.test_split import contigs, joined, names, write
+from tests.unit.test_split import contigs, joined, names, split, write
 from virnucpro import doctor
 from virnucpro.calls.viral import write_viral
 from virnucpro.errors import StorageError
+from virnucpro.provenance import read_provenance
 from virnucpro.report.page import write_sample_page
+<<<<<<< HEAD
 from virnucpro.sequences.split import read_manifest, split_fasta
+=======
+from virnucpro.result_tables import CONTIG_COLUMNS
+from virnucpro.sequences.split import read_manifest
+>>>>>>> par
 from virnucpro.sequences.statistics import statistics_of
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.validation import resolve
@@ -41,7 +47,7 @@ def test_rna_gives_the_frames_of_its_dna(tmp_path, form, compress, caplog):
     for name, letters in (("dna", {}), ("rna", AS_RNA)):
         path = form(tmp_path / name, [(record, text.translate(letters)) for record, text in DNA])
         path.write_bytes(compress(path.read_bytes()))
-        made[name] = split_fasta([path], tmp_path / f"{name}.shards", 300, 10)
+        made[name] = split([path], tmp_path / f"{name}.shards", 300, 10)
     assert names(tmp_path / "dna.shards") == names(tmp_path / "rna.shards") != []
     assert [made["dna"][key] for key in KEYS] == [0, 0, True]
     assert [made["rna"][key] for key in KEYS] == [6, 0, True]
@@ -52,7 +58,7 @@ def test_rna_gives_the_frames_of_its_dna(tmp_path, form, compress, caplog):
 
 def test_u_and_t_in_one_record_keep_the_originals_rule(tmp_path, caplog):
     records = [("a", "ATGGCA" * 60), ("b", BOTH), ("c", "AUGGCA" * 60)]
-    manifest = split_fasta([write(tmp_path / "x.fa", records)], tmp_path / "shards", 300, 100)
+    manifest = split([write(tmp_path / "x.fa", records)], tmp_path / "shards", 300, 100)
     assert [manifest[key] for key in KEYS] == [1, 1, True]
     assert "left out the codons with U in 1 record with both U and T, as the original does: b" in caplog.text
     proteins = dict(zip(*[iter(joined(tmp_path / "shards", ".faa").decode().split("\n")[:-1])] * 2, strict=True))
@@ -63,7 +69,7 @@ def test_u_and_t_in_one_record_keep_the_originals_rule(tmp_path, caplog):
 
 def test_the_originals_rule_for_all(tmp_path, caplog):
     path = write(tmp_path / "x.fa", [("b", BOTH), ("c", "AUGGCA" * 60)])
-    manifest = split_fasta([path], tmp_path / "shards", 300, 100, rna_as_dna=False)
+    manifest = split([path], tmp_path / "shards", 300, 100, rna_as_dna=False)
     assert [manifest[key] for key in KEYS] == [0, 2, False]
     assert "left out the codons with U in 2 records with U, as the original does: b, c" in caplog.text
     proteins = joined(tmp_path / "shards", ".faa").decode().split("\n")
@@ -92,12 +98,13 @@ def test_validate_and_doctor_follow_the_switch(tmp_path, monkeypatch):
     assert "left out the codons with U in 1 record with U" in finding.remedy
 
 
-def test_an_earlier_versions_manifest_is_read(tmp_path):
-    split_fasta([write(tmp_path / "x.fa", DNA)], tmp_path / "shards", 300, 10)
+def test_a_manifest_that_does_not_say_how_u_was_read_is_refused(tmp_path):
+    split([write(tmp_path / "x.fa", DNA)], tmp_path / "shards", 300, 10)
     path = tmp_path / "shards" / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in manifest.items() if key not in KEYS}))
-    assert read_manifest(tmp_path / "shards") == manifest | {"rna_as_dna": None}
+    with pytest.raises(StorageError, match=r"manifest\.json: lacks rna_as_dna"):
+        read_manifest(tmp_path / "shards")
 
 
 def test_a_summary_counts_rna_and_refuses_what_was_read_otherwise(tmp_path):
@@ -114,14 +121,14 @@ def test_a_summary_counts_rna_and_refuses_what_was_read_otherwise(tmp_path):
 
 def test_the_report_says_so(tmp_path):
     folder = write_sample(tmp_path, 20)
-    summary = json.loads((folder / "summary.json").read_text())
+    summary, provenance = json.loads((folder / "summary.json").read_text()), read_provenance(folder / "embeddings.h5")
     for counts, said in (
         ({}, []),
         ({"rna_records": 1200}, ["1,200 are RNA, with U and no T: their U was read as T."]),
         ({"u_ignored_records": 3, "rna_records": 1}, ["1 are RNA", "3 have U that was not read as T"]),
     ):
         (folder / "summary.json").write_text(json.dumps(summary | counts))
-        write_sample_page(folder, "s", FASTAS, tmp_path / "page.html")
+        write_sample_page(folder, "s", FASTAS, tmp_path / "page.html", provenance, None)
         page = (tmp_path / "page.html").read_text()
         assert page.count("Of the input's records, ") == len(said) and all(words in page for words in said)
 

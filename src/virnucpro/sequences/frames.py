@@ -72,7 +72,7 @@ def frame_span(start: int, length: int, frame: int) -> tuple[int, int]:
     return low, low + bases
 
 
-class _Workspace:
+class Workspace:
     """Arrays reused by all blocks: new ones would cost more in page faults than the work itself."""
 
     size = 0
@@ -85,12 +85,14 @@ class _Workspace:
             self.bases, self.stops, self.other = np.zeros((3, size), dtype=np.uint8)
 
 
-def stop_free_frames(sequences: Iterable[bytes], chunk_length: int) -> Iterator[FrameBatch]:
+def stop_free_frames(
+    sequences: Iterable[bytes], chunk_length: int, work: Workspace | None = None
+) -> Iterator[FrameBatch]:
     """Stop-free frames of many sequences, in batches of bounded size that cover all chunks in order.
 
-    Short sequences share a batch, which is what makes reads and small contigs fast.
+    Short sequences share a batch, which is what makes reads and small contigs fast. ``work`` may be that of an earlier call.
     """
-    work = _Workspace()
+    work = work or Workspace()
     group: list[bytes] = []
     bases = first = 0
     for sequence in sequences:
@@ -104,7 +106,7 @@ def stop_free_frames(sequences: Iterable[bytes], chunk_length: int) -> Iterator[
         yield from _group_frames(group, first, chunk_length, work)
 
 
-def _group_frames(group: list[bytes], first: int, chunk_length: int, work: _Workspace) -> Iterator[FrameBatch]:
+def _group_frames(group: list[bytes], first: int, chunk_length: int, work: Workspace) -> Iterator[FrameBatch]:
     """Batches for the sequences of ``group``; ``first`` is the index of its first one."""
     lengths = np.fromiter(map(len, group), dtype=np.int64, count=len(group))
     table = chunk_table(lengths, chunk_length)
@@ -120,8 +122,25 @@ def _group_frames(group: list[bytes], first: int, chunk_length: int, work: _Work
         yield FrameBatch(len(start), first_record, record, table.index[row], frame, nucleotides, proteins)
 
 
+def part_frames(
+    letters: bytes, start: np.ndarray, length: np.ndarray, index: int, work: Workspace
+) -> Iterator[FrameBatch]:
+    """Stop-free frames of some chunks of one sequence, whose record is 0.
+
+    ``start`` and ``length`` ((n,) int64) are the chunks in ``letters``, the first of which has this ``index`` in the sequence.
+    """
+    text = np.frombuffer(letters, dtype=np.uint8)
+    step = max(1, BLOCK_BASES // int(length.max()))
+    for begin in range(0, len(start), step):
+        starts, lengths = start[begin : begin + step], length[begin : begin + step]
+        low, high = int(starts[0]), int(starts[-1] + lengths[-1])
+        row, frame, nucleotides, proteins = _block_frames(text[low:high], starts - low, lengths, work)
+        record = np.zeros(len(row), dtype=np.int64)
+        yield FrameBatch(len(starts), 0, record, row + begin + index, frame, nucleotides, proteins)
+
+
 def _block_frames(
-    text: np.ndarray, start: np.ndarray, length: np.ndarray, work: _Workspace
+    text: np.ndarray, start: np.ndarray, length: np.ndarray, work: Workspace
 ) -> tuple[np.ndarray, np.ndarray, list[bytes], list[bytes]]:
     """Stop-free frames of the chunks ``text[start : start + length]`` of letters ((b,) uint8), in order.
 

@@ -51,8 +51,28 @@ def read_fasta(
             that isn't four lines, or has another number of qualities than letters.
     """
     path = Path(path)
-    fastq, entries = _open_entries(path, at, warn)
-    for number, (header, sequence) in enumerate(entries, start=1):
+    fastq, blocks = open_text(path, at, warn)
+    yield from read_text(path, fastq, blocks, keep_empty)
+
+
+def open_text(
+    path: Path, at: Callable[[int], object] = id, warn: Callable[[str], object] = id, threads: int = 1
+) -> tuple[bool, Iterator[bytes]]:
+    """Whether a file is FASTQ, and its text from the first entry on, in blocks: lines end in a line feed.
+
+    The arguments are those of ``compression.read_blocks``; raises InputError if the file is neither FASTA nor FASTQ.
+    """
+    blocks = _from_first_entry(path, _unix_lines(read_blocks(path, at, warn, threads)))
+    first = next(blocks)
+    return first.startswith(b"@"), chain([first], blocks)
+
+
+def read_text(
+    path: Path, fastq: bool, blocks: Iterable[bytes], keep_empty: bool = False, first: int = 1
+) -> Iterator[Record]:
+    """Records of text that begins with the entry of number ``first`` (from 1) of a file; raises as ``read_fasta``."""
+    entries = _fastq_entries(path, blocks, first) if fastq else _fasta_entries(path, blocks)
+    for number, (header, sequence) in enumerate(entries, start=first):
         title = _title(path, number, header)
         identifier = _read_name(title) if fastq else title.split(None, 1)[0]
         if not identifier.isprintable() and (control := _CONTROL_CHARACTER.search(identifier)):
@@ -75,21 +95,12 @@ def read_letters(path: str | Path) -> Iterator[bytes]:
         InputError: as ``read_fasta``, but any letter is allowed; a record without a sequence is an error.
     """
     path = Path(path)
-    for number, (header, sequence) in enumerate(_open_entries(path)[1], start=1):
+    fastq, blocks = open_text(path)
+    for number, (header, sequence) in enumerate((_fastq_entries if fastq else _fasta_entries)(path, blocks), start=1):
         title, letters = _title(path, number, header), sequence.upper().rstrip(b"*")
         if not letters:
             raise InputError(f"{path}: record '{title}' has no sequence. Remove it.")
         yield letters
-
-
-def _open_entries(
-    path: Path, at: Callable[[int], object] = id, warn: Callable[[str], object] = id
-) -> tuple[bool, Iterator[tuple[bytes, bytes]]]:
-    """Whether a file is FASTQ; header line and letters of each of its entries."""
-    blocks = _from_first_entry(path, _unix_lines(read_blocks(path, at, warn)))
-    first = next(blocks)
-    fastq = first.startswith(b"@")
-    return fastq, (_fastq_entries if fastq else _fasta_entries)(path, chain([first], blocks))
 
 
 def _unix_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -156,25 +167,26 @@ def _without_space(text: bytes) -> bytes:
     return text
 
 
-def _fastq_entries(path: Path, blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Header line (without ``@``) and letters of each entry; blank lines at the end don't matter.
+def _fastq_entries(path: Path, blocks: Iterable[bytes], number: int = 1) -> Iterator[tuple[bytes, bytes]]:
+    """Header line (without ``@``) and letters of each entry, the first of which has this number; blank lines at the end
+    don't matter.
 
     Raises:
         InputError: an entry isn't four lines, or has another number of qualities than letters.
     """
-    rest, number = b"", 0
+    rest = b""
     for block in blocks:
         lines = (rest + block).split(b"\n")
         whole = (len(lines) - 1) // 4 * 4
         rest = b"\n".join(lines[whole:])
         for at in range(0, whole, 4):
-            number += 1
             yield _fastq_entry(path, number, lines[at : at + 4])
+            number += 1
     lines = rest.rstrip().split(b"\n")
     if len(lines) == 3 and not lines[1]:
         lines.append(b"")  # a read without bases, and so without qualities
     if lines != [b""]:
-        yield _fastq_entry(path, number + 1, lines)
+        yield _fastq_entry(path, number, lines)
 
 
 def _fastq_entry(path: Path, number: int, lines: Sequence[bytes]) -> tuple[bytes, bytes]:

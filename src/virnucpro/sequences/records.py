@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.errors import InputError, StorageError
+from virnucpro.sequences.blocks import TextBlock, cut_file
 from virnucpro.sequences.read import Record, read_fasta
 
 REMEDY = "Delete the shard folder and run again."
 """For what is wrong in a shard folder."""
-HASHES_PER_PASS = 1 << 18
+HASHES_PER_PASS = 1 << 20
 """Hashes of ids compared at a time, about."""
+BUFFERED_RECORDS = 1 << 10
+"""Records whose rows are written at a time, about."""
 BUFFERED_HASHES = 1 << 15
 """Hashes of ids written or read at a time."""
 
@@ -38,6 +40,11 @@ class Tally:
         if len(self.ids) < _NAMED_RECORDS:
             self.ids.append(identifier)
 
+    def merge(self, other: Tally) -> None:
+        """Count those that come after these."""
+        self.count += other.count
+        self.ids = (self.ids + other.ids)[:_NAMED_RECORDS]
+
     def note(self, said: str) -> list[str]:
         """``said`` with the number in place of ``{}``, and the ids; nothing if there are none."""
         if not self.count:
@@ -45,6 +52,52 @@ class Tally:
         names = ", ".join([*(name[:60] for name in self.ids), *(["…"] if self.count > len(self.ids) else [])])
         number = f"{self.count:,} record{'s' * (self.count > 1)}"
         return [f"{said.format(number)}: {names}"]
+
+
+@dataclass
+class RecordsFound:
+    """Counts of consecutive records, and their rows of ``records.tsv``."""
+
+    rna_as_dna: bool = True
+    count: int = 0  # with a sequence
+    bases: int = 0
+    skipped: Tally = field(default_factory=Tally)
+    rna: Tally = field(default_factory=Tally)
+    u_ignored: Tally = field(default_factory=Tally)
+    ids: list[str] = field(default_factory=list)  # of those whose rows aren't written yet
+    rows: list[str] = field(default_factory=list)
+
+    def take(self, record: Record) -> Record | None:
+        """Count a record; returns it with T in place of U if it is RNA and that is wanted, or None if it has no sequence."""
+        sequence = record.sequence
+        if not sequence:
+            self.skipped.add(record.id)
+            return None
+        self.count += 1
+        self.bases += len(sequence)
+        self.ids.append(record.id)
+        self.rows.append(f"{record.id}\t{len(sequence)}\t{record.file}\n")
+        if b"U" not in sequence and b"u" not in sequence:
+            return record
+        if not self.rna_as_dna or b"T" in sequence or b"t" in sequence:
+            self.u_ignored.add(record.id)
+            return record
+        self.rna.add(record.id)
+        return record._replace(sequence=sequence.translate(_RNA_TO_DNA))
+
+    def joined(self) -> RecordsFound:
+        """The same with its rows in one piece, which is pickled sooner."""
+        self.rows = ["".join(self.rows)]
+        return self
+
+    def merge(self, other: RecordsFound) -> None:
+        """Count those that come after these."""
+        self.count += other.count
+        self.bases += other.bases
+        for tally, others in ((self.skipped, other.skipped), (self.rna, other.rna), (self.u_ignored, other.u_ignored)):
+            tally.merge(others)
+        self.ids += other.ids
+        self.rows += other.rows
 
 
 class SampleRecords:
@@ -74,14 +127,13 @@ class SampleRecords:
         for path in fastas:
             _check_name(path)
         self._fastas, self._folder, self._at = fastas, folder, at
-        self._skip_empty, self._rna_as_dna = empty_records == "skip", rna_as_dna
+        self._skip_empty = empty_records == "skip"
         self._table = open(folder / "records.tsv", "w", encoding="utf-8", newline="\n")
         self._table.write(_TABLE_HEADER)
         self._duplicates = DuplicateCheck(folder)
         self._fastq: set[str] = set()
         self._file_notes: list[str] = []
-        self.count = self.bases = 0
-        self.skipped, self.rna, self.u_ignored = Tally(), Tally(), Tally()
+        self.found = RecordsFound(rna_as_dna)
 
     def __enter__(self) -> SampleRecords:
         return self
@@ -91,29 +143,45 @@ class SampleRecords:
         self._duplicates.close()
 
     def __iter__(self) -> Iterator[Record]:
-        """All records that have a sequence; in RNA, U is replaced by T."""
+        """All records that have a sequence, in turn; in RNA, U is replaced by T."""
         for number, path in enumerate(self._fastas):
 
             def at(position: int, number: int = number) -> None:
                 self._at(number, position)
 
             for record in read_fasta(path, self._skip_empty, at, self._file_notes.append):
-                sequence = record.sequence
-                if not sequence:
-                    self.skipped.add(record.id)
-                    continue
-                if b"U" in sequence or b"u" in sequence:
-                    record = self._as_dna(record)
-                self._table.write(f"{record.id}\t{len(sequence)}\t{path}\n")
-                self._duplicates.add(record.id)
-                self.count += 1
-                self.bases += len(sequence)
-                yield record
+                if (taken := self.found.take(record)) is not None:
+                    yield taken
+                if len(self.found.ids) >= BUFFERED_RECORDS:
+                    self._write()
             if record.fastq:
                 self._fastq.add(str(path))
 
+    def blocks(self, size: int, threads: int = 1) -> Iterator[TextBlock | Record]:
+        """Instead of the records in turn, blocks of them: see ``blocks.cut_file``.
+
+        Give what is found in them to ``add``, in this order.
+        """
+        for path in self._fastas:
+            for block in cut_file(path, size, self._skip_empty, self._file_notes.append, threads):
+                if block.fastq:
+                    self._fastq.add(str(path))
+                yield block
+
+    def add(self, found: RecordsFound) -> None:
+        """Count and list records that come after those so far."""
+        self.found.merge(found)
+        self._write()
+
+    def _write(self) -> None:
+        self._table.write("".join(self.found.rows))
+        self._duplicates.add(self.found.ids)
+        self.found.rows.clear()
+        self.found.ids.clear()
+
     def finish(self) -> None:
         """Refuse an id that occurs twice."""
+        self._write()
         self._table.flush()
         found = self._duplicates.first((record, file) for record, _, file in read_table(self._folder))
         if found is None:
@@ -128,22 +196,13 @@ class SampleRecords:
 
     def notes(self) -> list[str]:
         """Messages for the user about the files and records read so far."""
-        has_u = "with both U and T" if self._rna_as_dna else "with U"
+        has_u = "with both U and T" if self.found.rna_as_dna else "with U"
         return [
             *self._file_notes,
-            *self.skipped.note("left out {} without a sequence"),
-            *self.rna.note("read {} as RNA, U as T, since there is no T"),
-            *self.u_ignored.note(f"left out the codons with U in {{}} {has_u}, as the original does"),
+            *self.found.skipped.note("left out {} without a sequence"),
+            *self.found.rna.note("read {} as RNA, U as T, since there is no T"),
+            *self.found.u_ignored.note(f"left out the codons with U in {{}} {has_u}, as the original does"),
         ]
-
-    def _as_dna(self, record: Record) -> Record:
-        """A record that has U, with T in its place if it is RNA and that is wanted."""
-        sequence = record.sequence
-        if not self._rna_as_dna or b"T" in sequence or b"t" in sequence:
-            self.u_ignored.add(record.id)
-            return record
-        self.rna.add(record.id)
-        return record._replace(sequence=sequence.translate(_RNA_TO_DNA))
 
 
 def read_table(folder: Path) -> Iterator[tuple[str, int, str]]:
@@ -181,12 +240,11 @@ class DuplicateCheck:
         self._file = tempfile.TemporaryFile(buffering=8 * BUFFERED_HASHES, dir=folder)
         self._count = 0
 
-    def add(self, identifier: str) -> None:
-        """Note one id."""
-        self._file.write(
-            hash(identifier).to_bytes(8, sys.byteorder, signed=True)
-        )  # hash() of a text is stable within a process
-        self._count += 1
+    def add(self, identifiers: Sequence[str]) -> None:
+        """Note some ids."""
+        hashes = np.fromiter(map(hash, identifiers), np.int64, len(identifiers))  # stable within a process
+        self._file.write(hashes.tobytes())
+        self._count += len(identifiers)
 
     def first(self, records: Iterable[tuple[str, str]]) -> tuple[str, str, str] | None:
         """An id that occurred twice, and the two files it is in; None if there is none.

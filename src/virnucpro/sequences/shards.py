@@ -9,19 +9,35 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from collections import deque
-from operator import add
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 from virnucpro.io import BLOCK_BYTES, sha256_file
 
-_COUNTS_LAYOUT = struct.Struct("5Q")
-"""Frames, bases, residues and bytes in the two files, of a chunk or of a shard. Chunks whose shard isn't known yet are kept
-in this form, since they can be a third of a shard."""
+MAX_QUEUED_WRITES = 4
+"""Blocks of text that wait for the disk, per file."""
 
 Counts = tuple[int, ...]
+"""Frames, bases, residues and bytes in the two files, of a shard."""
+
+
+class ChunkTexts(NamedTuple):
+    """Frames of consecutive chunks (those that have any) as they are written, n chunks."""
+
+    dna: bytes  # FASTA text, two lines a frame
+    protein: bytes  # likewise, of the same frames
+    counts: np.ndarray  # (n, 5) int64: frames, bases, residues, bytes in ``dna``, bytes in ``protein``
+    hashes: np.ndarray  # (n,) uint64, of each chunk's two texts; see ``text_hash``
+
+
+def text_hash(dna: bytes, protein: bytes) -> bytes:
+    """Eight bytes (the first is the highest) that stand for a chunk's texts where the end of a shard is decided."""
+    return hashlib.blake2b(dna + protein, digest_size=8).digest()
 
 
 class Boundaries:
@@ -31,24 +47,28 @@ class Boundaries:
         self._limit = limit
         self._reach = max(1, limit // 3)  # frames on either side
         self._seen = self._decided = 0  # frames in all chunks, and in those whose shard is known
-        self._undecided: deque[bytes] = deque()
-        self._peaks: deque[tuple[int, bytes, bool]] = (
-            deque()
-        )  # (end, hash, whether it's the largest to its left), hashes falling
+        self._undecided: deque[np.ndarray] = deque()  # counts of the others
+        # (end, hash, whether it's the largest to its left) of chunks that may yet end a shard, hashes falling
+        self._peaks: list[tuple[int, np.uint64, bool]] = []
         self._ends: deque[int] = deque()  # boundaries found, in frames, after ``_decided``
-        self._shard: Counts = (0,) * 5
+        self._shard = np.zeros(5, dtype=np.int64)
 
-    def push(self, digest: bytes, counts: Counts) -> list[Counts]:
-        """Take the next chunk's hash and counts; returns the counts of the shards that are complete now."""
-        self._seen += counts[0]
-        self._undecided.append(_COUNTS_LAYOUT.pack(*counts))
-        while self._peaks and self._seen - self._peaks[0][0] >= self._reach:
-            end, _, is_largest = self._peaks.popleft()
-            if is_largest:
-                self._ends.append(end)
-        while self._peaks and self._peaks[-1][1] < digest:
-            self._peaks.pop()
-        self._peaks.append((self._seen, digest, not self._peaks))
+    def push(self, hashes: np.ndarray, counts: np.ndarray) -> list[Counts]:
+        """Take the next chunks; returns the counts of the shards that are complete now.
+
+        Args:
+            hashes: (n,) uint64.
+            counts: (n, 5) int64, as in ``ChunkTexts``; each chunk has a frame.
+        """
+        ends = self._seen + np.cumsum(counts[:, 0])
+        begin = 0
+        while begin < len(ends):
+            stop = int(np.searchsorted(ends, ends[begin] + self._reach))
+            self._find_ends(hashes[begin:stop], ends[begin:stop])
+            begin = stop
+        if len(ends):
+            self._seen = int(ends[-1])
+            self._undecided.append(counts)
         return self._decide(self._seen - self._reach)
 
     def finish(self) -> list[Counts]:
@@ -56,85 +76,151 @@ class Boundaries:
         shards = self._decide(self._seen)
         return [*shards, self._take()] if self._shard[0] else shards
 
+    def _find_ends(self, hashes: np.ndarray, ends: np.ndarray) -> None:
+        """Find boundaries with some more chunks, whose own ends all lie within reach of each other."""
+        rising = np.maximum.accumulate(hashes)
+        first = int(np.argmax(hashes))
+        largest, kept = True, []
+        for end, value, is_largest in self._peaks:
+            beyond = int(np.searchsorted(ends, end + self._reach))  # the first chunk out of its reach
+            larger = int(np.searchsorted(rising, value, "right"))  # the first chunk with a larger hash
+            largest &= beyond <= first or value < hashes[first]
+            if min(beyond, larger) == len(ends):
+                kept.append((end, value, is_largest))
+            elif beyond <= larger and is_largest:
+                self._ends.append(end)
+        falling = np.maximum.accumulate(hashes[::-1])[::-1]
+        for index in np.flatnonzero(hashes == falling).tolist():  # none after it is larger
+            kept.append((int(ends[index]), hashes[index], largest and index == first))
+        self._peaks = kept
+
     def _decide(self, horizon: int) -> list[Counts]:
         """Complete shards among the chunks that end by the horizon, before which all boundaries are known."""
         shards = []
         while self._undecided:
-            counts = _COUNTS_LAYOUT.unpack(self._undecided[0])
-            if self._decided + counts[0] > horizon:
+            counts = self._undecided[0]
+            ends = self._decided + np.cumsum(counts[:, 0])
+            begin, known = 0, int(np.searchsorted(ends, horizon, "right"))
+            while begin < known:
+                most = self._decided + self._limit - self._shard[0]
+                stop = max(begin, int(np.searchsorted(ends[:known], most, "right")))
+                if stop == begin:  # the next chunk is too much
+                    if self._shard[0]:
+                        shards.append(self._take())
+                        continue
+                    stop = begin + 1
+                closed = bool(self._ends) and self._ends[0] <= ends[stop - 1]
+                if closed:
+                    stop = int(np.searchsorted(ends, self._ends.popleft(), "right"))
+                self._shard += counts[begin:stop].sum(axis=0)
+                self._decided = int(ends[stop - 1])
+                begin = stop
+                if closed:
+                    shards.append(self._take())
+            if known < len(ends):
+                self._undecided[0] = counts[known:]
                 break
             self._undecided.popleft()
-            self._decided += counts[0]
-            if self._shard[0] and self._shard[0] + counts[0] > self._limit:
-                shards.append(self._take())
-            self._shard = tuple(map(add, self._shard, counts))
-            if self._ends and self._ends[0] == self._decided:
-                self._ends.popleft()
-                shards.append(self._take())
         return shards
 
     def _take(self) -> Counts:
-        shard, self._shard = self._shard, (0,) * 5
+        shard = tuple(self._shard.tolist())
+        self._shard = np.zeros(5, dtype=np.int64)
         return shard
 
 
 class ShardWriter:
-    """Writes ``<sha>.fna`` and ``<sha>.faa`` into a folder.
+    """A context manager that writes ``<sha>.fna`` and ``<sha>.faa`` into a folder.
 
-    Frames are written at once; where their shard ends is known only some chunks later.
+    Frames are written at once; where their shard ends is known only some chunks later. Two threads write and compute
+    digests, one for each kind of file.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.shards: list[dict[str, Any]] = []  # entries of the manifest
+        self.shards: list[dict[str, Any]] = []  # entries of the manifest; complete after ``finish``
         self._boundaries = Boundaries(limit)
-        self._pending = [_Pending(folder / f"pending.{suffix}") for suffix in ("fna", "faa")]
+        self._files = [_PendingFile(folder / f"pending.{suffix}") for suffix in ("fna", "faa")]
+        self._closed: deque[tuple[Counts, list[Future[tuple[Path, str]]]]] = deque()  # shards not yet named
 
-    def add(self, dna: bytes, protein: bytes, counts: tuple[int, int, int]) -> None:
-        """Append the frames of one chunk: FASTA text for the two files, and the numbers of frames, bases and residues."""
-        self._pending[0].file.write(dna)
-        self._pending[1].file.write(protein)
-        digest = hashlib.blake2b(dna + protein, digest_size=8).digest()
-        for shard in self._boundaries.push(digest, (*counts, len(dna), len(protein))):
-            self._write(shard)
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def add(self, texts: ChunkTexts) -> None:
+        """Append frames."""
+        for file, text in zip(self._files, texts[:2], strict=True):
+            file.write(text)
+        self._close(self._boundaries.push(texts.hashes, texts.counts))
 
     def finish(self) -> None:
         """Close the last shard."""
-        for shard in self._boundaries.finish():
-            self._write(shard)
-        for pending in self._pending:
-            pending.close()
+        self._close(self._boundaries.finish())
+        while self._closed:
+            self._name(*self._closed.popleft())
+        for file in self._files:
+            file.finish()
 
-    def _write(self, shard: Counts) -> None:
-        digests = [pending.cut(size) for pending, size in zip(self._pending, shard[3:], strict=True)]
+    def _close(self, shards: list[Counts]) -> None:
+        for shard in shards:
+            self._closed.append((shard, [file.cut(size) for file, size in zip(self._files, shard[3:], strict=True)]))
+        while self._closed and all(future.done() for future in self._closed[0][1]):
+            self._name(*self._closed.popleft())
+
+    def _name(self, shard: Counts, cut: list[Future[tuple[Path, str]]]) -> None:
+        fronts, digests = zip(*(future.result() for future in cut), strict=True)
         sha = hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
-        for pending in self._pending:
-            os.rename(pending.front, pending.front.with_name(f"{sha}{pending.path.suffix}"))
+        for front in fronts:
+            os.rename(front, front.with_name(f"{sha}{front.suffix}"))
         counts = dict(zip(("frames", "bases", "residues"), shard[:3], strict=True))
         self.shards.append({"sha": sha, **counts, "fna_sha256": digests[0], "faa_sha256": digests[1]})
 
 
-class _Pending:
-    """A file that grows at its end, and whose beginning is cut off, shard by shard."""
+class _PendingFile:
+    """A file that grows at its end, and whose beginning is cut off, shard by shard; a thread does so, in the order asked."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.front = path, path.with_stem("front")
-        self.file: BinaryIO = open(path, "w+b", buffering=BLOCK_BYTES)
+        self._path, self._cuts = path, 0
+        self._file: BinaryIO = open(path, "w+b", buffering=BLOCK_BYTES)
+        self._thread = ThreadPoolExecutor(1, "write")
+        self._queued: deque[Future[Any]] = deque()
 
-    def cut(self, size: int) -> str:
-        """Move the first ``size`` bytes into the file ``front``; returns their SHA-256."""
-        os.rename(self.path, self.front)
-        with self.file as file:
-            file.seek(size)
-            self.file = open(self.path, "w+b", buffering=BLOCK_BYTES)
-            while block := file.read(BLOCK_BYTES):
-                self.file.write(block)
-            file.truncate(size)
-        return sha256_file(self.front)
+    def write(self, text: bytes) -> None:
+        self._submit(lambda: self._file.write(text))
+
+    def cut(self, size: int) -> Future[tuple[Path, str]]:
+        """Move the first ``size`` bytes into a file of their own; gives its path and SHA-256."""
+        self._cuts += 1
+        return self._submit(self._cut, size, self._path.with_stem(f"cut-{self._cuts}"))
+
+    def finish(self) -> None:
+        """Remove the file, of which nothing may be left."""
+        while self._queued:
+            self._queued.popleft().result()
+        left = self._file.seek(0, os.SEEK_END)
+        self._path.unlink()
+        if left:
+            raise AssertionError(f"{self._path}: {left} bytes belong to no shard")
 
     def close(self) -> None:
-        """Remove the file, of which nothing may be left."""
-        with self.file as file:
-            left = file.seek(0, os.SEEK_END)
-        self.path.unlink()
-        if left:
-            raise AssertionError(f"{self.path}: {left} bytes belong to no shard")
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)
+        self._file.close()
+
+    def _submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        while self._queued and (len(self._queued) >= MAX_QUEUED_WRITES or self._queued[0].done()):
+            self._queued.popleft().result()
+        self._queued.append(self._thread.submit(call, *arguments))
+        return self._queued[-1]
+
+    def _cut(self, size: int, front: Path) -> tuple[Path, str]:
+        os.rename(self._path, front)
+        with self._file as file:
+            file.seek(size)
+            self._file = open(self._path, "w+b", buffering=BLOCK_BYTES)
+            while block := file.read(BLOCK_BYTES):
+                self._file.write(block)
+            file.truncate(size)
+        return front, sha256_file(front)

@@ -12,21 +12,19 @@ import json
 import logging
 import shutil
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from virnucpro.errors import InputError, StorageError
 from virnucpro.io import atomic_directory
 from virnucpro.outputs import identity
 from virnucpro.provenance import RunRecord, resources_used
-from virnucpro.sequences.chunks import chunk_id
-from virnucpro.sequences.frames import FRAME_NAMES, FrameBatch, stop_free_frames
+from virnucpro.sequences.processes import Processes
 from virnucpro.sequences.records import REMEDY, SampleRecords, read_table
-from virnucpro.sequences.shards import ShardWriter
+from virnucpro.sequences.shards import ChunkTexts, ShardWriter
+from virnucpro.sequences.splitter import BlockSplitter
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +32,10 @@ FORMAT = 2
 """Version of the shard folder's layout."""
 
 MANIFEST_KEYS = ("chunk_length", "shard_frames", "rna_as_dna", "frames", "samples", "shards")
-_FRAME_SUFFIXES = [name.encode() for name in FRAME_NAMES]
+BLOCK_BYTES = 2 << 20
+"""Of text or bases that a process is given at a time, about."""
+BLOCKS_IN_PROCESS = 8
+"""Blocks that a job reads itself before it starts processes: a start takes half a second, as does this."""
 
 
 def split_samples(
@@ -55,7 +56,7 @@ def split_samples(
         chunk_length: bases in a chunk, 300 or 500 for the published classifiers.
         shard_frames: most frames in a shard (a chunk's frames stay together, whatever this is).
         empty_records, rna_as_dna: see ``records.SampleRecords``.
-        threads: CPU threads.
+        threads: that read, and processes that make frames; small samples are read by one, and the same is written always.
         run: kept in the manifest.
 
     Raises:
@@ -65,22 +66,29 @@ def split_samples(
     if chunk_length < 1 or shard_frames < 1:
         raise ValueError(f"chunk_length ({chunk_length}) and shard_frames ({shard_frames}) must be at least 1")
     began = time.perf_counter()
-    with atomic_directory(output) as folder:
-        writer = ShardWriter(folder, shard_frames)
+    with atomic_directory(output) as folder, ExitStack() as stack:
+        writer = stack.enter_context(ShardWriter(folder, shard_frames))
+        splitter = BlockSplitter(chunk_length, empty_records == "skip", rna_as_dna)
+        alone = len(samples) == 1
         found: dict[str, dict[str, Any]] = {}
         frames = 0
         for sample, fastas in samples.items():
             own = folder / "samples" / sample
             own.mkdir(parents=True)
+            held: list[ChunkTexts] = []  # of several samples, each is written once it is known to be right
             try:
-                manifest = _split(fastas, own, writer, chunk_length, empty_records, rna_as_dna, alone=len(samples) == 1)
+                manifest = _split(
+                    fastas, own, writer.add if alone else held.append, splitter, empty_records, threads if alone else 1
+                )
             except InputError as error:
-                if len(samples) == 1:
+                if alone:
                     raise
                 logger.error("sample %s: %s", sample, error)
                 found[sample] = {"refused": str(error)}
                 shutil.rmtree(own)
                 continue
+            for texts in held:
+                writer.add(texts)
             found[sample] = {"first": frames, "frames": manifest["frames"]}
             frames += manifest["frames"]
         if all("refused" in entry for entry in found.values()):
@@ -107,51 +115,45 @@ def split_samples(
 def _split(
     fastas: Sequence[Path],
     folder: Path,
-    writer: ShardWriter,
-    chunk_length: int,
+    write: Callable[[ChunkTexts], object],
+    splitter: BlockSplitter,
     empty_records: str,
-    rna_as_dna: bool,
-    alone: bool,
+    threads: int,
 ) -> dict[str, Any]:
-    """Give a sample's frames to the writer, all or none unless it is ``alone``; returns its manifest, written to ``folder``."""
+    """Give a sample's frames to ``write``, in order; returns its manifest, written to ``folder``."""
+    chunk_length, _, rna_as_dna = splitter.options
     before = identity(path for path in fastas if path.exists())  # the reader says what is wrong with one that doesn't
     chunks = frames = 0
-    held: list[tuple[bytes, bytes, tuple[int, int, int]]] = []
-    ids = deque[str]()  # of the records that aren't written yet
-    first = 0  # the number of the first of them
-    with SampleRecords(fastas, folder, empty_records, rna_as_dna) as records:
-        for batch in stop_free_frames(_sequences(records, ids), chunk_length):
-            chunks += batch.chunks
-            frames += len(batch.frame)
-            for _ in range(batch.first_record - first):
-                ids.popleft()
-            first = batch.first_record
-            for texts in _texts(batch, ids):
-                if alone:
-                    writer.add(*texts)
-                else:
-                    held.append(texts)
+    with (
+        SampleRecords(fastas, folder, empty_records, rna_as_dna) as records,
+        Processes(splitter, threads, BLOCKS_IN_PROCESS) as processes,
+    ):
+        for part in processes.map(splitter.tasks(records.blocks(BLOCK_BYTES, threads), BLOCK_BYTES)):
+            records.add(part.found)
+            chunks += part.chunks
+            frames += part.frames
+            for texts in part.texts:
+                write(texts)
         records.finish()
+    found = records.found
     for path, old, new in zip(fastas, before, identity(fastas), strict=True):
         if old != new:
             raise InputError(f"{path}: changed while it was read. Run again once it is complete.")
     expected = sum(-(-length // chunk_length) for _, length, _ in read_table(folder))
     if chunks != expected:
         raise AssertionError(f"{folder}: {chunks} chunks, not {expected}")
-    for texts in held:
-        writer.add(*texts)
     for note in records.notes():
         logger.warning("%s", note)
-    logger.info("%d records, %d chunks, %d frames", records.count, chunks, frames)
+    logger.info("%d records, %d chunks, %d frames", found.count, chunks, frames)
     manifest = {
         "chunk_length": chunk_length,
-        "records": records.count,
-        "bases": records.bases,
+        "records": found.count,
+        "bases": found.bases,
         "chunks": chunks,
         "frames": frames,
-        "skipped_records": records.skipped.count,
-        "rna_records": records.rna.count,
-        "u_ignored_records": records.u_ignored.count,
+        "skipped_records": found.skipped.count,
+        "rna_records": found.rna.count,
+        "u_ignored_records": found.u_ignored.count,
         "rna_as_dna": rna_as_dna,
         "files": [str(path) for path in fastas],
         "identity": before,
@@ -282,36 +284,3 @@ def check_protein(path: str | Path, sequences: Sequence[bytes]) -> None:
         raise InputError(
             f"{path}: all {residues} residues are A, C, G, T or N: DNA where proteins are expected. Give the proteins."
         )
-
-
-def _sequences(records: SampleRecords, ids: deque[str]) -> Iterator[bytes]:
-    """The records' sequences; appends their ids to ``ids``."""
-    for record in records:
-        ids.append(record.id)
-        yield record.sequence
-
-
-def _texts(batch: FrameBatch, ids: Sequence[str]) -> Iterator[tuple[bytes, bytes, tuple[int, int, int]]]:
-    """What the writer is given of each chunk of a batch: its frames' two texts, and counts; ``ids`` are those of its records."""
-    if not batch.proteins:
-        return
-    changes = (np.diff(batch.record) != 0) | (np.diff(batch.chunk) != 0)
-    begins = np.flatnonzero(np.append(True, changes))
-    ends = np.append(begins, len(batch.frame))[1:]
-    nucleotides, proteins, names = (
-        batch.nucleotides,
-        batch.proteins,
-        [_FRAME_SUFFIXES[frame] for frame in batch.frame.tolist()],
-    )
-    bases, residues = (
-        np.add.reduceat(np.fromiter(map(len, texts), np.int64, len(texts)), begins) for texts in (nucleotides, proteins)
-    )
-    columns = (begins, ends, batch.record[begins] - batch.first_record, batch.chunk[begins], bases, residues)
-    for begin, end, record, chunk, *letters in zip(*(column.tolist() for column in columns), strict=True):
-        name = b">" + chunk_id(ids[record], chunk).encode()
-        dna = protein = b""
-        for row in range(begin, end):
-            title = name + names[row]
-            dna += b"%b\n%b\n" % (title, nucleotides[row])
-            protein += b"%b\n%b\n" % (title, proteins[row])
-        yield dna, protein, (end - begin, *letters)

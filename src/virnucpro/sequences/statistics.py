@@ -75,7 +75,7 @@ def statistics_of(
                 found.shortest = min(found.shortest or size, size)
                 found.longest = max(found.longest, size)
                 yield record.sequence
-                if sample.bases >= enough:
+                if sample.found.bases >= enough:
                     return
 
         for batch in stop_free_frames(sequences(), chunk_length):
@@ -89,9 +89,9 @@ def statistics_of(
                 scored += len(records) - int(records[0] == last)
                 last = records[-1]
         sample.finish()
-    found.records, found.bases = sample.count, sample.bases
-    found.empty_records, found.rna_records = sample.skipped.count, sample.rna.count
-    found.u_ignored_records, found.notes = sample.u_ignored.count, sample.notes()
+    found.records, found.bases = sample.found.count, sample.found.bases
+    found.empty_records, found.rna_records = sample.found.skipped.count, sample.found.rna.count
+    found.u_ignored_records, found.notes = sample.found.u_ignored.count, sample.notes()
     found.records_without_open_frame = found.records - scored
     if 0 < found.longest < chunk_length:
         found.remarks[SHORT_REMARK] = first

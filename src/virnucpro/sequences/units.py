@@ -13,6 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from virnucpro.sequences.shards import Boundaries
 
 POOLED = "pooled"
@@ -42,12 +44,11 @@ def units_of(
         else:
             pooled.append((sample, max(1, frames)))
     boundaries, names = Boundaries(shard_frames), iter(pooled)
-    complete = [
-        counts for sample, frames in pooled for counts in boundaries.push(_digest(sample), (frames, 1, 0, 0, 0))
-    ]
-    for _, members, *_ in (*complete, *boundaries.finish()):
+    hashes = np.array([_hash(sample) for sample, _ in pooled], dtype=np.uint64)
+    counts = np.array([(frames, 1, 0, 0, 0) for _, frames in pooled], dtype=np.int64).reshape(-1, 5)
+    for _, members, *_ in (*boundaries.push(hashes, counts), *boundaries.finish()):
         pools.append([next(names)[0] for _ in range(members)])
-    units = {sample: (sample,) for sample in alone}
+    units: dict[str, tuple[str, ...]] = {sample: (sample,) for sample in alone}
     for pool in pools:
         units[pool[0] if len(pool) == 1 else f"{POOLED}/{pool[0]}"] = tuple(pool)
     return units
@@ -65,5 +66,5 @@ def _estimated_frames(fastas: Sequence[str | Path], chunk_length: int) -> int | 
     return letters // chunk_length
 
 
-def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=8).digest()
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
