@@ -133,9 +133,9 @@ class Benchmark:
 
     def _measure_bound(self, dtype: torch.dtype) -> float:
         """Tokens per second of the matrix products alone, in batches of 32,768 (2,048 on a CPU), for a while."""
-        device = self.device
+        device, layers = self.device, self.encoder.get_submodule("layers").children()
         count = 32768 if device == "cuda" else 2048
-        weights = [p.to(device, dtype) for layer in self.encoder.layers for p in layer.parameters() if p.ndim == 2]
+        weights = [p.to(device, dtype) for layer in layers for p in layer.parameters() if p.ndim == 2]
         inputs = {width: torch.randn(count, width, device=device).to(dtype) for width in {w.shape[1] for w in weights}}
 
         def once() -> None:
