@@ -24,16 +24,18 @@ from virnucpro.encoders.embedder import Embedder, matmul_precision
 from virnucpro.encoders.encoder import Encoder
 from virnucpro.encoders.loading import build_encoder, encoder_class, load_encoder
 from virnucpro.encoders.original import embed_original
-from virnucpro.encoders.precision import choose_precision
+from virnucpro.encoders.precision import Precision, choose_precision
 from virnucpro.encoders.spec import read_spec
 from virnucpro.models.registry import ARCHITECTURES, Architecture, Shape
 
 logger = logging.getLogger(__name__)
 
-
 COMPARED_SEQUENCES = 64
-AVERAGED_SEQUENCES = 4096
-"""Of which the mean length is taken."""
+AVERAGED_SEQUENCES = 4096  # of which the mean length is taken
+KEPT_STATISTICS = (
+    "backend", "kernels", "tokens_per_batch", "fill", "gpu_seconds", "peak_memory", "fp8_error", "compiled_graphs",
+    "graphs", "out_of_memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,24 +92,24 @@ class Benchmark:
 
     def measure(self, remark: str = "") -> None:
         """Rows for this project's way in each precision and attention, the first time after its bound."""
-        plan, state, device = self.plan, self.encoder.cpu(), self.device
-        for precision in plan.precisions:
-            resolved = choose_precision(precision, device, plan.architecture)
-            name = resolved.name
+        plan = self.plan
+        self.encoder.cpu()
+        for asked in plan.precisions:
+            precision = choose_precision(asked, self.device, plan.architecture)
+            name = precision.name
             if name not in self._bounds:
-                with matmul_precision(resolved):
-                    bound = self._bounds[name] = _bound(state, resolved.dtype, device, plan)
-                self.add("matrix products alone", name.replace("fp8", "fp16"), bound / self._tokens_each, None)
-            bound = self._bounds[name]
+                with matmul_precision(precision):
+                    self._bounds[name] = self._measure_bound(precision.dtype)
+                speed = self._bounds[name] / self._tokens_each
+                self.add("matrix products alone", name.replace("fp8", "fp16"), speed, None)
             for attention, compile in product(plan.attentions, (False, True)[: 1 + plan.compile]):
-                if device == "cuda":
+                if self.device == "cuda":
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats()
-                way, speed, vectors, facts = _own(
-                    plan, state, precision, attention, compile, device, self.draw, self.ids, self.sample
-                )
-                share = facts["tokens_per_second"] / bound
-                self.add(way + remark, name, speed, vectors, **facts, share_of_bound=share)
+                speed, vectors, facts = self._measure_encoder(precision, attention, compile)
+                way = f"this ({facts['backend']}, {facts['kernels']}){remark}"
+                share = facts["tokens_per_second"] / self._bounds[name]
+                self.add(way, name, speed, vectors, **facts, share_of_bound=share)
 
     def result(self) -> dict[str, Any]:
         """``{"setting": {...}, "rows": [...]}``, plain values."""
@@ -128,6 +130,73 @@ class Benchmark:
             "torch": torch.__version__,
         }
         return {"setting": setting, "rows": self.rows}
+
+    def _measure_bound(self, dtype: torch.dtype) -> float:
+        """Tokens per second of the matrix products alone, in batches of 32,768 (2,048 on a CPU), for a while."""
+        device, layers = self.device, self.encoder.get_submodule("layers").children()
+        count = 32768 if device == "cuda" else 2048
+        weights = [p.to(device, dtype) for layer in layers for p in layer.parameters() if p.ndim == 2]
+        inputs = {width: torch.randn(count, width, device=device).to(dtype) for width in {w.shape[1] for w in weights}}
+
+        def once() -> None:
+            for weight in weights:
+                inputs[weight.shape[1]] @ weight.t()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        with torch.inference_mode():
+            for _ in range(3):
+                once()
+            began, passes = time.perf_counter(), 0
+            while time.perf_counter() - began < self.plan.seconds / 2:
+                once()
+                passes += 1
+            return passes * count / (time.perf_counter() - began)
+
+    def _measure_encoder(
+        self, precision: Precision, attention: str, compile: bool
+    ) -> tuple[float, np.ndarray, dict[str, Any]]:
+        """This project's way on a copy of the encoder: (sequences a second, vectors of the sample (n, d), what ran)."""
+
+        def embedder(ids: list[str], sequences: list[bytes]) -> Embedder:
+            return Embedder(
+                encoder, ids, sequences, tokens_per_batch=self.plan.tokens_per_batch, attention=attention,
+                precision=precision.name, device=self.device, compile=compile,
+            )  # fmt: skip
+
+        encoder = self._copy(precision.dtype)
+        began = time.perf_counter()
+        for _ in embedder(self.ids, self.sample).vectors():
+            pass
+        ready, count = time.perf_counter() - began, COMPARED_SEQUENCES
+        while True:
+            if precision.name == "fp8":  # the former run has put its encoder into fp8
+                encoder = self._copy(precision.dtype)
+            sequences, places = self.draw(count), np.linspace(0, count - 1, COMPARED_SEQUENCES).astype(int)
+            for place, sequence in zip(places, self.sample, strict=True):  # what is compared is part of what is timed
+                sequences[place] = sequence
+            vectors = np.full((COMPARED_SEQUENCES, encoder.config.width), np.nan, np.float32)
+            job = embedder([str(i) for i in range(count)], sequences)
+            began = time.perf_counter()
+            for first, rows in job.vectors():
+                here = (places >= first) & (places < first + len(rows))
+                vectors[here] = rows[places[here] - first]
+            seconds = time.perf_counter() - began
+            if seconds > 0.7 * self.plan.seconds or count > 10**7:
+                break
+            count = max(2 * count, int(count * min(20.0, self.plan.seconds / seconds)))
+        ran = job.statistics()
+        facts = {key: ran[key] for key in KEPT_STATISTICS if key in ran} | {"sequences": count, "seconds": seconds}
+        facts["tokens_per_second"] = ran["tokens"] / seconds
+        if "gpu_seconds" in facts:
+            facts["gpu_share"] = facts["gpu_seconds"] / seconds
+        return count / seconds, vectors, facts | {"ready_seconds": ready}
+
+    def _copy(self, dtype: torch.dtype) -> Encoder:
+        encoder = self.encoder
+        weights = {key: value.to(self.device, dtype, copy=True) for key, value in encoder.state_dict().items()}
+        config, tokenizer = vars(encoder.config), encoder.tokenizer_json
+        return build_encoder(encoder.architecture, config, weights, tokenizer, "benchmark").eval()
 
 
 def random_encoder(architecture: str, shape: Shape, tokenizer: Path | None = None, device: str = "cpu") -> Encoder:
@@ -154,9 +223,7 @@ def _sequences(plan: Plan) -> Callable[[int], list[bytes]]:
     letters = np.frombuffer("".join(composition).encode(), np.uint8)
     weights = np.array(list(composition.values()), float)
     weights /= weights.sum()
-    given = [
-        plan.sequences[i] for i in rng.permutation(len(plan.sequences))
-    ]  # a file may be sorted; each way sees alike
+    given = [plan.sequences[i] for i in rng.permutation(len(plan.sequences))]  # a file may be sorted
 
     def draw(count: int) -> list[bytes]:
         if given:
@@ -175,88 +242,3 @@ def _flops(encoder: Any, sample: Sequence[bytes]) -> tuple[float, float]:
     weights = sum(p.numel() for layer in encoder.layers for name, p in layer.named_parameters() if p.ndim == 2)
     attention = 4 * encoder.config.width * encoder.config.layers * float((lengths.astype(float) ** 2).mean())
     return 2 * weights * float(lengths.mean()) + attention, float(lengths.mean())
-
-
-def _bound(encoder: Any, dtype: torch.dtype, device: str, plan: Plan) -> float:
-    """Tokens per second of the matrix products alone, in packs of 32,768 (2,048 on a CPU), for a while."""
-    count = 32768 if device == "cuda" else 2048
-    weights = [p.to(device, dtype) for layer in encoder.layers for p in layer.parameters() if p.ndim == 2]
-    inputs = {width: torch.randn(count, width, device=device).to(dtype) for width in {w.shape[1] for w in weights}}
-
-    def once() -> None:
-        for weight in weights:
-            inputs[weight.shape[1]] @ weight.t()
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    with torch.inference_mode():
-        for _ in range(3):
-            once()
-        wait()
-        began, passes = time.perf_counter(), 0
-        while time.perf_counter() - began < plan.seconds / 2:
-            once()
-            wait()
-            passes += 1
-        return passes * count / (time.perf_counter() - began)
-
-
-def _own(
-    plan: Plan, state: Any, precision: str, attention: str, compile: bool, device: str, draw: Callable, names: list[str],
-    sample: list[bytes],
-) -> tuple[str, float, np.ndarray, dict[str, Any]]:  # fmt: skip
-    """This project's way on a copy of the encoder: (way, sequences a second, vectors, what ran)."""
-    settings: dict[str, Any] = {"tokens_per_batch": plan.tokens_per_batch, "attention": attention}
-    settings |= {"precision": precision, "device": device, "compile": compile}
-    resolved = choose_precision(precision, device, plan.architecture)
-    encoder = _copy(state, resolved.dtype, device)
-    began = time.perf_counter()
-    for _ in Embedder(encoder, names, sample, **settings).vectors():
-        pass
-    ready, count = time.perf_counter() - began, COMPARED_SEQUENCES
-    if resolved.name == "fp8":  # is in fp8 already
-        encoder = _copy(state, resolved.dtype, device)
-    while True:
-        sequences, places = draw(count), np.linspace(0, count - 1, COMPARED_SEQUENCES).astype(int)
-        for place, sequence in zip(places, sample, strict=True):  # what is compared is part of what is timed
-            sequences[place] = sequence
-        vectors = np.full((COMPARED_SEQUENCES, encoder.config.width), np.nan, np.float32)
-        job = Embedder(encoder, [str(i) for i in range(count)], sequences, **settings)
-        began = time.perf_counter()
-        for first, rows in job.vectors():
-            here = (places >= first) & (places < first + len(rows))
-            vectors[here] = rows[places[here] - first]
-        seconds = time.perf_counter() - began
-        if seconds > 0.7 * plan.seconds or count > 10**7:
-            break
-        count = max(2 * count, int(count * min(20.0, plan.seconds / seconds)))
-        if resolved.name == "fp8":
-            encoder = _copy(state, resolved.dtype, device)
-    facts = job.statistics()
-    kept = (
-        "backend",
-        "kernels",
-        "tokens_per_batch",
-        "fill",
-        "gpu_seconds",
-        "peak_memory",
-        "fp8_error",
-        "compiled_graphs",
-        "graphs",
-        "out_of_memory",
-    )
-    statistics = {key: facts[key] for key in kept if key in facts} | {"sequences": count, "seconds": seconds}
-    statistics["tokens_per_second"] = facts["tokens"] / seconds
-    if "gpu_seconds" in statistics:
-        statistics["gpu_share"] = statistics["gpu_seconds"] / seconds
-    statistics["ready_seconds"] = ready
-    return f"this ({facts['backend']}, {facts['kernels']})", count / seconds, vectors, statistics
-
-
-def _copy(encoder: Any, dtype: torch.dtype, device: str) -> Any:
-    weights = {key: value.to(device, dtype, copy=True) for key, value in encoder.state_dict().items()}
-    return build_encoder(
-        encoder.architecture, vars(encoder.config), weights, encoder.tokenizer_json, "benchmark"
-    ).eval()

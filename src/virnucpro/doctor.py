@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
@@ -90,10 +90,7 @@ class Case:
             source = self.source(role)
             if role in self.encoders:
                 spec = self.encoders[role][1]
-                found[role] = (
-                    spec.name,
-                    Shape(spec.config["layers"], spec.width, spec.config["heads"], spec.config["ffn"]),
-                )
+                found[role] = spec.name, Shape(*(spec.config[key] for key in ("layers", "width", "heads", "ffn")))
             elif source.published and (shape := source.architecture.shape_of(source.path.name)):
                 found[role] = source.name, shape
         return found
@@ -150,7 +147,7 @@ def sequences(case: Case) -> Iterator[Finding]:
     if case.work.share_read < 1:
         found += f" in what was read of it ({case.work.share_read:.1%})"
     short = case.work.longest < case.settings.chunk_length
-    notes = ["All is shorter than a window: docs/inputs.md says how far to trust scores of reads."] if short else []
+    notes = ["All is shorter than a chunk: docs/inputs.md says how far to trust scores of reads."] if short else []
     notes += case.work.notes
     yield Finding("input", NOTE if notes else OK, found, " ".join(notes))
 
@@ -191,12 +188,8 @@ def arithmetic(case: Case) -> Iterator[Finding]:
         found = f"{precision.name} on {case.device}: {why[settings.precision == 'auto']}"
         yield Finding(f"precision of {name}", OK, found)
         if settings.batching == "original":
-            yield Finding(
-                "attention",
-                NOTE,
-                "the original's (batching: original, or VIRNUCPRO_V1_ATTENTION)",
-                "Slow; for comparisons only.",
-            )
+            found = "the original's (batching: original, or VIRNUCPRO_V1_ATTENTION)"
+            yield Finding("attention", NOTE, found, "Slow; for comparisons only.")
             continue
         head, alibi = shape.width // shape.heads, architecture.alibi
         needs = torch.device(case.device), precision.dtype, head, alibi
@@ -214,11 +207,9 @@ def compiler(case: Case) -> Iterator[Finding]:
     if case.device == "cuda" and not package_version("triton"):
         found.append("no triton")
     missing = any(part.startswith("no ") for part in found)
-    state = PROBLEM if missing and case.settings.compile else OK
-    remedy = "Install what is missing, or set compile: false." if state == PROBLEM else ""
-    yield Finding(
-        "compiler", state, f"compile is {'on' if case.settings.compile else 'off'}; {', '.join(found)}", remedy
-    )
+    remedy = "Install what is missing, or set compile: false." if missing and case.settings.compile else ""
+    said = f"compile is {'on' if case.settings.compile else 'off'}; {', '.join(found)}"
+    yield Finding("compiler", PROBLEM if remedy else OK, said, remedy)
 
 
 def checkpoints(case: Case) -> Iterator[Finding]:
@@ -235,7 +226,11 @@ def checkpoints(case: Case) -> Iterator[Finding]:
 def fit(case: Case) -> Iterator[Finding]:
     """Classifier."""
     source = case.source(CLASSIFIER)
-    inputs, given = _inputs(source), [shape.width for _, shape in case.shapes.values()]
+    given, inputs = [shape.width for _, shape in case.shapes.values()], None
+    if source.published:
+        inputs = sum(PUBLISHED_WIDTHS.values())
+    elif source.path.suffix == ".safetensors":  # else what it takes is known when it is converted
+        inputs = read_classifier_spec(source.path).width
     if len(given) == 2 and inputs not in (None, sum(given)):
         found = f"{source.name} takes {inputs:,} inputs, but the encoders give {given[0]:,} + {given[1]:,}"
         yield Finding("fit", PROBLEM, found, "Choose those that it was trained on, or train one (virnucpro train).")
@@ -244,9 +239,9 @@ def fit(case: Case) -> Iterator[Finding]:
         yield Finding("fit", NOTE, "whether classifier and encoders match is checked first thing in the run")
         return
     remarks: list[str] = []
+    dna, protein = (case.encoders[role][1] for role in ROLES)
+    length = case.settings.chunk_length
     with tempfile.TemporaryDirectory() as folder:
-        dna, protein = (case.encoders[role][1] for role in ROLES)
-        length = case.settings.chunk_length
         target = Path(folder, "classifier.safetensors")
         spec = prepare_classifier(
             source.path, target, dna_spec=dna, protein_spec=protein, chunk_length=length, warn=remarks.append
@@ -358,17 +353,10 @@ def _draw(path: Path, architecture: str, shape: Shape) -> float:
     return layers / shape.layers
 
 
-def _inputs(source: ModelSource) -> int | None:
-    """How many inputs a classifier takes, where that can be told without fetching or converting it."""
-    if source.published:
-        return sum(PUBLISHED_WIDTHS.values())
-    return read_classifier_spec(source.path).width if source.path.suffix == ".safetensors" else None
-
-
-def _output(*command: Sequence[str] | str) -> tuple[int, str]:
+def _output(*command: str) -> tuple[int, str]:
     """Exit status and what a command says."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)  # type: ignore[arg-type]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, str(error)
     return done.returncode, (done.stdout or done.stderr).strip()

@@ -34,7 +34,7 @@ def check_memory(model_megabytes: Iterable[int]) -> int:
 
 
 def encoder_memory(layers: int, width: int) -> float:
-    """Bytes to compute with an encoder in fp32: 12 · width² weights a layer; PyTorch, a pack and a shard's vectors."""
+    """Bytes to compute with an encoder in fp32: 12 · width² weights a layer; PyTorch, a batch and a shard's vectors."""
     return 4 * 12 * layers * width**2 + 2e9
 
 

@@ -19,6 +19,7 @@ LAYERS = [
     "errors",
     "locks",
     "paths",
+    "processes",
     "io",
     "settings",
     "outputs",

@@ -99,7 +99,7 @@ def test_no_frames_is_an_error(tmp_path):
     )
     manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
     (tmp_path / "shards" / "manifest.json").write_text(json.dumps(manifest | {"shards": []}))
-    with pytest.raises(InputError, match="no open reading frame"):
+    with pytest.raises(InputError, match="no stop-free frame"):
         sample_frames([tmp_path / "shards"], 5)
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from virnucpro.errors import VirNucProError
-from virnucpro.sequences.processes import Processes
+from virnucpro.processes import Processes
 
 
 @pytest.mark.parametrize(
     ("work", "task", "said"),
     [
-        (os._exit, 3, "a process that splits for this job ended with status 3"),
+        (os._exit, 3, "a process that works for this job ended with status 3"),
         (signal.raise_signal, 9, "was killed by signal 9.*give the job more and run again"),
     ],
 )
@@ -32,67 +32,16 @@ def test_tasks_are_taken_ahead_in_bounds_and_answered_in_order():
             assert result == given and len(taken) <= given + 7
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("processes", [1, 4])
-def test_results_are_in_order(processes):
-    assert [number for number, _ in run("wait", processes)] == list(range(20))
-
-
-def test_a_process_has_one_blas_thread():
-    found = set(run("environment", 2))
-    assert {threads for threads, _ in found} == {"1"} and os.getpid() not in {process for _, process in found}
-
-
-def test_few_arguments_are_read_ahead():
-    read = []
-    with in_order(Task("wait"), (read.append(number) or number for number in range(100)), 2) as results:
-        for _ in range(10):
-            next(results)
-        assert len(read) <= 10 + 4
-
-
-@pytest.mark.parametrize("processes", [1, 3])
-def test_errors_are_those_of_the_function(processes):
-    with pytest.raises(StorageError, match=r"^five: Delete it\.$"):
-        run("refuse", processes)
-    with pytest.raises(OSError, match="No space left") as raised:
-        run("fail", processes)
-    assert raised.value.filename == "five"
-
-
-def test_a_process_that_is_killed_is_a_message():
-    with pytest.raises(VirNucProError, match=r"was killed by signal 9 .* if memory was short"):
-        run("die", 3)
-
-
-def test_an_error_of_the_arguments_ends_the_processes():
-    def arguments():
-        yield from range(3)
-        raise StorageError("no more")
-
-    with pytest.raises(StorageError, match="no more"), in_order(Task("wait"), arguments(), 2) as results:
-        list(results)
-
-
-def test_processes_end_with_a_parent_that_is_killed():
-    code = (
-        "import os, sys\n"
-        "from tests.unit.test_processes import Task\n"
-        "from virnucpro.calls.processes import in_order\n"
-        "with in_order(Task('environment'), iter(range(40)), 2) as results:\n"
-        "    print(*{next(results)[1] for _ in range(20)}, flush=True); sys.stdin.read()"
-=======
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 500), (signal.SIGKILL, 0)])
 def test_processes_end_with_their_job(number, seconds):
     """At once if it is interrupted, after their task if it is killed."""
     program = (
-        "import sys, time; from virnucpro.sequences.processes import Processes\n"
+        "import sys, time; from virnucpro.processes import Processes\n"
         "with Processes(time.sleep, 2, 0) as processes:\n"
         "    print(next(processes.map([0] * 9)), flush=True)\n"
         "    print(*(process._process.pid for process in processes._processes), flush=True)\n"
         "    list(processes.map([int(sys.argv[1])] * 9))\n"
         "    time.sleep(500)\n"
->>>>>>> par
     )
     job = subprocess.Popen(
         [sys.executable, "-c", program, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -19,12 +19,7 @@ from virnucpro.calls.viral import write_viral
 from virnucpro.errors import StorageError
 from virnucpro.provenance import read_provenance
 from virnucpro.report.page import write_sample_page
-<<<<<<< HEAD
-from virnucpro.sequences.split import read_manifest, split_fasta
-=======
-from virnucpro.result_tables import CONTIG_COLUMNS
 from virnucpro.sequences.split import read_manifest
->>>>>>> par
 from virnucpro.sequences.statistics import statistics_of
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.validation import resolve

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from virnucpro.calls import ONE_BLAS_THREAD
 from virnucpro.calls.blocks import blocks
-from virnucpro.calls.processes import in_order
 from virnucpro.calls.scores import ScoreBlock
 from virnucpro.calls.tables import TablePaths, Tables
 from virnucpro.classifier.spec import check_fit
@@ -19,6 +19,7 @@ from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import StorageError
 from virnucpro.io import atomic_file
+from virnucpro.processes import Processes
 from virnucpro.provenance import RunRecord
 from virnucpro.sequences.split import iter_records, read_sample
 
@@ -90,8 +91,8 @@ def predict(
     records = ((record, length) for record, length, _ in iter_records(shards, sample))
     processes = min(threads, len(embeddings.windows())) if embeddings.count > SMALL_SAMPLE else 1
     parts = blocks(embeddings, records, chunk_length)
-    with Tables(outputs, threshold) as tables, in_order(score, parts, processes) as done:
-        for block in done:
+    with Tables(outputs, threshold) as tables, Processes(score, processes, 0, ONE_BLAS_THREAD) as workers:
+        for block in workers.map(parts):
             tables.add(block)
         counts = tables.finish()
         for what in ("records", "chunks", "frames"):

@@ -35,7 +35,7 @@ def sample_frames(folders: Sequence[Path], count: int) -> Frames:
         folder / shard["sha"] for folder in folders for shard in read_manifest(folder)["shards"] if shard["frames"]
     ]
     if not shards:
-        raise InputError("The samples hold no open reading frame to compare. Give sequences that have some.")
+        raise InputError("The samples hold no stop-free frame to compare. Give sequences that have some.")
     chosen = [shards[at] for at in _spaced(len(shards), SHARDS)]
     found = Frames([], {kind: [] for kind in KINDS})
     for path in chosen:

@@ -30,6 +30,8 @@ from virnucpro.settings.options import Settings
 logger = logging.getLogger(__name__)
 
 PUBLISHED = "published"
+WAY_KEYS = ("precision", "backend", "batching")
+"""What says how an encoder was computed."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,8 @@ class Setup:
         return self.classifier.scores(torch.from_numpy(features))[:, 1].numpy()
 
 
-@dataclass
-class Comparison:
-    """One row of the result, and the errors behind it."""
-
-    measures: dict[str, Any]
-    errors: np.ndarray | None = None  # (n,) relative L2 per frame without outlier dimensions
+Comparison = tuple[dict[str, Any], np.ndarray | None]
+"""A row of the result, and the (n,) relative L2 per frame without outlier dimensions; None for scores of both encoders."""
 
 
 def measure(
@@ -98,7 +96,7 @@ def measure(
         given, vectors = read_published(published, [spec.width for spec in specs.values()])
         against = dict.fromkeys(models, PUBLISHED)
         compared += _compare(setup, given, vectors, against, None)
-    rows = [comparison.measures for comparison in compared]
+    rows = [row for row, _ in compared]
     result = {
         "passed": all(row["passed"] for row in rows if row["chosen"]),
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
@@ -110,7 +108,7 @@ def measure(
         "protein_encoder": describe(specs["protein"]),
         "classifier": {"name": about.name, "weights_sha256": about.weights_sha256},
         "computed": {
-            row["encoder"]: {key: row[key] for key in ("precision", "backend", "batching")}
+            row["encoder"]: {key: row[key] for key in WAY_KEYS}
             for row in rows
             if row["chosen"] and row["encoder"] in models
         },
@@ -118,7 +116,7 @@ def measure(
     }
     text = table(result)
     logger.info("\n%s", text)
-    plot(output, [(row, comparison.errors) for row, comparison in zip(rows, compared, strict=True)])
+    plot(output, compared)
     for name, content in (("check.txt", text), ("check.json", json.dumps(result, indent=2))):
         with atomic_file(output / name) as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
@@ -158,18 +156,18 @@ def _compare(
             if way is settings:
                 chosen[role] = found
             row = {"encoder": role, "reference": against[role], "chosen": way is settings}
-            row |= {key: statistics[key] for key in ("precision", "backend", "batching")}
+            row |= {key: statistics[key] for key in WAY_KEYS}
             vectors, errors = compare_vectors(found, references[role])
             row |= vectors | compare_scores(setup.scores({**references, role: found}), before)
-            rows.append(Comparison(row, errors))
-    ways = [row.measures for row in rows if row.measures["chosen"]]
+            rows.append((row, errors))
+    ways = [row for row, _ in rows if row["chosen"]]
     both = {"encoder": "both", "chosen": True, "precision": ways[0]["precision"]}
     both |= {key: ", ".join(dict.fromkeys(way[key] for way in ways)) for key in ("reference", "backend", "batching")}
-    rows.append(Comparison(both | compare_scores(setup.scores(chosen), before)))
+    rows.append((both | compare_scores(setup.scores(chosen), before), None))
     if rest is not None:
-        rows.append(Comparison(both | _stored(setup, chosen)))
-    for comparison in rows:
-        comparison.measures["passed"] = within(comparison.measures)
+        rows.append((both | _stored(setup, chosen), None))
+    for row, _ in rows:
+        row["passed"] = within(row)
     return rows
 
 

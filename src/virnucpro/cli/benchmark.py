@@ -28,8 +28,8 @@ COLUMNS = {
 LEGEND = """
 share_of_bound    of the speed of the encoder's matrix products alone
 relative_l2_rest  difference from fp32, without outlier dimensions (relative L2, mean square over sequences)
-fill              how full the packs were
-gpu_share         of the time in which the GPU had a pack to compute"""
+fill              how full the packed batches were
+gpu_share         of the time in which the GPU had a batch to compute"""
 
 
 @click.command()
@@ -41,9 +41,8 @@ gpu_share         of the time in which the GPU had a pack to compute"""
               help="A byte-pair tokenizer.json, with random weights  [default: the bundled small model's]")  # fmt: skip
 @click.option("--length", default="", metavar="N|MIN-MAX",
               help="Residues or bases of random sequences  [default: 166 residues, 500 bases]")  # fmt: skip
-@click.option(
-    "--fasta", type=UserPath(), help="Sequences of a FASTA file instead, of the letters that the encoder reads."
-)
+@click.option("--fasta", type=UserPath(),
+              help="Sequences of a FASTA file instead, of the letters that the encoder reads.")  # fmt: skip
 @click.option("--precision", default="auto", show_default=True, help="One or several, with commas: fp16,fp8.")
 @click.option("--attention", default="auto", show_default=True, help="One or several, with commas: triton,sdpa.")
 @click.option("--compile", is_flag=True, help="Compiled blocks, too.")
@@ -56,8 +55,8 @@ def benchmark(output: str | None, **given: Any) -> None:
     """Measure how fast an encoder is on this machine.
 
     Beside this project's way stands the hardware's bound: the speed of the encoder's matrix products alone. The last
-    columns tell how far the vectors are from fp32 (relative L2 without outlier dimensions), how full the packs were, and
-    the GPU's share of the time.
+    columns tell how far the vectors are from fp32 (relative L2 without outlier dimensions), how full the packed batches
+    were, and the GPU's share of the time.
 
     \b
     Example:
@@ -117,11 +116,8 @@ def planned(model: str | None, fasta: str | None, length: str, **given: Any) -> 
 def show(result: dict[str, Any], output: str | None) -> None:
     """Print the rows as a table, with those of its columns that have a value, and write all of it to ``output``."""
     columns = {key: kind for key, kind in COLUMNS.items() if any(key in row for row in result["rows"])}
-    lines = [list(columns)]
-    lines += [
-        [format(row[key], kind) if key in row else "–" for key, kind in columns.items()] for row in result["rows"]
-    ]
-    click.echo(text_table(lines, left=2))
+    cells = [[format(row[key], kind) if key in row else "–" for key, kind in columns.items()] for row in result["rows"]]
+    click.echo(text_table([list(columns), *cells], left=2))
     click.echo(LEGEND)
     click.echo("".join(f"\n{key}: {value}" for key, value in result["setting"].items()))
     if output:

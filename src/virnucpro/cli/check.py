@@ -8,14 +8,15 @@ from typing import Any
 
 import click
 
+from virnucpro.cli import options
 from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.options import RUN_KEYS, UserPath, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
-@click.option("--frames", "check_frames", type=int, default=None, help="Frames to compare  [default: 200]")
+@options.inputs
+@click.option("--frames", "check_frames", type=int, help="Frames to compare  [default: 200]")
 @click.option("--published", "check_published", type=UserPath(), help="Published vectors (.npz) to compare with, too.")
 @from_schema(*RUN_KEYS, without=["threshold"])
 @running

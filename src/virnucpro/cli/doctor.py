@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
+from virnucpro.cli import options
 from virnucpro.cli.inputs import samples_of
-from virnucpro.cli.options import RUN_KEYS, UserPath, from_schema
-from virnucpro.settings.configfile import read_config
+from virnucpro.cli.options import RUN_KEYS, UserPath, from_schema, given_keys
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.samples import read_samples
 from virnucpro.settings.validation import resolve
@@ -25,18 +25,11 @@ MARKS = {"ok": "  ok     ", "note": "  note   ", "problem": "  PROBLEM"}
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", type=click.Path(allow_dash=True))
 @from_schema(*RUN_KEYS, without=["threshold"])
-@click.option("--configfile", type=UserPath(dir_okay=False), help="YAML file with configuration keys.")
-@click.option(
-    "--output",
-    "-o",
-    "output_dir",
-    default="results",
-    show_default=True,
-    type=UserPath(),
-    help="Folder of the run to be.",
-)
+@options.configfile
+@click.option("--output", "-o", "output_dir", default="results", show_default=True, type=UserPath(),
+              help="Folder of the run to be.")  # fmt: skip
 @click.option("--measure/--no-measure", default=True, help="Whether to time the encoders, for half a minute or so.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def doctor(inputs: tuple[str, ...], configfile: str | None, measure: bool, as_json: bool, **given: Any) -> None:
     """Say whether a run would work here, and how long it takes.
 
@@ -51,9 +44,7 @@ def doctor(inputs: tuple[str, ...], configfile: str | None, measure: bool, as_js
     """
     from virnucpro.doctor import PROBLEM, Case, examine
 
-    asked = read_config(configfile) if configfile else {}
-    asked |= {key: value for key, value in given.items() if value is not None}
-    settings = resolve(asked, read_switches(os.environ))
+    settings = resolve(given_keys(given, configfile), read_switches(os.environ))
     findings = []
     with tempfile.TemporaryDirectory() as spool:
         samples = samples_of(inputs, Path(spool)) if inputs else read_samples(settings.samples)

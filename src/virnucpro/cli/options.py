@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import click
@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 from virnucpro.errors import ConfigError, InputError
 from virnucpro.models.sources import BUNDLED, KEYS, PUBLISHED
 from virnucpro.paths import expand_home, user_path
+from virnucpro.settings.configfile import read_config
 from virnucpro.settings.options import options, schema
 from virnucpro.settings.presets import PRESETS
 
@@ -34,6 +35,13 @@ class UserPath(click.Path):
         except InputError as error:
             raise ConfigError(f"{name}: {error}") from None
         return super().convert(expand_home(value), param, ctx)
+
+
+inputs = click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
+configfile = click.option(
+    "--configfile", type=UserPath(dir_okay=False), help="YAML file with configuration keys; options go first."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def from_schema(*keys: str, without: Collection[str] = ()) -> Callable[[Callable], Callable]:
@@ -76,31 +84,22 @@ def running(function: Callable) -> Callable:
     """Options of the commands that start the workflow."""
     for option in (
         click.option("--dry-run", "-n", is_flag=True, help="Show what would run, and write nothing."),
-        click.option(
-            "--gpus",
-            default=None,
-            type=GPUs(),
-            help="How many GPUs to use (2), or which (2,3; a comma after a single one; ids are fine)  [default: all]",
-        ),
-        click.option("--cores", "-c", default=None, type=click.IntRange(1), help="CPU cores to use  [default: all]"),
-        click.option(
-            "--profile", type=UserPath(), help="A Snakemake profile: its folder, or the name of one of this workflow's."
-        ),
-        click.option(
-            "--configfile", type=UserPath(dir_okay=False), help="YAML file with configuration keys; options go first."
-        ),
-        click.option(
-            "--output",
-            "-o",
-            default="results",
-            show_default=True,
-            type=UserPath(),
-            metavar="FOLDER",
-            help="Folder for everything that the run makes.",
-        ),
-    ):
+        click.option("--gpus", type=GPUs(), help="How many GPUs to use (2), or which (2,3; a comma after a single one; "
+                     "ids are fine)  [default: all]"),
+        click.option("--cores", "-c", type=click.IntRange(1), help="CPU cores to use  [default: all]"),
+        click.option("--profile", type=UserPath(),
+                     help="A Snakemake profile: its folder, or the name of one of this workflow's."),
+        configfile,
+        click.option("--output", "-o", default="results", show_default=True, type=UserPath(), metavar="FOLDER",
+                     help="Folder for everything that the run makes."),
+    ):  # fmt: skip
         function = option(function)
     return function
+
+
+def given_keys(given: Mapping[str, Any], configfile: str | None = None) -> dict[str, Any]:
+    """The configuration keys that the user gave: in the file, and as options, which go first (None: not given)."""
+    return (read_config(configfile) if configfile else {}) | {k: v for k, v in given.items() if v is not None}
 
 
 def completing(words: Iterable[str], files: bool = False) -> Callable[..., list[CompletionItem]]:

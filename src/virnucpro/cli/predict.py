@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from virnucpro.cli import options
 from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.options import RUN_KEYS, from_schema, running
 from virnucpro.cli.workflow import start, working_folder
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
+@options.inputs
 @from_schema(*RUN_KEYS)
 @running
 def predict(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:

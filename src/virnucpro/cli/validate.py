@@ -7,11 +7,13 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
+from virnucpro.cli import options
 from virnucpro.cli.inputs import samples_of
-from virnucpro.cli.options import from_schema
+from virnucpro.cli.options import from_schema, given_keys
 from virnucpro.sequences.statistics import statistics_of
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.validation import resolve
@@ -26,10 +28,10 @@ LABELS = {
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, metavar="INPUT...", required=True, type=click.Path(allow_dash=True))
+@options.inputs
 @from_schema("preset", "chunk_length", "empty_records")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> None:
+@options.as_json
+def validate(inputs: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Say what is in FASTA (or FASTQ) files, or what is wrong.
 
     They are read as `predict` would with the same options, and nothing is run: exit status 1 is a file that it would
@@ -40,17 +42,12 @@ def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> Non
       virnucpro validate contigs.fa
       virnucpro validate 'reads/*.fq.gz' --chunk-length 300 --json
     """
-    asked = {key: value for key, value in given.items() if value is not None}
-    settings = resolve(asked, read_switches(os.environ))
-    chunk_length = settings.chunk_length
+    settings = resolve(given_keys(given), read_switches(os.environ))
+    length = settings.chunk_length
+    reading: dict[str, Any] = {"empty_records": settings.empty_records, "rna_as_dna": settings.rna_as_dna}
     with tempfile.TemporaryDirectory() as spool:
         samples = samples_of(inputs, Path(spool))
-        found = {
-            name: statistics_of(
-                paths, chunk_length, empty_records=settings.empty_records, rna_as_dna=settings.rna_as_dna
-            )
-            for name, paths in samples.items()
-        }
+        found = {name: statistics_of(paths, length, **reading) for name, paths in samples.items()}
     if as_json:
         click.echo(json.dumps({name: asdict(counts) for name, counts in found.items()}, indent=2))
         return
@@ -59,7 +56,7 @@ def validate(inputs: tuple[str, ...], as_json: bool, **given: str | None) -> Non
         for key, value in asdict(counts).items():
             if key not in ("remarks", "notes", "share_read"):
                 click.echo(f"  {LABELS.get(key, key.replace('_', ' ')):30}{value:>16,}")
-        click.echo(f"  {f'embeddings ({chunk_length}-base chunks)':30}{2 * counts.open_frames:>16,}")
+        click.echo(f"  {f'embeddings ({length}-base chunks)':30}{2 * counts.open_frames:>16,}")
         for remark, example in counts.remarks.items():
             click.echo(f"  note: records {remark}, e.g. '{example[:60]}'")
         for note in counts.notes:

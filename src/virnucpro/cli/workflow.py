@@ -22,6 +22,7 @@ import yaml
 
 from virnucpro import installation
 from virnucpro.cli.inputs import sheet
+from virnucpro.cli.options import given_keys
 from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
@@ -30,7 +31,6 @@ from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_
 from virnucpro.paths import user_path
 from virnucpro.sequences.split import changed_inputs
 from virnucpro.sequences.units import units_of
-from virnucpro.settings.configfile import read_config
 from virnucpro.settings.environment import read_switches
 from virnucpro.settings.options import Settings, path_keys
 from virnucpro.settings.samples import check_folders
@@ -137,7 +137,6 @@ def start(
         ConfigError, ModelError, DeviceError: a key, an environment switch, a model or a GPU's name is wrong, or an input or
             another file of the user's would be overwritten; nothing has run then.
     """
-    configuration = read_config(configfile) if configfile else {}
     out = Path(output)
     inputs = [*(path for files in (samples or {}).values() for path in files), *named, *filter(None, [configfile])]
     refuse_inputs(out, samples or (), inputs)
@@ -145,8 +144,7 @@ def start(
     if samples is not None:
         check_own(out / "samples.tsv", out / "config.yaml")  # earlier versions' sheets don't say whose they are
         given["samples"] = str(work / "samples.tsv")
-    configuration |= {key: value for key, value in given.items() if value is not None}
-    asked = resolve(configuration)
+    asked = resolve(given_keys(given, configfile))
     read_switches(os.environ)  # the workflow applies them; the configuration stays as it was given
     for role, key in KEYS.items():
         find(role, getattr(asked, key), asked.models_dir)
@@ -160,7 +158,7 @@ def start(
                 f"{'fewer, or leave it out' if found else 'none (leave it out) to compute on the CPU'}; "
                 "`virnucpro doctor` says what it sees."
             )
-    settings = resolve(_absolute(asked) | {"output_dir": str(Path(output).absolute())})
+    settings = resolve(_absolute(asked) | {"output_dir": str(out.absolute())})
     made_here = {"config.yaml": yaml.safe_dump(settings.as_dict(), sort_keys=False)}
     if samples is not None:
         check_folders(samples, out)
@@ -195,7 +193,7 @@ def start(
     if status == USAGE:  # of what follows `--`; Snakemake has said it
         sys.exit(USAGE)
     if status:
-        _explain_failure(Path(output).absolute() / "logs", began)
+        _explain_failure(out.absolute() / "logs", began)
         sys.exit(FAILED)
     for path in made if not dry_run else ():
         if path.exists():  # all of it, unless options of Snakemake's own asked for a part
@@ -258,14 +256,12 @@ def _changed(out: Path, samples: Mapping[str, Sequence[Path]], settings: Setting
 
 def _absolute(settings: Settings) -> dict[str, Any]:
     """The configuration with absolute paths: the workflow runs in another folder than the user does."""
-    names = {key: role for role, key in KEYS.items()}
-    paths = {*path_keys(), *names}
-    return {
-        key: str(Path(value).absolute())
-        if key in paths and value is not None and not (key in names and is_name(names[key], value))
-        else value
-        for key, value in settings.as_dict().items()
-    }
+    roles = {key: role for role, key in KEYS.items()}
+    found = settings.as_dict()
+    for key in {*path_keys(), *roles}:
+        if found[key] is not None and not (key in roles and is_name(roles[key], found[key])):
+            found[key] = str(Path(found[key]).absolute())
+    return found
 
 
 def _again(work: Path) -> str:

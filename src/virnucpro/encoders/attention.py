@@ -41,8 +41,6 @@ class Backend(Protocol):
 
 def choose_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, alibi: bool) -> Backend:
     """The backend of that name, or the best for ``auto``; ConfigError if it can't run with the rest."""
-    if name == "varlen":
-        raise ConfigError("attention: 'varlen' is no longer a choice: 'triton' does the same faster; use it, or 'auto'")
     if name not in BACKENDS:
         raise ConfigError(f"attention: {name!r} is not one of {', '.join(BACKENDS)}")
     if name == "auto":

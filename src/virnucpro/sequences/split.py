@@ -20,8 +20,8 @@ from typing import Any
 from virnucpro.errors import InputError, StorageError
 from virnucpro.io import atomic_directory
 from virnucpro.outputs import identity
+from virnucpro.processes import Processes
 from virnucpro.provenance import RunRecord, resources_used
-from virnucpro.sequences.processes import Processes
 from virnucpro.sequences.records import REMEDY, SampleRecords, read_table
 from virnucpro.sequences.shards import ChunkTexts, ShardWriter
 from virnucpro.sequences.splitter import BlockSplitter

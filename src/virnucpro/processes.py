@@ -1,4 +1,4 @@
-"""Processes that do some work on many tasks side by side: ``python -m virnucpro.sequences.processes``.
+"""Processes that do some work on many tasks side by side: ``python -m virnucpro.processes``.
 
 Not multiprocessing, whose processes would run the script again that Snakemake made of the job's, and, waiting for each other,
 outlive a job that was killed. These end when their pipes do.
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -30,11 +30,14 @@ class Processes:
     Args:
         work: a callable that can be pickled.
         count: processes; with one, all is done here.
-        after: tasks that are done here first, while the processes start.
+        after: tasks that are done here first, as few don't pay for the start of processes.
+        environment: variables that the processes have, besides this one's.
     """
 
-    def __init__(self, work: Callable[[Any], Any], count: int, after: int) -> None:
-        self._work, self._count, self._after = work, count, after
+    def __init__(
+        self, work: Callable[[Any], Any], count: int, after: int, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._work, self._count, self._after, self._environment = work, count, after, environment or {}
         self._processes: list[_Process] = []
         self._idle = queue.SimpleQueue[_Process]()
         self._threads: ThreadPoolExecutor | None = None
@@ -82,7 +85,7 @@ class Processes:
     def _start(self) -> None:
         self._threads = ThreadPoolExecutor(self._count, "process")
         for _ in range(self._count):
-            self._processes.append(_Process(self._work))
+            self._processes.append(_Process(self._work, self._environment))
             self._idle.put(self._processes[-1])
 
     def _run(self, task: Any) -> Any:
@@ -96,12 +99,12 @@ class Processes:
 class _Process:
     """One of them; ended by ``end`` or with its parent."""
 
-    def __init__(self, work: Callable[[Any], Any]) -> None:
+    def __init__(self, work: Callable[[Any], Any], environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=os.environ | environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(OSError, AttributeError):  # this user's pipes hold all they may, or it isn't Linux
@@ -137,7 +140,7 @@ class _Process:
         status = self._process.wait()
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return VirNucProError(
-            f"a process that splits for this job {how} (its own message, if any, is above); if memory was short, "
+            f"a process that works for this job {how} (its own message, if any, is above); if memory was short, "
             "give the job more and run again"
         )
 
