@@ -15,7 +15,7 @@ def test_another_protein_encoder(tiny, tmp_path):
     shards = project.shards()
     assert run.computed == {"embed_dnabert_s": shards, "embed_esm2": 0, "embed_esmc": shards}
     results = tmp_path / "results"
-    assert {path.name for path in (results / "s" / "embeddings").iterdir()} == {"dnabert_s", "esmc"}
+    assert {path.name for path in (results / "embeddings").iterdir()} == {"dnabert_s", "esmc"}
     assert {path.name for path in (results / "models").iterdir()} == {"classifier", "dnabert_s", "esmc"}
     page = (results / "s" / "report.html").read_text()
     assert "esm_c (ESM C architecture, 1 layers" in page and "DNABERT-S architecture [2]" in page

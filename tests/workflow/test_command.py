@@ -60,7 +60,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, tiny):
     command = words(tiny, "x.fa", "--output=out", shard_frames=6)
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said, env=environment())
-        while not list((tmp_path / "out").glob("x/embeddings/*/*/*.h5")):
+        while not list((tmp_path / "out").glob("embeddings/*/*/*.h5")):
             assert process.poll() is None, (tmp_path / "said").read_text()
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
@@ -68,7 +68,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, tiny):
     text = (tmp_path / "said").read_text()
     assert "the same command goes on from there:\nvirnucpro predict x.fa --output=out" in text
     assert not list((tmp_path / "out").rglob("*.tmp"))
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("x/embeddings/*/*/*.h5")}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("embeddings/*/*/*.h5")}
     shards = list((tmp_path / "out/x/shards").glob("*.fna"))
     assert len(kept) < 2 * len(shards), "the run was over before it was interrupted"
     status, text = run(tmp_path, command)
@@ -90,12 +90,12 @@ def test_a_run_in_the_background_can_be_stopped_and_outlives_its_terminal(tmp_pa
             assert process.poll() is None, (tmp_path / "said").read_text()
             time.sleep(0.05)
         process.send_signal(signal.SIGHUP)
-        while not list((tmp_path / "out").glob("x/embeddings/*/*/*.h5")):
+        while not list((tmp_path / "out").glob("embeddings/*/*/*.h5")):
             assert process.poll() is None, (tmp_path / "said").read_text()
             time.sleep(0.05)
         process.send_signal(stop)
         assert process.wait(60) == 128 + stop
-    assert len(list((tmp_path / "out").glob("x/embeddings/*/*/*.h5"))) < 2 * len(
+    assert len(list((tmp_path / "out").glob("embeddings/*/*/*.h5"))) < 2 * len(
         list(tmp_path.glob("out/x/shards/*.fna"))
     )
 
@@ -175,7 +175,7 @@ def test_a_killed_command_goes_on_once_its_snakemake_has_ended(tmp_path, tiny):
 
         def begin(shards: int) -> tuple[subprocess.Popen, psutil.Process]:
             started = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said, env=environment())
-            while len(list((tmp_path / "out").glob("x/embeddings/*/*/*.h5"))) < shards:
+            while len(list((tmp_path / "out").glob("embeddings/*/*/*.h5"))) < shards:
                 assert started.poll() is None, (tmp_path / "said").read_text()
                 time.sleep(0.02)
             (child,) = psutil.Process(started.pid).children()

@@ -22,7 +22,7 @@ def test_kill_and_the_same_command_again(reference, tmp_path, tiny):
     deadline = time.monotonic() + 120
     while len(finished) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-        finished = list((tmp_path / "results" / "s").glob("embeddings/*/*/*.h5"))
+        finished = list((tmp_path / "results").glob("embeddings/*/*/*.h5"))
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     assert len(finished) >= 2

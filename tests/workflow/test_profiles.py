@@ -30,7 +30,7 @@ def test_the_workstation_profile_runs_as_it_is_and_with_its_limits(tmp_path):
     (tmp_path / "mine").mkdir()
     limited = text.replace("# resources:\n#   gpu: 2\n", "resources:\n  gpu: 0\n")
     (tmp_path / "mine" / "config.yaml").write_text(limited)
-    run = snakemake(tmp_path, "--workflow-profile", "mine", "--dry-run", config={"device": "cuda"})
+    run = snakemake(tmp_path, "all_esm2", "--workflow-profile", "mine", config={"device": "cuda"})
     assert run.status != 0 and "gpu=0 leaves no GPU" in run.text, "the limit holds"
 
 

@@ -48,7 +48,7 @@ class Disturbed(Project):
         shutil.rmtree(folder / "results")
 
     def vectors(self) -> set[str]:
-        return {str(path.relative_to(self.folder)) for path in self.folder.glob("results/s/embeddings/*/*/*.h5")}
+        return {str(path.relative_to(self.folder)) for path in self.folder.glob("results/embeddings/*/*/*.h5")}
 
     def disturb(self, chance: random.Random, victim: str) -> bool:
         """Start a run and kill (a part of) it at some moment; whether it was still there to be killed."""
@@ -131,7 +131,7 @@ def test_what_an_orphan_finished_is_kept(tmp_path, tiny):
     run.wait()
     psutil.wait_procs(jobs, timeout=120)
     project.unlock()
-    finished = len(list(tmp_path.glob("results/s/embeddings/*/*/*.h5")))
+    finished = len(list(tmp_path.glob("results/embeddings/*/*/*.h5")))
     assert finished == len(jobs) > 0
     assert sum(project.run().computed.values()) == 2 * project.shards() - finished
 

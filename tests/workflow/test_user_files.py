@@ -86,7 +86,8 @@ def test_what_the_command_wrote_is_its_own(tmp_path, tiny):
 def test_an_input_replaced_by_an_older_one(tmp_path, tiny, reference):
     project = copy_of(reference, tmp_path)
     other = records()
-    other["new"] = other.pop("r3")
+    other.pop("r3")
+    other["new"] = coding(77, 1500)
     old = tmp_path / "old.fa"
     old.write_text(fasta(other))
     os.utime(old, (1e9, 1e9))
@@ -119,14 +120,17 @@ def test_an_older_input_that_snakemake_cannot_notice(tmp_path, tiny):
     assert run(tmp_path, command)[0] == 0 and found("results") == made
     made = replace(2)
     assert run(tmp_path, [*command, "--", "--rerun-triggers", "mtime"])[0] == 0 and found("results") == made
-    made, config = replace(3), tiny.config() | {"samples": "in.tsv"}
-    snakemake(tmp_path, config=config).ok()
-    assert found("results") == made
-    (tmp_path / "results").rename(tmp_path / "moved")
-    made = replace(4)
-    snakemake(tmp_path, config=config | {"output_dir": "moved"}).ok()
-    assert found("moved") == made
-    assert snakemake(tmp_path, config=config | {"output_dir": "moved"}).ok().nothing_to_do
+    before, made, config = made, replace(3), tiny.config() | {"samples": "in.tsv"}
+    for output in ("results", "moved"):
+        if output == "moved":
+            (tmp_path / "results").rename(tmp_path / "moved")
+            before, made = made, replace(4)
+        told = snakemake(tmp_path, config=config | {"output_dir": output}).ok()
+        assert f"--forcerun {output}/in/shards" in told.text and found(output) == before
+        snakemake(tmp_path, "--forcerun", f"{output}/in/shards", config=config | {"output_dir": output}).ok()
+        assert found(output) == made
+        again = snakemake(tmp_path, config=config | {"output_dir": output}).ok()
+        assert again.nothing_to_do and "--forcerun" not in again.text
 
 
 def test_files_of_a_pattern_that_come_and_go(tmp_path, tiny):
@@ -173,8 +177,7 @@ def test_shards_that_were_removed_one_by_one(tmp_path, tiny, reference):
     removed.unlink()
     (folder / "embeddings.h5").unlink()
     assert project.run().computed == NONE, "its vectors are there"
-    next((folder / "embeddings").glob(f"*/*/{removed.stem}.h5")).unlink()
-    for vectors in folder.glob(f"embeddings/*/*/{removed.stem}.h5"):
+    for vectors in (tmp_path / "results").glob(f"embeddings/*/*/{removed.stem}.h5"):
         vectors.unlink()
     (folder / "embeddings.h5").unlink()
     refused = snakemake(tmp_path, config=project.config())

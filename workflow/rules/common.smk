@@ -182,8 +182,9 @@ if MAIN:
                 f"--forcerun {shlex.quote(_folder)}"
             )
 
-if not os.access(".snakemake" if os.path.isdir(".snakemake") else ".", os.W_OK):
+_records = Path(".snakemake").absolute()
+if not (os.access(_records, os.W_OK) and _records.is_dir() if os.path.lexists(_records) else os.access(".", os.W_OK)):
     raise UserError(
-        f"Working directory: {os.getcwd()} can't be written to. Mend that, or name another with --directory: a run keeps its "
+        f"Working directory: {_records} can't be written to. Mend that, or name another with --directory: a run keeps its "
         "own records there."
     )

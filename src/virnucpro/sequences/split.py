@@ -92,7 +92,7 @@ def split_samples(
             found[sample] = {"first": frames, "frames": manifest["frames"]}
             frames += manifest["frames"]
         if all("refused" in entry for entry in found.values()):
-            raise InputError("No sample can be read.\n" + "\n".join(entry["refused"] for entry in found.values()))
+            raise InputError("None of the samples can be read.")
         writer.finish()
         if frames != sum(shard["frames"] for shard in writer.shards):
             raise AssertionError(f"{output}: {frames} frames, not all in shards")
