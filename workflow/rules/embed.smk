@@ -4,11 +4,6 @@
 # more so the more run; a job measures itself, and its file keeps it.
 
 
-def vectors_file(path):
-    """An output that holds vectors; with `keep: none` it goes once nothing needs it."""
-    return temp(path) if SETTINGS.keep == "none" else path
-
-
 rule embed_dnabert_s:
     input:
         sequences=ancient(f"{OUT}/{{sample}}/shards/{{shard}}.{ROLES['dna'].suffix}"),
