@@ -48,7 +48,7 @@ def test_an_empty_shard_comes_back(tmp_path):
         assert file["embeddings"].shape == (0, 4)
 
 
-@pytest.mark.parametrize("damage", ["absent", "cut", "incomplete", "rows"])
+@pytest.mark.parametrize("damage", ["absent", "cut", "incomplete", "rows", "digests"])
 def test_what_is_not_whole_is_refused(tmp_path, damage):
     path = tmp_path / "x.h5"
     if damage != "absent":
@@ -57,7 +57,9 @@ def test_what_is_not_whole_is_refused(tmp_path, damage):
         path.write_bytes(path.read_bytes()[:-500])
     elif damage != "absent":
         with h5py.File(path, "r+") as file:
-            file.attrs.update({"complete": False} if damage == "incomplete" else {"count": 9})
+            if damage == "digests":
+                file["digests"] = np.zeros((len(IDS) - 1, 16), np.uint8)
+            file.attrs.update({"incomplete": {"complete": False}, "rows": {"count": 9}}.get(damage, {}))
     with pytest.raises(StorageError, match=r"x\.h5"), open_shard(path):
         pass
 

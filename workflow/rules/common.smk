@@ -137,6 +137,7 @@ for _folder in (Path(OUT), *Path(OUT).parents):
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
+vectors_file = temp if SETTINGS.keep == "none" else str  # of an output
 PREPARED = {role: f"{OUT}/models/{SOURCES[role].kind}/{SOURCES[role].identifier}" for role in ROLES}
 # What is prepared from: the user's own files, or for a published model the record of its digests, which says that it
 # is fetched and unchanged; the model itself lies in a folder that runs share, so it is no rule's output.

@@ -2,7 +2,7 @@
 
 All carry ``complete`` as their last-written attribute and appear by rename, so a reader can tell a finished file from
 anything else. HDF5 reads rows of a file that is missing as NaN, and looks for it in the current folder, too; so vectors
-that are referred to are read from the shards' files themselves, each of which is checked whenever it is opened.
+that are referred to are read from the shards' files themselves, each of which is checked, and again whenever it changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,8 @@ class MergedEmbeddings:
         self._starts = {
             role: [0, *itertools.accumulate(each.rows for each in own)] for role, own in self.sources.items()
         }
+        self._folders = list(dict.fromkeys([self.path.parent, self.path.resolve().parent]))  # where a link leads, too
+        self._checked: dict[tuple[str, Source], tuple[int, ...]] = {}  # inode, size and time of what was in order
         for role, own in self.sources.items():
             for each in own:
                 with self._open_source(role, each):
@@ -295,15 +297,21 @@ class MergedEmbeddings:
 
     @contextmanager
     def _open_source(self, role: str, source: Source) -> Iterator[h5py.File]:
-        folder = next(
-            (each for each in (self.path.parent, self.path.resolve().parent) if (each / source.path).exists()), None
-        )
-        path = Path(os.path.normpath(self.path.parent / source.path)) if folder is None else folder / source.path
-        if folder is None:
+        for folder in self._folders:
+            path = folder / source.path
+            with suppress(OSError):
+                status = path.stat()
+                break
+        else:
             raise StorageError(
-                f"{path}: no such file, but {self.path} refers to vectors in it. Put it back, or delete {self.path} and "
-                "run again."
+                f"{os.path.normpath(self.path.parent / source.path)}: no such file, but {self.path} refers to vectors in "
+                f"it. Put it back, or delete {self.path} and run again."
             )
+        now = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        if self._checked.get((role, source)) == now:  # checking takes as long as reading some hundred rows
+            with h5py.File(path, "r", locking=False) as file:
+                yield file
+            return
         with open_shard(path, f"Delete it and {self.path}, which refers to it, and run again.") as file:
             width = self.dna_width if role == "dna" else self.protein_width
             same = file["embeddings"].shape == (source.count, width)
@@ -312,6 +320,7 @@ class MergedEmbeddings:
                     f"{path}: isn't the file that {self.path} refers to, but was made anew since. Delete {self.path} and "
                     "run again."
                 )
+            self._checked[role, source] = now
             yield file
 
 
