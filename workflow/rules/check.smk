@@ -38,5 +38,7 @@ rule check:
     log:
         f"{OUT}/logs/check/verdict.log",
     localrule: True
+    conda:
+        "../../envs/cpu.yaml"
     script:
         "../scripts/check.py"

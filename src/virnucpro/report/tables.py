@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def read_contigs(path: Path) -> ContigFacts:
     """
     facts = ContigFacts()
 
-    def counted() -> Iterator[list[str]]:
+    def counted() -> Iterator[Sequence[str]]:
         for row in read_rows(path, CONTIG_COLUMNS):
             facts.bases[row[_CALL]] += int(row[_LENGTH])
             if row[_MEAN_SCORE]:
@@ -128,7 +128,7 @@ def columns(listed: list[Row]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in listed] if name in text else numbers(name) for name in CONTIG_COLUMNS}
 
 
-def _evidence(row: list[str]) -> tuple[bool, int, float]:
+def _evidence(row: Sequence[str]) -> tuple[bool, int, float]:
     return row[_CALL] == VIRAL, int(row[_VIRAL_CHUNKS]), float(row[_MEAN_SCORE])
 
 
