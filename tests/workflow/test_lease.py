@@ -114,6 +114,7 @@ def test_without_a_gpu_for_the_jobs(tmp_path, tiny, two_gpus):
     assert all(" on cpu, " in log and not LEASED.search(log) for log in project.logs())
     assert project.logs() and not (tmp_path / "locks").exists()
     next(project.folder.glob("results/embeddings/*/*/*.h5")).unlink()
+    (project.folder / TARGET).unlink()
     run = snakemake(project.folder, TARGET, "--resources", "gpu=0", config=project.settings() | {"device": "cuda"})
     assert run.status != 0 and "--resources gpu=0 leaves no GPU" in run.text
 

@@ -83,7 +83,8 @@ def test_rna_is_scored_as_its_dna_and_as_the_original_does_with_its_switch(folde
         return [summary[key] for key in ("rna_records", "u_ignored_records")]
 
     assert counts() == [3, 0]
-    assert "read 3 records as RNA" in next((folder / "results" / "logs" / "split").rglob("*.log")).read_text()
+    logs = (folder / "results" / "logs" / "split").rglob("*.log")
+    assert any("read 3 records as RNA" in log.read_text() for log in logs)
     assert "3 are RNA" in (folder / "results" / "rna" / "report.html").read_text()
     snakemake(folder, config=config, VIRNUCPRO_V1_ATTENTION="1").ok()
     assert counts() == [0, 3] and tables(folder, "rna") != made
