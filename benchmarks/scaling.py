@@ -33,7 +33,7 @@ from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.encoders.loading import write_encoder
 from virnucpro.models.registry import DNABERT_S, ESM2
-from virnucpro.report.timing import read_benchmark
+from virnucpro.provenance import read_provenance
 
 WARM = 1000  # frames of the run before those that are measured
 
@@ -81,10 +81,10 @@ def run(folder: Path, sample: str, gpus: int, cores: int, shard: int, targets: l
     return time.perf_counter() - began
 
 
-def jobs(results: Path, sample: str) -> dict[str, list[dict[str, Any]]]:
+def jobs(results: Path) -> dict[str, list[dict[str, Any]]]:
     """What each embedding job says of itself, and when it ended."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(results.glob(f"{sample}/embeddings/*/*/*.h5")):
+    for path in sorted(results.glob("embeddings/*/*/*.h5")):
         with h5py.File(path) as file:
             attributes = file.attrs
             row: dict[str, Any] = {
@@ -96,6 +96,12 @@ def jobs(results: Path, sample: str) -> dict[str, list[dict[str, Any]]]:
         row["ended"] = path.stat().st_mtime
         found.setdefault(path.parts[-3], []).append(row)
     return found
+
+
+def remove_results(results: Path, sample: str) -> None:
+    """What a run made, but for the models; vectors of the unmeasured run, too."""
+    for folder in (results / sample, results / "embeddings"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
@@ -126,10 +132,10 @@ def main() -> None:
 
         rules = given.rules.split(",")
         if "all" in rules:
-            shutil.rmtree(results / sample, ignore_errors=True)
+            remove_results(results, sample)
             timed("all")
         if rules != ["all"]:
-            shutil.rmtree(results / sample, ignore_errors=True)
+            remove_results(results, sample)
             timed("split", f"results/{sample}/shards")
         for encoder in [rule for rule in rules if rule in ("dnabert_s", "esm2")]:
             timed(encoder, f"all_{encoder}")
@@ -137,10 +143,9 @@ def main() -> None:
         if "rest" in rules:
             timed("rest")
             row["sum"] = sum(row[what] for what in ("split", "dnabert_s", "esm2", "rest") if what in row)
-        single = ("split", "merge", "predict", "extract_viral", "report")
-        tables = [results / "benchmarks" / rule / f"{sample}.tsv" for rule in single]
-        row["single"] = {table.parent.name: read_benchmark(table)["s"] for table in tables if table.exists()}
-        row["jobs"] = jobs(results, sample)
+        if (merged := results / sample / "embeddings.h5").exists():
+            row["single"] = {rule: used["job_seconds"] for rule, used in read_provenance(merged)["jobs"].items()}
+        row["jobs"] = jobs(results)
         print({key: value for key, value in row.items() if key != "jobs"}, flush=True)
         for encoder, each in row["jobs"].items():
             keys = each[0].keys() - {"gpu", "ended"}
