@@ -5,16 +5,20 @@ One process, since for a small sample starting it costs more than all that it do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from virnucpro.calls.predict import Outputs, predict
 from virnucpro.calls.viral import write_viral
 from virnucpro.embeddings.store import MergedEmbeddings
+from virnucpro.processes import Processes
 from virnucpro.report.page import write_sample_page
+
+_SMALL_TABLES = 20_000_000
+"""Bytes of tables up to which the report and the sequences are made sooner one after the other."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,15 @@ def make_results(
     """
     outputs = Outputs(**{field.name: getattr(results, field.name) for field in fields(Outputs)})
     predict(merged, classifier, shards, sample, outputs, threads=threads, **options)
-    with ThreadPoolExecutor(1) as pool:
-        viral = pool.submit(write_viral, results.contigs, fastas, results.viral, threads)
-        provenance = MergedEmbeddings(merged).provenance
-        write_sample_page(results.summary.parent, sample, fastas, results.page, provenance, check)
-        viral.result()
+    # Side by side, in processes if that saves more than their start.
+    small = results.contigs.stat().st_size + results.predictions.stat().st_size < _SMALL_TABLES
+    provenance = MergedEmbeddings(merged).provenance
+    page = partial(write_sample_page, results.summary.parent, sample, fastas, results.page, provenance, check)
+    viral = partial(write_viral, results.contigs, fastas, results.viral, threads)
+    with Processes(_call, min(2, threads), 2 if small else 0) as processes:
+        for _ in processes.map([viral, page]):
+            pass
+
+
+def _call(function: Callable[[], Any]) -> None:
+    function()
