@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.report_fixtures import FASTAS, write_sample
+from virnucpro.provenance import read_provenance
 from virnucpro.report.page import write_run_page, write_sample_page
 
 NO_BROWSER = "no Chromium: apt-get install chromium, or playwright install chromium"
@@ -62,7 +63,7 @@ def pages(tmp_path_factory):
         if contigs not in made:
             folder = write_sample(tmp_path_factory.mktemp("results"), contigs)
             made[contigs] = folder / "report.html"
-            write_sample_page(folder, "s", FASTAS, made[contigs])
+            write_sample_page(folder, "s", FASTAS, made[contigs], read_provenance(folder / "embeddings.h5"), None)
         return made[contigs]
 
     return page
@@ -72,6 +73,7 @@ def pages(tmp_path_factory):
 def run_page(pages, tmp_path_factory) -> Path:
     """The page of a run with two samples, beside theirs."""
     results = pages(300).parent.parent
-    write_sample_page(write_sample(results, 20, "few"), "few", FASTAS, results / "few" / "report.html")
+    few = write_sample(results, 20, "few")
+    write_sample_page(few, "few", FASTAS, few / "report.html", read_provenance(few / "embeddings.h5"), None)
     write_run_page({name: results / name / "summary.json" for name in ("s", "few")}, results / "report.html")
     return results / "report.html"

@@ -73,7 +73,7 @@ def example(cluster: Cluster, tmp_path_factory) -> Path:
 def again(example: Path, folder: Path) -> Path:
     """The same run before its embedding."""
     shutil.copytree(example, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("profile", "logs"))
-    shutil.rmtree(folder / SAMPLE / "embeddings")
+    shutil.rmtree(folder / "results" / "embeddings")
     (folder / SAMPLE / "embeddings.h5").unlink()
     return folder
 
@@ -87,7 +87,7 @@ def test_the_example_runs_with_a_gpu_for_each_embedding_job(cluster, example):
         assert len(devices(example, architecture)) == shards
     assert set(devices(example, "dnabert_s") + devices(example, "esm2")) == {"0", "1"}
     assert sum(job.partition == "gpu" for job in done) == 2 * shards
-    single = ("split", "merge", "predict", "extract_viral", "report")
+    single = ("split", "merge", "predict")
     assert sum(job.partition == "cpu" for job in done) == 3 + len(single), "three models prepared, and these"
 
 
