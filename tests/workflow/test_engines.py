@@ -56,5 +56,5 @@ def test_a_submit_command_runs_it_all(tmp_path, tiny):
         for line in lines
     }
     assert gpus["embed_dnabert_s"] == gpus["embed_esm2"] == "1"
-    assert gpus["split"] == gpus["merge"] == gpus["report"] == "0"
+    assert gpus["split"] == gpus["merge"] == gpus["predict"] == "0"
     assert set(project.tables()) and len(lines) >= 8
