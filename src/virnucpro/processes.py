@@ -155,7 +155,7 @@ def main() -> None:
             task = pickle.load(receive)
             try:
                 result = work(task)
-            except VirNucProError as error:
+            except (VirNucProError, OSError) as error:  # also a full disk
                 result = error
             pickle.dump(result, answer, protocol=5)
             answer.flush()

@@ -39,6 +39,10 @@ OF_TABLES = (
     "threshold", "chunk_length", "classifier", "dna_encoder", "protein_encoder", "computed", "run", "configuration",
 )  # fmt: skip
 """Keys of a sample's summary that say how its tables were made."""
+OPTIONS_OF_VECTORS = ("chunk_length", "dnabert_model", "esm_model", "precision", "batching", "vectors", "keep")
+"""Options that a sample's ``embeddings.h5`` depends on."""
+OPTIONS_OF_TABLES = ("classifier", "threshold")
+"""Those that only its tables depend on."""
 CONTENT = ("alphabet", "tokenizer", "metrics", "reliability", "history", "rows", "gates", "not_available")
 """Keys of any record that hold its file's content, not its origin."""
 RECORDS = ("summary.json", "evaluation.json", "training.json", "check.json", "manifest.json")
@@ -88,6 +92,18 @@ def resources_used(began: float) -> dict[str, float]:
     if own.ru_maxrss > _FIRST_MAX_RSS:
         used["max_rss"] = own.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return used
+
+
+def other_options(folder: Path, configuration: Mapping[str, Any]) -> set[str]:
+    """The options that decide on results and that those in a sample's folder were made with other values of.
+
+    Empty where there are none, or where their summary doesn't say.
+    """
+    try:
+        made = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["configuration"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {key for key in (*OPTIONS_OF_VECTORS, *OPTIONS_OF_TABLES) if key in made and made[key] != configuration[key]}
 
 
 def origins(folders: Iterable[Path]) -> list[dict[str, Any]]:

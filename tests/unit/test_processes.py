@@ -25,6 +25,12 @@ def test_a_process_that_is_gone_is_an_error(work, task, said):
         list(processes.map([task] * 20))
 
 
+def test_an_error_of_the_system_is_raised_here():
+    """Such as a full disk, which the job's log names in one message."""
+    with pytest.raises(FileNotFoundError, match="nowhere"), Processes(os.stat, 2, 0) as processes:
+        list(processes.map(["/nowhere"] * 3))
+
+
 def test_tasks_are_taken_ahead_in_bounds_and_answered_in_order():
     taken = []
     with Processes(abs, 2, 3) as processes:

@@ -232,13 +232,16 @@ def test_an_output_folder_that_was_moved(pool, tmp_path, tiny):
     changes = {"output_dir": "far/away/moved", "threshold": 0.99}
     pool.results = tmp_path / "far" / "away" / "moved"
     before = pool.tables(*SAMPLES)
+    told = pool.run(**changes)
+    assert "--forcerun merge predict" in told.text and pool.tables(*SAMPLES) == before, "Snakemake has no records of it"
     moved = pool.run(extra=("--forcerun", "predict"), **changes)
     assert set(jobs(moved)) == {"predict", "run_report"} and pool.tables(*SAMPLES) != before
-    assert pool.run(**changes).nothing_to_do
+    again = pool.run(**changes)
+    assert again.nothing_to_do and "--forcerun" not in again.text
 
 
 def test_an_output_folder_of_the_command_that_was_moved(tmp_path, tiny):
-    """Snakemake's records in it go by paths, so that it has to be told what to make again."""
+    """Snakemake's records in it go by paths, so that the command tells it what to make again."""
     for name in "ab":
         (tmp_path / f"{name}.fa").write_text(fasta(SAMPLES[name]))
     status, said = run_command(tmp_path, words(tiny, "a.fa", "b.fa", "--output=out", shard_frames=1000))
@@ -246,7 +249,7 @@ def test_an_output_folder_of_the_command_that_was_moved(tmp_path, tiny):
     (tmp_path / "far").mkdir()
     (tmp_path / "out").rename(tmp_path / "far" / "moved")
     again = words(tiny, "a.fa", "b.fa", "--output=far/moved", shard_frames=1000, threshold=0.99)
-    status, said = run_command(tmp_path, [*again, "--", "--forcerun", "predict"])
+    status, said = run_command(tmp_path, again)
     assert status == 0, said
     assert set(jobs(Run(status, said))) == {"predict", "run_report"}, said
     assert json.loads((tmp_path / "far" / "moved" / "a" / "summary.json").read_text())["threshold"] == 0.99

@@ -68,7 +68,7 @@ from virnucpro.models.sources import KEYS, find
 from virnucpro.outputs import EMBEDDINGS, REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
-from virnucpro.provenance import RunRecord
+from virnucpro.provenance import RunRecord, other_options
 from virnucpro.report.run_summary import run_summary
 from virnucpro.sequences.split import changed_inputs, read_manifest, read_sample, refusals
 from virnucpro.sequences.units import units_of
@@ -137,7 +137,6 @@ for _folder in (Path(OUT), *Path(OUT).parents):
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
-vectors_file = temp if SETTINGS.keep == "none" else str  # of an output
 PREPARED = {role: f"{OUT}/models/{SOURCES[role].kind}/{SOURCES[role].identifier}" for role in ROLES}
 # What is prepared from: the user's own files, or for a published model the record of its digests, which says that it
 # is fetched and unchanged; the model itself lies in a folder that runs share, so it is no rule's output.
@@ -182,6 +181,11 @@ if MAIN:
                 f"Sample {_sample}: its input isn't what was split before. If the jobs below don't include `split`, add: "
                 f"--forcerun {shlex.quote(_folder)}"
             )
+    if _other := [sample for sample in SAMPLES if other_options(Path(OUT, sample), SETTINGS.as_dict())]:
+        logger.warning(
+            f"{len(_other)} samples ({', '.join(_other[:3])}{' …' * (len(_other) > 3)}) have results of other options. If the "
+            "jobs below don't include `predict`, as where the folder was moved, add: --forcerun merge predict"
+        )
 
 _records = Path(".snakemake").absolute()
 if not (os.access(_records, os.W_OK) and _records.is_dir() if os.path.lexists(_records) else os.access(".", os.W_OK)):

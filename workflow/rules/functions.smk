@@ -167,6 +167,8 @@ def cores_here():
 
 def threads_for_input(wildcards, input):
     """More of them for a large sample, whose first and last step would be waited for; the files of small ones take one."""
+    if len(samples_of(wildcards)) > 1:
+        return 1
     fasta = [input.fasta] if isinstance(input.fasta, str) else input.fasta
     return planning.threads_for_input(sum(map(os.path.getsize, filter(os.path.isfile, fasta))) / 1e6, cores_here())
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -27,8 +27,9 @@ from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.models.sources import KEYS, find, is_name
-from virnucpro.outputs import check_own, refuse_inputs, refuse_replacing, write_own
+from virnucpro.outputs import EMBEDDINGS, TABLES, check_own, refuse_inputs, refuse_replacing, write_own
 from virnucpro.paths import user_path
+from virnucpro.provenance import OPTIONS_OF_VECTORS, other_options
 from virnucpro.sequences.split import changed_inputs
 from virnucpro.sequences.units import units_of
 from virnucpro.settings.environment import read_switches
@@ -168,6 +169,7 @@ def start(
         write_own(work / name, content)
     forced = ["measure"] if target == "check" else []
     forced += _changed(out.absolute(), samples or {}, settings)
+    forced += _made_otherwise(out.absolute(), samples or {}, settings) if target == "all" else []
     arguments = [
         target,
         *(["--forcerun", *forced] if forced else []),
@@ -252,6 +254,16 @@ def _changed(out: Path, samples: Mapping[str, Sequence[Path]], settings: Setting
         f"{out}/{unit}/shards": {sample: samples[sample] for sample in members} for unit, members in units.items()
     }
     return [folder for folder, own in folders.items() if changed_inputs(folder, own)]
+
+
+def _made_otherwise(out: Path, samples: Iterable[str], settings: Settings) -> list[str]:
+    """A file of each result that was made with other options, as Snakemake can't tell where the folder was moved."""
+    files = []
+    for sample in samples:
+        if other := other_options(out / sample, settings.as_dict()):
+            names = (EMBEDDINGS, TABLES["contigs"]) if other.intersection(OPTIONS_OF_VECTORS) else (TABLES["contigs"],)
+            files += [f"{out}/{sample}/{name}" for name in names]
+    return files
 
 
 def _absolute(settings: Settings) -> dict[str, Any]:

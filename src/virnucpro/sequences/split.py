@@ -84,7 +84,7 @@ def split_samples(
                 if alone:
                     raise
                 logger.error("sample %s: %s", sample, error)
-                found[sample] = {"refused": str(error)}
+                found[sample] = {"refused": str(error), "identity": identity(path for path in fastas if path.exists())}
                 shutil.rmtree(own)
                 continue
             for texts in held:
@@ -171,8 +171,10 @@ def changed_inputs(folder: str | Path, samples: Mapping[str, Sequence[Path]]) ->
 
     def changed(sample: str) -> bool:
         try:
-            return read_sample(folder, sample)["identity"] != identity(samples[sample])
-        except (InputError, StorageError, OSError):
+            place = read_manifest(folder)["samples"][sample]
+            made = place if "refused" in place else read_sample(folder, sample)
+            return made["identity"] != identity(samples[sample])
+        except (StorageError, OSError, KeyError):
             return False
 
     return list(filter(changed, samples))

@@ -1,0 +1,120 @@
+"""Which samples are split together, and what is known of each of them afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.workflow.conftest import coding, fasta
+from virnucpro.errors import InputError
+from virnucpro.provenance import other_options
+from virnucpro.sequences.split import (
+    changed_inputs,
+    iter_records,
+    read_manifest,
+    read_sample,
+    read_shard,
+    refusals,
+    split_samples,
+)
+from virnucpro.sequences.units import units_of
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """Files named by their size in hundreds of bytes."""
+    folder = tmp_path_factory.mktemp("files")
+    for size in range(60):
+        (folder / f"{size}.fa").write_bytes(b"A" * 100 * size)
+    (folder / "20.fa.gz").write_bytes(b"A" * 2000)
+    return folder
+
+
+def test_a_large_sample_is_alone_and_small_ones_share(files):
+    sizes = {"b": "1.fa", "large": "50.fa", "a": "2.fa", "packed": "20.fa.gz", "c": "24.fa"}
+    samples = {name: [files / size] for name, size in sizes.items()}
+    units = units_of(samples, chunk_length=100, shard_frames=100)
+    assert units == {"large": ("large",), "packed": ("packed",), "pooled/a": ("a", "b", "c")}
+    assert units_of(dict(reversed(samples.items())), 100, 100) == units, "the order in the sheet plays no part"
+    others = {"large": ("large",), "packed": ("packed",)}
+    assert units_of(samples, 100, 100, unmade=["a"]) == others | {"a": ("a",), "pooled/b": ("b", "c")}
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(1, 40), min_size=30, max_size=120), which=st.integers(0, 29))
+def test_units_hold_each_sample_once_and_few_change_with_one(files, sizes, which):
+    samples = {f"s{number:03d}": [files / f"{size}.fa"] for number, size in enumerate(sizes)}
+    units = units_of(samples, 100, 100)
+    assert sorted(name for members in units.values() for name in members) == sorted(samples)
+    for members in units.values():
+        frames = sum(os.stat(samples[name][0]).st_size // 100 for name in members)
+        assert len(members) == 1 or frames <= 100
+    fewer = units_of({name: path for name, path in samples.items() if name != f"s{which:03d}"}, 100, 100)
+    assert len(set(units.values()) - set(fewer.values())) <= 4
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A unit of three samples, one of which is refused."""
+    content = {"a": {"r": coding(1, 1500)}, "b": {"r": coding(2, 900), "q": coding(3, 700)}, "bad": {"r": "ACGT!"}}
+    samples = {name: [tmp_path / f"{name}.fa"] for name in content}
+    for name, records in content.items():
+        samples[name][0].write_text(fasta(records))
+    return samples, tmp_path / "shards"
+
+
+def test_a_sample_of_several_has_its_rows(shared):
+    samples, folder = shared
+    split_samples(samples, folder, 300, 4)
+    found = read_manifest(folder)
+    assert len(found["shards"]) > 2 and list(refusals(folder)) == ["bad"] and "bad.fa" in refusals(folder)["bad"]
+    with pytest.raises(InputError, match=r"bad\.fa"):
+        read_sample(folder, "bad")
+    alone = folder.with_name("alone")
+    for name in "ab":
+        split_samples({name: samples[name]}, alone, 300, 4)
+        rows = {}
+        for place in (folder, alone):
+            pieces = read_sample(place, name)["pieces"]
+            frames = [
+                list(zip(*read_shard(place / f"{piece['sha']}.fna"), strict=True))[piece["first"] :][: piece["frames"]]
+                for piece in pieces
+            ]
+            rows[place] = [frame for part in frames for frame in part]
+        assert rows[folder] == rows[alone] and len(rows[alone]) == read_manifest(alone)["frames"]
+        assert list(iter_records(folder, name)) == list(iter_records(alone, name))
+        own = [place / "samples" / name / "manifest.json" for place in (folder, alone)]
+        assert own[0].read_bytes() == own[1].read_bytes(), "it depends on the sample alone"
+
+
+def test_other_files_are_noticed_those_of_a_refused_sample_too(shared):
+    samples, folder = shared
+    split_samples(samples, folder, 300, 4)
+    assert changed_inputs(folder, samples) == []
+    for name in ("b", "bad"):
+        os.utime(samples[name][0], (1e9, 1e9))
+    assert changed_inputs(folder, samples) == ["b", "bad"]
+
+
+def test_if_all_are_refused_there_is_no_folder(shared):
+    samples, folder = shared
+    for path, *_ in samples.values():
+        path.write_text(">r\nACGT!\n")
+    with pytest.raises(InputError, match="None of the samples can be read"):
+        split_samples(samples, folder, 300, 4)
+    assert not folder.exists()
+
+
+def test_results_of_other_options_are_known_by_their_summary(tmp_path):
+    now = {"threshold": 0.5, "classifier": "c", "chunk_length": 500, "device": "cpu"}
+    assert other_options(tmp_path, now) == set()
+    made = now | {"threshold": 0.7, "chunk_length": 300, "device": "cuda"}
+    (tmp_path / "summary.json").write_text(json.dumps({"configuration": made}))
+    assert other_options(tmp_path, now) == {"threshold", "chunk_length"}
+    (tmp_path / "summary.json").write_text("{}")
+    assert other_options(tmp_path, now) == set()
