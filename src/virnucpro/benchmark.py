@@ -209,7 +209,9 @@ def random_encoder(architecture: str, shape: Shape, tokenizer: Path | None = Non
     """
     folder = installation.root() / "resources" / "models"
     bundled = [read_spec(folder / f"{name}.safetensors") for name in ARCHITECTURES[architecture].bundled]
-    text = tokenizer.read_text() if tokenizer else bundled[0].tokenizer if bundled else None
+    text = bundled[0].tokenizer if bundled else None
+    if tokenizer and text is not None:
+        text = tokenizer.read_text(encoding="utf-8")
     kind = encoder_class(architecture)
     torch.manual_seed(0)
     with torch.device(device):
