@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,10 @@ def merge(
         sources={name: [piece.source for piece in own] for name, own in found.items()} if keep == "shards" else None,
         digests=all(piece.digests for piece in every), vectors=dtype,
     ) as merged:  # fmt: skip
-        for name, own in found.items():
-            row = 0
-            for each in own:
-                _append(merged, name, each, row, keep == "merged")
-                row += each.source.rows
+        row = 0
+        for pieces in zip(*found.values(), strict=True):
+            _append(merged, dict(zip(found, pieces, strict=True)), row, keep == "merged")
+            row += pieces[0].source.rows
         provenance["jobs"]["merge"] = resources_used(began)
     logger.info("merged %d frames from %d shards", count, len(found["dna"]))
     return count
@@ -187,25 +187,28 @@ def _once(ways: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _append(merged: h5py.File, name: str, piece: _Piece, row: int, copy: bool) -> None:
-    """Fill rows ``row`` … with what the file holds itself; the DNA file gives the ids, the protein file must agree."""
-    path, source = piece.path, piece.source
-    with open_shard(path) as file:
-        for start in range(0, source.rows, ROWS_PER_CHUNK):
-            stop = min(start + ROWS_PER_CHUNK, source.rows)
-            here, there = slice(source.first + start, source.first + stop), slice(row + start, row + stop)
-            ids = file["ids"][here]
-            if name == "dna":
-                merged["ids"][there] = ids
-            elif not np.array_equal(merged["ids"][there], ids):
+def _append(merged: h5py.File, pieces: Mapping[str, _Piece], row: int, copy: bool) -> None:
+    """Fill rows ``row`` … with what the file holds itself, of a shard's pieces by role, which must have the same ids."""
+    rows = pieces["dna"].source.rows
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(open_shard(piece.path)) for name, piece in pieces.items()}
+        for start in range(0, rows, ROWS_PER_CHUNK):
+            stop = min(start + ROWS_PER_CHUNK, rows)
+            there = slice(row + start, row + stop)
+            here = {name: slice(each.source.first + start, each.source.first + stop) for name, each in pieces.items()}
+            ids = {name: file["ids"][here[name]] for name, file in files.items()}
+            if not np.array_equal(ids["dna"], ids["protein"]):
                 raise StorageError(
-                    f"{path}: its frame ids differ from those of the DNA embeddings. Delete both and run again."
+                    f"{pieces['protein'].path}: its frame ids differ from those of the DNA embeddings. Delete both and "
+                    "run again."
                 )
-            if not copy:
-                continue
-            vectors = file["embeddings"][here]
-            if not np.isfinite(vectors).all():
-                raise StorageError(f"{path}: holds values that are not finite. Delete it and run again.")
-            merged[name][there] = vectors
-            if f"{name}_digests" in merged:
-                merged[f"{name}_digests"][there] = file["digests"][here]
+            merged["ids"][there] = ids["dna"]
+            for name, file in files.items() if copy else ():
+                vectors = file["embeddings"][here[name]]
+                if not np.isfinite(vectors).all():
+                    raise StorageError(
+                        f"{pieces[name].path}: holds values that are not finite. Delete it and run again."
+                    )
+                merged[name][there] = vectors
+                if f"{name}_digests" in merged:
+                    merged[f"{name}_digests"][there] = file["digests"][here[name]]
