@@ -29,6 +29,7 @@ import yaml
 from virnucpro import installation
 
 SAMPLE = Path("results", "example")
+VECTORS = Path("results", "embeddings")
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile())]
 SUBMIT = r"""#!/bin/bash
 text=$(<"$1")
@@ -64,7 +65,10 @@ def pretend_shards(folder: Path, count: int) -> list[str]:
     manifest = json.loads((shards / "manifest.json").read_text())
     names = [hashlib.md5(str(number).encode()).hexdigest() for number in range(count)]
     manifest["shards"] = [manifest["shards"][0] | {"sha": name} for name in names]
+    manifest["frames"] = manifest["samples"][SAMPLE.name]["frames"] = count * manifest["shards"][0]["frames"]
     (shards / "manifest.json").write_text(json.dumps(manifest))
+    own = shards / "samples" / SAMPLE.name / "manifest.json"
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"frames": manifest["frames"]}))
     for name in names:
         for suffix in (".fna", ".faa"):
             (shards / f"{name}{suffix}").write_text(">a\nA\n")
@@ -84,13 +88,10 @@ def pretend_vectors(folder: Path, vectors: list[Path], names: list[str]) -> None
             (records / base64.b64encode(bytes(other)).decode()).write_text(record.replace(path.stem, name))
     merged = SAMPLE / "embeddings.h5"
     (records / base64.b64encode(bytes(merged)).decode()).unlink()  # its inputs aren't those of the example
-    files = [path for path in (folder / SAMPLE).iterdir() if path.is_file() and path.name != merged.name]
-    last = {"extract_viral": ".gz", "report": ".html"}
-    steps = {"merge": [folder / merged], "predict": [path for path in files if path.suffix not in last.values()]}
-    steps |= {rule: [path for path in files if path.suffix == suffix] for rule, suffix in last.items()}
-    for rule, outputs in steps.items():  # each newer than the one before
+    results = [path for path in (folder / SAMPLE).iterdir() if path.is_file() and path.name != merged.name]
+    for outputs in ([folder / merged], results):  # each newer than the one before
         time.sleep(0.1)
-        for path in [*outputs, *(folder / "results" / "benchmarks" / rule).iterdir()]:
+        for path in outputs:
             path.touch()
 
 
@@ -138,9 +139,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         run(folder, "--cores=2")
-        vectors = [path.relative_to(folder) for path in (folder / SAMPLE / "embeddings").rglob("*.h5")]
+        vectors = [path.relative_to(folder) for path in (folder / VECTORS).rglob("*.h5")]
         assert len(vectors) == 2, vectors
-        shutil.rmtree(folder / SAMPLE / "embeddings")
+        shutil.rmtree(folder / VECTORS)
         names = pretend_shards(folder, arguments.shards)
         (folder / SAMPLE / "embeddings.h5").rename(folder / "merged.h5")
         text, cost = measured(folder, "--dry-run", "--cores=2", "--quiet=rules")
@@ -149,7 +150,8 @@ def main() -> None:
         print(f"submit  {submissions(folder, arguments.seconds)}", flush=True)
         (folder / "merged.h5").rename(folder / SAMPLE / "embeddings.h5")
         pretend_vectors(folder, vectors, names)
-        shutil.rmtree(folder / ".snakemake" / "incomplete")  # what ran when the submissions were cut short
+        run(folder, "--unlock")  # the submissions were cut short
+        shutil.rmtree(folder / ".snakemake" / "incomplete")
         text, cost = measured(folder, "--cores=2")
         assert "Nothing to be done" in text, text[-2000:]
         print(f"again   {cost}")

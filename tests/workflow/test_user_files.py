@@ -167,10 +167,12 @@ def test_shards_that_were_removed_one_by_one(tmp_path, tiny, reference):
     project = copy_of(reference, tmp_path)
     folder = tmp_path / "results" / "s"
     remedy = "\nrm -r results/s/shards\n"
-    (folder / "shards" / "manifest.json").unlink()
     (folder / "contigs.tsv").unlink()
-    refused = snakemake(tmp_path, config=project.config())
-    assert refused.status == 1 and remedy in refused.text and "Traceback" not in refused.text
+    own = folder / "shards" / "samples" / "s" / "manifest.json"
+    for damage in (lambda: own.write_text("{}"), own.unlink, (folder / "shards" / "manifest.json").unlink):
+        damage()
+        refused = snakemake(tmp_path, config=project.config())
+        assert refused.status == 1 and remedy in refused.text and "Traceback" not in refused.text
     subprocess.run(remedy, shell=True, cwd=tmp_path, check=True)
     assert project.run().computed == NONE
     removed = next((folder / "shards").glob("*.faa"))

@@ -67,7 +67,7 @@ def shards_of(unit):
     try:
         return [shard["sha"] for shard in read_manifest(folder)["shards"]]
     except VirNucProError as error:
-        raise purged(error) from None
+        raise purged(error, folder) from None
 
 
 def shards_of_sample(sample):
@@ -78,11 +78,11 @@ def shards_of_sample(sample):
     except InputError:  # `merge` says it
         return []
     except VirNucProError as error:
-        raise purged(error) from None
+        raise purged(error, folder) from None
 
 
-def purged(said):
-    """The error where files of shard folders are gone, as some scratch file systems remove old ones one by one."""
+def purged(said, where):
+    """The error where a shard folder is damaged, with all that are: some scratch file systems remove old files one by one."""
 
     def lacks_something(folder):
         try:
@@ -93,7 +93,8 @@ def purged(said):
         return not names.issuperset(f"{shard['sha']}.{role.suffix}" for shard in shards for role in ROLES.values())
 
     folders = [folder for unit in UNITS if os.path.isdir(folder := f"{OUT}/{unit}/shards")]
-    remedy = shlex.join(["rm", "-r", *filter(lacks_something, folders)])
+    damaged = [folder for folder in folders if folder == where or lacks_something(folder)]
+    remedy = shlex.join(["rm", "-r", *damaged])
     return UserError(f"{said} Vectors that are left are used again. Give this, then the same command again:\n{remedy}")
 
 
@@ -139,7 +140,7 @@ def vectors_of(role):
                 vectors.append(next(filter(os.path.exists, places), places[0]))
                 text = f"{OUT}/{unit}/shards/{shard}.{ROLES[role].suffix}"
                 if not os.path.exists(text) and not os.path.exists(vectors[-1]):
-                    raise purged(f"{text} is missing, and so are its vectors.")
+                    raise purged(f"{text} is missing, and so are its vectors.", f"{OUT}/{unit}/shards")
         return list(dict.fromkeys(vectors))
 
     return files
