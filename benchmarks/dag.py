@@ -31,6 +31,7 @@ from virnucpro import installation
 SAMPLE = Path("results", "example")
 VECTORS = Path("results", "embeddings")
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(installation.snakefile())]
+SNAKEMAKE += ["--config", "partial_frames=false"]
 SUBMIT = r"""#!/bin/bash
 text=$(<"$1")
 [[ $text =~ \"output\":\ \[\"([^\"]*)\" ]] && output=${BASH_REMATCH[1]}

@@ -24,6 +24,7 @@ one_blas_thread()
 import numpy as np  # noqa: E402
 
 from virnucpro.benchmark import random_encoder  # noqa: E402
+from virnucpro.calls.rules import Rules  # noqa: E402
 from virnucpro.classifier.model import Classifier, write_classifier  # noqa: E402
 from virnucpro.classifier.spec import ClassifierSpec  # noqa: E402
 from virnucpro.embeddings.merge import merge  # noqa: E402
@@ -111,7 +112,9 @@ def main() -> None:
     names = TABLES | {"viral": VIRAL, "page": REPORT}
     results = Results(**{name: folder / "s" / file for name, file in names.items()})
     began = time.perf_counter()
-    make_results("s", merged, folder / "classifier.safetensors", shards, [fasta], results, threads=given.threads)
+    make_results(
+        "s", merged, folder / "classifier.safetensors", shards, [fasta], results, Rules(CHUNK), threads=given.threads
+    )
     timed("predict, sequences and report", began)
     summary = json.loads(results.summary.read_text())
     assert summary["frames"] == frames and summary["records"] == -(-given.frames // CHUNKS)

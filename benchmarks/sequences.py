@@ -58,8 +58,9 @@ def plain_frames(records: list[SeqRecord], chunk_length: int) -> Iterator[Frame]
 def fast_frames(sequences: list[bytes], chunk_length: int) -> Iterator[Frame]:
     """The same from the library."""
     for batch in stop_free_frames(sequences, chunk_length):
-        columns = batch.record.tolist(), batch.chunk.tolist(), batch.frame.tolist()
-        texts = ([text.decode() for text in batch.nucleotides], [text.decode() for text in batch.proteins])
+        found = batch.frames
+        columns = found.record.tolist(), found.chunk.tolist(), found.frame.tolist()
+        texts = ([text.decode() for text in found.nucleotides], [text.decode() for text in found.proteins])
         yield from zip(*columns, *texts, strict=True)
 
 
@@ -101,7 +102,7 @@ def measure(name: str, sequences: list[bytes], chunk_length: int, repeats: int) 
             frames = chunks = 0
             begin = time.process_time()
             for batch in stop_free_frames(many, chunk_length):
-                frames, chunks = frames + len(batch.proteins), chunks + batch.chunks
+                frames, chunks = frames + len(batch.frames.proteins), chunks + batch.chunks
             fast.append(bases * copies / (time.process_time() - begin))
     return {
         "input": name,

@@ -11,6 +11,7 @@ LONG = (
     "test_caching",
     "test_parity",
     "test_training",
+    "test_kernels_interpreted",
     "test_docs",
     "test_published_sizes",
     "workflow",

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from virnucpro import downloads, installation, planning
 from virnucpro.benchmark import random_encoder
 from virnucpro.classifier.importer import prepare_classifier
-from virnucpro.classifier.spec import read_classifier_spec
+from virnucpro.classifier.spec import read_classifier_spec, scores_partial, spec_or_none
 from virnucpro.embeddings.shard import compute, resolve_device
 from virnucpro.encoders.attention import BACKENDS, choose_backend, unavailable_reason
 from virnucpro.encoders.loading import write_encoder
@@ -101,12 +101,22 @@ class Case:
         total, asked = Statistics(), self.settings
         for paths in self.samples.values():
             part = statistics_of(paths, asked.chunk_length, ENOUGH, asked.empty_records, asked.rna_as_dna)
-            for key in ("records", "bases", "windows", "open_frames", "residues"):
+            for key in (
+                *("records", "bases", "windows", "open_frames", "residues"),
+                *("partial_frames", "partial_residues"),
+            ):
                 setattr(total, key, getattr(total, key) + round(getattr(part, key) / part.share_read))
             total.longest = max(total.longest, part.longest)
             total.share_read = min(total.share_read, part.share_read)
             total.notes += part.notes
         return total
+
+    @cached_property
+    def embedded(self) -> tuple[int, int]:
+        """Frames that are embedded, and their residues: the stop-free ones, and partial ones if these are scored."""
+        work, spec = self.work, spec_or_none(self.source("classifier").path)
+        partial = scores_partial(self.settings.partial_frames, spec)
+        return work.open_frames + partial * work.partial_frames, work.residues + partial * work.partial_residues
 
 
 def examine(case: Case) -> Iterator[Finding]:
@@ -255,9 +265,7 @@ def space(case: Case) -> Iterator[Finding]:
     widths = PUBLISHED_WIDTHS | {role: shape.width for role, (_, shape) in case.shapes.items()}
     models = (case.source(role).megabytes for role in KEYS)
     asked = case.settings
-    needed = planning.disk_space(
-        case.work.open_frames, case.work.residues, widths.values(), models, asked.vectors, asked.keep
-    )
+    needed = planning.disk_space(*case.embedded, widths.values(), models, asked.vectors, asked.keep)
     output, scratch = Path(case.settings.output_dir).absolute(), Path(tempfile.gettempdir())
     for about, folder, wanted, short in ("disk", output, needed, PROBLEM), ("scratch", scratch, 2**30, NOTE):
         free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir())).free
@@ -295,9 +303,11 @@ def cluster(case: Case) -> Iterator[Finding]:
 
 def duration(case: Case) -> Iterator[Finding]:
     """Time."""
-    frames = case.work.open_frames
+    frames = case.embedded[0]
+    partial = frames - case.work.open_frames
     read = "" if case.work.share_read == 1 else f", from {case.work.share_read:.1%} of the input"
-    counted = f"{case.work.records:,} records, {case.work.bases:,} bases, {frames:,} open frames{read}"
+    counted = f"{case.work.records:,} records, {case.work.bases:,} bases, {case.work.open_frames:,} stop-free frames"
+    counted += f" and {partial:,} partial ones{read}" if partial else read
     if not frames:
         yield Finding("time", NOTE, f"{counted}: nothing to embed", "Only frames without a stop codon are scored.")
     elif len(case.shapes) < 2:
@@ -328,7 +338,9 @@ def _frames_per_second(case: Case, role: str) -> float:
     torch.set_num_threads(os.cpu_count() or 1)
     records = (record for paths in case.samples.values() for path in paths for record in read_fasta(path, True))
     batches = stop_free_frames((record.sequence for record in islice(records, 10_000)), case.settings.chunk_length)
-    texts = chain.from_iterable(batch.proteins if role == PROTEIN.name else batch.nucleotides for batch in batches)
+    texts = chain.from_iterable(
+        batch.frames.proteins if role == PROTEIN.name else batch.frames.nucleotides for batch in batches
+    )
     sequences = list(islice(texts, 20_000))
     settings = replace(case.settings, compile=False)  # compiling alone takes longer than all this
     count, began = 4, time.monotonic()  # a large model on a CPU may need seconds for each

@@ -32,6 +32,7 @@ SAMPLE_LOGS = ("split", "merge", "predict")
 TARGETS = {
     "training": ("training.json", "classifier.safetensors", "split.tsv"),
     "evaluation": ("evaluation.json", "metrics.tsv"),
+    "calibration": ("calibration.json", "calibration.tsv", "classifier.safetensors"),
     "check": ("check.json", "check.txt", "check.png", "check.svg"),
 }
 """Folders of the targets that aren't part of ``all``, and their files; if the first is there, a run made the others."""

@@ -39,13 +39,33 @@ OF_TABLES = (
     "threshold", "chunk_length", "classifier", "dna_encoder", "protein_encoder", "computed", "run", "configuration",
 )  # fmt: skip
 """Keys of a sample's summary that say how its tables were made."""
-OPTIONS_OF_VECTORS = ("chunk_length", "dnabert_model", "esm_model", "precision", "batching", "vectors", "keep")
+OPTIONS_OF_VECTORS = (
+    "chunk_length",
+    "dnabert_model",
+    "esm_model",
+    "precision",
+    "batching",
+    "vectors",
+    "keep",
+    "partial_frames",
+)
 """Options that a sample's ``embeddings.h5`` depends on."""
-OPTIONS_OF_TABLES = ("classifier", "threshold")
+OPTIONS_OF_TABLES = ("classifier", "threshold", "calls", "fdr", "prior", "min_length", "min_chunks")
 """Those that only its tables depend on."""
-CONTENT = ("alphabet", "tokenizer", "metrics", "reliability", "history", "rows", "gates", "not_available")
+CONTENT = (
+    "alphabet",
+    "tokenizer",
+    "metrics",
+    "reliability",
+    "history",
+    "calibration",
+    "held_out",
+    "rows",
+    "gates",
+    "not_available",
+)
 """Keys of any record that hold its file's content, not its origin."""
-RECORDS = ("summary.json", "evaluation.json", "training.json", "check.json", "manifest.json")
+RECORDS = ("summary.json", "evaluation.json", "training.json", "calibration.json", "check.json", "manifest.json")
 """What stands for the files beside it that have no room for a record: tables, FASTA, plots and pages."""
 
 
@@ -151,6 +171,8 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
         found = _of_hdf5(path)
     elif path.suffix == ".safetensors":
         found = read_entry(path) or {}
+        if found.get("calibration"):
+            found["calibrated_on"] = found["calibration"].get("fitted_on")
     else:
         found = _of_folder(path)
     if not found:

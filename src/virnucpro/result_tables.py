@@ -18,16 +18,24 @@ PREDICTION_COLUMNS = (
     *("frame_id", "record", "chunk", "strand", "frame", "start", "end"),
     *("score_others", "score_virus", "label"),
 )
-CHUNK_COLUMNS = ("record", "chunk_id", "start", "end", "open_frames", "score", "best_frame", "call")
+CHUNK_COLUMNS = (
+    *("record", "chunk_id", "start", "end", "open_frames", "score", "best_frame", "call"),
+    *("kind", "part_start", "part_end", "max_score_others", "max_score_virus", "logit", "probability", "reason"),
+)
 CONTIG_COLUMNS = (
     *("record", "length", "chunks", "scored_chunks", "viral_chunks", "viral_share"),
-    *("mean_score", "best_score", "call"),
+    *("mean_score", "best_score", "call", "logit", "probability", "q_value", "reason"),
+    *("scored_share", "low_complexity", "gc", "n_share"),
 )
-VIRAL, NON_VIRAL = "viral", "non-viral"
-NO_OPEN_FRAME = "no_open_frame"
-"""The call of a chunk without a stop-free frame."""
+VIRAL, AMBIGUOUS, NON_VIRAL = "viral", "ambiguous", "non-viral"
 UNSCORED = "unscored"
-"""The call of a contig without a scored chunk."""
+"""The call of a chunk, or of a contig, of which nothing was scored."""
+FRAME, PARTIAL = "frame", "partial"
+"""What a chunk was scored by: its stop-free frames, or the longest stretch without a stop where it has none."""
+NO_FRAME = "no_stop_free_frame"
+"""Why a chunk is unscored: it has no stop-free frame, and partial frames aren't scored."""
+NO_STRETCH = "no_stretch"
+"""Why a chunk is unscored: it has no stretch of 60 bases without a stop either."""
 
 
 def read_rows(path: Path, expected: tuple[str, ...], wanted: Sequence[str] = ()) -> Iterator[Sequence[str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.calls.predict import Outputs, predict
+from virnucpro.calls.rules import Rules
 from virnucpro.calls.viral import write_viral
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.processes import Processes
@@ -36,6 +37,7 @@ def make_results(
     shards: Path,
     fastas: Sequence[Path],
     results: Results,
+    rules: Rules,
     *,
     check: str | None = None,
     threads: int = 1,
@@ -48,6 +50,7 @@ def make_results(
         merged, classifier, shards: see ``calls.predict.predict``, which also has the other options.
         fastas: its input files, in the order that they were split in.
         results: the files to make.
+        rules: of the calls.
         check: content of ``check.json``, if there is one, for the report.
         threads: CPU threads.
 
@@ -55,7 +58,7 @@ def make_results(
         ModelError, StorageError: what ``predict`` and ``write_viral`` refuse.
     """
     outputs = Outputs(**{field.name: getattr(results, field.name) for field in fields(Outputs)})
-    predict(merged, classifier, shards, sample, outputs, threads=threads, **options)
+    predict(merged, classifier, shards, sample, outputs, rules, threads=threads, **options)
     # Side by side, in processes if that saves more than their start.
     small = results.contigs.stat().st_size + results.predictions.stat().st_size < _SMALL_TABLES
     provenance = MergedEmbeddings(merged).provenance

@@ -57,14 +57,14 @@ def opened(browser):
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory):
     """Makes the page of a sample with that many contigs, once; returns its path."""
-    made: dict[int, Path] = {}
+    made: dict[tuple[int, bool], Path] = {}
 
-    def page(contigs: int) -> Path:
-        if contigs not in made:
-            folder = write_sample(tmp_path_factory.mktemp("results"), contigs)
-            made[contigs] = folder / "report.html"
-            write_sample_page(folder, "s", FASTAS, made[contigs], read_provenance(folder / "embeddings.h5"), None)
-        return made[contigs]
+    def page(contigs: int, calibrated: bool = False) -> Path:
+        if (contigs, calibrated) not in made:
+            folder = write_sample(tmp_path_factory.mktemp("results"), contigs, calibrated=calibrated)
+            made[contigs, calibrated] = output = folder / "report.html"
+            write_sample_page(folder, "s", FASTAS, output, read_provenance(folder / "embeddings.h5"), None)
+        return made[contigs, calibrated]
 
     return page
 

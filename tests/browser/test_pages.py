@@ -15,6 +15,7 @@ import pytest
 from virnucpro.result_tables import CONTIG_COLUMNS
 
 pytestmark = pytest.mark.ci
+CALL, REASON = (CONTIG_COLUMNS.index(name) + 1 for name in ("call", "reason"))
 
 
 def keep(page, name: str, **options) -> bytes:
@@ -64,7 +65,7 @@ def test_sorting_and_searching(opened, pages):
         wanted = sorted((float(row["best_score"]) for row in scored), reverse=direction)[:25]
         assert [float(rows[name]["best_score"]) for name in column(page, 1)] == wanted
     page.get_by_role("button", name="Last").click()
-    assert column(page, len(CONTIG_COLUMNS)) == ["unscored"] * 25, "those without a score are last, either way"
+    assert column(page, CALL) == ["unscored"] * 25, "those without a score are last, either way"
     best.click()
     assert best.locator("..").get_attribute("aria-sort") is None
     assert [float(rows[name]["mean_score"]) for name in column(page, 1)] == means, "as at first"
@@ -76,6 +77,27 @@ def test_sorting_and_searching(opened, pages):
     assert sorted(column(page, 1)) == sorted(name for name in found if rows[name]["call"] == "viral")
     page.get_by_label("Search names").fill("no such")
     assert page.locator("#shown").inner_text() == "No contig matches." and column(page, 1) == []
+
+
+def test_ambiguous_contigs_and_their_reasons(opened, pages):
+    path = pages(300, calibrated=True)
+    page = opened(path, viewport={"width": 1200, "height": 900})
+    keep(page, "calibrated", full_page=True)
+    rows = table_of(path)
+    page.locator("#call").select_option("ambiguous")
+    page.get_by_label("Rows").select_option("500")
+    ambiguous = [row for row in rows if row["call"] == "ambiguous"]
+    assert len(column(page, 1)) == len(ambiguous) > 20 and set(column(page, CALL)) == {"ambiguous"}
+    page.locator("#call").select_option("")
+    reason = page.get_by_role("button", name="reason")
+    reason.click()
+    given = sorted(row["reason"] for row in rows if row["reason"])
+    assert column(page, REASON) == [text.replace(",", ", ") for text in given] + [""] * (300 - len(given)), (
+        "text, none last"
+    )
+    assert page.locator(".look li").count() > 20
+    curve = [point.bounding_box() for point in page.locator("circle").all()]
+    assert len(curve) == 2 and curve[0]["x"] < curve[1]["x"] and curve[0]["y"] > curve[1]["y"]
 
 
 @pytest.mark.parametrize(("button", "separator"), [("Download TSV", "\t"), ("Download CSV", ",")])
@@ -126,8 +148,9 @@ def luminance(page, selector: str, what: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_in_light_and_dark(opened, pages, scheme):
-    page = opened(pages(300), color_scheme=scheme, viewport={"width": 1200, "height": 900})
-    keep(page, scheme, full_page=True)
+    page = opened(pages(300, calibrated=True), color_scheme=scheme, viewport={"width": 1200, "height": 900})
+    page.get_by_label("Rows").select_option("500")
+    keep(page, f"calibrated-{scheme}", full_page=True)
     ground = luminance(page, "body", "backgroundColor")
     assert (ground > 0.9) == (scheme == "light")
     for selector, what, least in (
@@ -135,7 +158,9 @@ def test_contrast_in_light_and_dark(opened, pages, scheme):
         (".quiet", "color", 4.5),
         ("nav a", "color", 4.5),
         ("td.call-viral", "color", 4.5),
+        ("td.call-ambiguous", "color", 4.5),
         ("rect.viral", "fill", 3),
+        ("rect.ambiguous", "fill", 3),
         ("rect.other", "fill", 3),
         ("rect.none", "fill", 3),
     ):
@@ -155,7 +180,7 @@ def test_print(opened, pages, tmp_path):
 
 
 def test_narrow_screen_scrolls_tables_only(opened, pages):
-    page = opened(pages(300), viewport={"width": 390, "height": 800})
+    page = opened(pages(300, calibrated=True), viewport={"width": 390, "height": 800})
     keep(page, "narrow", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

@@ -38,7 +38,9 @@ GPU = ("set-resources:", "embed_dnabert_s: &gpu", "slurm_partition: gpu", "embed
 
 
 def start(folder: Path, profile: Path, *arguments: str) -> subprocess.Popen:
-    words = command("--workflow-profile", str(profile), *HERE, *arguments, config={"shard_frames": 120})
+    words = command(
+        "--workflow-profile", str(profile), *HERE, *arguments, config={"shard_frames": 120, "partial_frames": "false"}
+    )
     cores = words.index("--cores")
     del words[cores : cores + 2]
     with open(folder / OUTPUT, "w") as output:

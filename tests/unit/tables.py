@@ -4,38 +4,46 @@ import numpy as np
 
 from virnucpro.calls.blocks import MAX_CHUNKS, blocks
 from virnucpro.calls.rows import BlockRows
+from virnucpro.calls.rules import Rules
 from virnucpro.calls.tables import TablePaths, Tables
 from virnucpro.result_tables import CONTIG_COLUMNS
+from virnucpro.sequences.records import RecordRow
 
 
 class Frames:
-    """Stands for a sample's embeddings: ids, and scores in the place of vectors."""
+    """Stands for a sample's embeddings: ids, and scores in the place of vectors; (id, score_virus) or (id, others, virus)."""
 
-    def __init__(self, ids, scores, rows):
-        self.ids, self.scores, self.rows, self.count = ids, scores, rows, len(ids)
+    def __init__(self, frames, rows=1000):
+        scores = [(1 - frame[1], frame[1]) if len(frame) == 2 else frame[1:] for frame in frames]
+        self.names, self.rows, self.count = [frame[0] for frame in frames], rows, len(frames)
+        self.scores = np.array(scores, np.float32).reshape(-1, 2)
 
     def windows(self):
         return [slice(at, min(at + self.rows, self.count)) for at in range(0, self.count, self.rows)]
 
+    def ids(self, window):
+        return self.names[window]
+
     def read(self, window):
-        return self.ids[window], self.scores[window]
+        return self.names[window], self.scores[window]
 
 
-def tables_of(folder, records, frames, chunk_length=500, threshold=0.5, batch=3, max_chunks=MAX_CHUNKS, ending=""):
-    """Write tables for (id, score_virus) or (id, others, virus) frames; returns paths and counts."""
+def tables_of(folder, records, frames, batch=3, max_chunks=MAX_CHUNKS, ending="", partial=None, **rules):
+    """Write tables of (name, length) records and their frames, and partial ones if these are scored; returns paths, counts."""
     paths = TablePaths(
         *(folder / f"{name}{ending}" for name in ("predictions", "chunks", "contigs", "results", "highest"))
     )
-    scores = [(1 - frame[1], frame[1]) if len(frame) == 2 else frame[1:] for frame in frames]
-    sample = Frames([frame[0] for frame in frames], np.array(scores, np.float32).reshape(-1, 2), batch)
-    return paths, write(paths, records, sample, chunk_length, threshold, max_chunks)
+    return paths, write(paths, records, Frames(frames, batch), max_chunks, partial, **rules)
 
 
-def write(paths, records, sample, chunk_length=500, threshold=0.5, max_chunks=MAX_CHUNKS):
+def write(paths, records, sample, max_chunks=MAX_CHUNKS, partial=None, **rules):
     """Write the tables of a sample, block by block; returns the counts."""
-    with Tables(paths, threshold) as tables:
-        for block in blocks(sample, iter(records), chunk_length, max_chunks):
-            rows = BlockRows(block, chunk_length, threshold)
+    rules, rest = Rules(**rules), Frames(partial or [])
+    records = (record if len(record) > 2 else RecordRow(*record, "x.fa", 0.5, 0.0, 0.0) for record in records)
+    with Tables(paths, rules) as tables:
+        for block in blocks(sample, rest, records, rules.chunk_length, max_chunks):
+            rows = BlockRows(block, rules, partial is not None)
+            rows.add_partial(*rest.read(block.partial))
             rows.add(*sample.read(block.rows))
             tables.add(rows.finish())
         return tables.finish()

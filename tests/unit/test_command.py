@@ -114,6 +114,8 @@ def test_a_wrong_model_or_switch_is_refused_before_the_workflow_starts(files, mo
         ["provenance", ""],
         ["config", "init", ""],
         ["classifier", "import", "a.pth", ""],
+        ["classifier", "calibrate", "", "t.tsv"],
+        ["classifier", "calibrate", "mini-500", ""],
     ],
 )
 def test_an_empty_path_is_refused_by_its_name(files, monkeypatch, words):
@@ -145,10 +147,32 @@ def test_a_label_table_is_checked_before_anything_runs(files, monkeypatch):
         "fasta\tlabel\ngone.fa\t1\n": "gone.fa: no such file",
     }.items():
         (files / "t.tsv").write_text(content)
-        for command in ("train", "evaluate"):
-            done = invoke(command, "t.tsv", "-o", "out")
+        for command in (["train"], ["evaluate"], ["classifier", "calibrate", "mini-500"]):
+            done = invoke(*command, "t.tsv", "-o", "out")
             assert isinstance(done.exception, InputError) and says in str(done.exception)
     assert not (files / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "partial"),
+    [
+        ([], "true"),
+        (["--partial-frames=false"], "false"),
+        (["--configfile=no.yaml"], "false"),
+        (["--configfile=auto.yaml"], "true"),
+    ],
+)
+def test_calibrating_scores_partial_frames_unless_told_otherwise(files, monkeypatch, options, partial):
+    started = []
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda work, arguments: started.append(arguments) or 0)
+    (files / "t.tsv").write_text("id\tlabel\tgroup\nr\t1\tg\n")
+    (files / "no.yaml").write_text("partial_frames: false\nlabels: other.tsv\n")
+    (files / "auto.yaml").write_text("partial_frames: auto\nclassifier: mini-300\n")
+    done = invoke("classifier", "calibrate", "mini-500", "t.tsv", "-o", "out", *options)
+    assert not done.exception, done.exception
+    settings = resolve(read_config(files / "out" / "config.yaml"))
+    assert (settings.partial_frames, settings.classifier) == (partial, "mini-500")
+    assert (started[0][0], settings.labels) == ("calibrate", str(files / "t.tsv"))
 
 
 def test_a_file_where_the_samples_folder_has_to_be(files, monkeypatch):

@@ -29,7 +29,7 @@ FOLDERS = ("config", "containers", "training")
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / folder / "README.md" for folder in FOLDERS)]
 )
-TARGETS = {"all", "all_dnabert_s", "all_esm2", "all_embeddings", "train", "evaluate", "check"}
+TARGETS = {"all", "all_dnabert_s", "all_esm2", "all_embeddings", "train", "evaluate", "calibrate", "check"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

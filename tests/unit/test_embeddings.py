@@ -126,10 +126,11 @@ def parts(tmp_path):
     shards.mkdir()
     entry = {"sha": "abc", "frames": len(IDS), "bases": 1, "residues": 1, "fna_sha256": "", "faa_sha256": ""}
     manifest = {"format": 2, "chunk_length": 500, "shard_frames": 9, "rna_as_dna": True, "frames": len(IDS)}
-    manifest |= {"samples": {"s": {"first": 0, "frames": len(IDS)}}, "shards": [entry]}
+    place = {"first": {"frames": 0, "partial": 0}, "frames": len(IDS), "partial": 0}
+    manifest |= {"partial": 0, "samples": {"s": place}, "shards": [entry], "partial_shards": []}
     (shards / "samples" / "s").mkdir(parents=True)
     (shards / "manifest.json").write_text(json.dumps(manifest))
-    own = {"chunk_length": 500, "records": 1, "bases": 1, "chunks": 5, "frames": len(IDS), "files": []}
+    own = {"chunk_length": 500, "records": 1, "bases": 1, "chunks": 5, "frames": len(IDS), "partial": 0, "files": []}
     (shards / "samples" / "s" / "manifest.json").write_text(json.dumps(own))
     dna = write_encoder(
         DNABERT(DNABERTConfig(1, 16, 1, 16), tokenizer_json=bpe(["ACGT"])), tmp_path / "dna.st", name="d"

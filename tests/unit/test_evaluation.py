@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from tests.unit.tables import tables_of
-from virnucpro.classifier.evaluation import Label, Labelled, evaluate, evaluate_from_table
+from virnucpro.classifier.evaluation import evaluate, evaluate_from_table
+from virnucpro.classifier.labels import Label, Labelled
 from virnucpro.classifier.metrics import METRICS, binary_metrics, calibration_error, reliability
 from virnucpro.errors import InputError, StorageError
 

@@ -48,7 +48,7 @@ def test_keys_of_the_summary(results):
 
 
 def test_datasets(tmp_path):
-    with create_merged(tmp_path / "e.h5", 0, 2, 2, {}, digests=True):
+    with create_merged(tmp_path / "e.h5", 0, 2, 2, {}, digests=True, partial=0):
         pass
     with h5py.File(tmp_path / "e.h5") as file:
         assert sorted(documented("embeddings.h5")) == sorted(file)

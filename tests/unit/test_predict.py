@@ -13,6 +13,7 @@ import torch
 from tests.unit.tables import column, read
 from virnucpro import installation
 from virnucpro.calls.predict import Outputs, predict
+from virnucpro.calls.rules import Rules
 from virnucpro.classifier.importer import import_original
 from virnucpro.classifier.model import Classifier, write_classifier
 from virnucpro.classifier.spec import ClassifierSpec
@@ -57,6 +58,7 @@ def write_run(folder, ids, features, dna_width, records=None, chunk_length=500, 
         "bases": sum(length for _, length in records),
         "chunks": sum(len(chunk_starts(length, chunk_length)) for _, length in records),
         "frames": len(ids),
+        "partial": 0,
         "skipped_records": 0,
         "rna_records": 0,
         "u_ignored_records": 0,
@@ -66,13 +68,15 @@ def write_run(folder, ids, features, dna_width, records=None, chunk_length=500, 
     }
     shard = {"sha": "ab", "frames": whole["frames"]}
     unit = {"format": 2, "shard_frames": 10, "chunk_length": chunk_length, "rna_as_dna": True, "shards": [shard]}
-    unit |= {"frames": whole["frames"], "samples": {"s": {"first": 0, "frames": whole["frames"]}}}
+    counts = {kind: whole[kind] for kind in ("frames", "partial")}
+    place = {"first": {"frames": 0, "partial": 0}, **counts}
+    unit |= {**counts, "samples": {"s": place}, "partial_shards": []}
     sample = folder / "shards" / "samples" / "s"
     sample.mkdir(parents=True, exist_ok=True)
     (folder / "shards" / "manifest.json").write_text(json.dumps(unit))
     (sample / "manifest.json").write_text(json.dumps(whole))
-    lines = "".join(f"{record}\t{length}\tinput.fa\n" for record, length in records)
-    (sample / "records.tsv").write_text("record\tlength\tfile\n" + lines)
+    lines = "".join(f"{record}\t{length}\tinput.fa\t0.5\t0.0\t0.0\n" for record, length in records)
+    (sample / "records.tsv").write_text("record\tlength\tfile\tgc\tn_share\tlow_complexity\n" + lines)
 
 
 def outputs_in(folder):
@@ -88,6 +92,7 @@ def run(folder, output, **changes):
         "shards": folder / "shards",
         "sample": "s",
         "outputs": outputs_in(output),
+        "rules": Rules(),
     }
     summary = predict(**given | changes)
     return given["outputs"], summary
@@ -198,7 +203,7 @@ def test_all_tables_agree_with_one_another(original, tmp_path):
     assert (summary["frames"], summary["chunks"], summary["records"]) == (len(frames), len(chunks), len(contigs))
     assert sum(int(chunk["open_frames"]) for chunk in chunks) == len(frames)
     assert sum(int(contig["viral_chunks"]) for contig in contigs) == summary["viral_chunks"]
-    assert [c["chunk_id"] for c in chunks if c["call"] == "no_open_frame"]
+    assert [c["chunk_id"] for c in chunks if c["call"] == "unscored"]
     assert {c["call"] for c in contigs if c["record"] == "noframe"} == {"unscored"}
     records = {record.id: record.sequence for record in read_fasta(PARITY / "input.fa")}
     nucleotides = (EXPECTED / "input_identified_nucleotide.fa").read_text().split()
@@ -266,7 +271,7 @@ def test_values_that_are_not_finite_never_pass(tmp_path, monkeypatch, value):
 def test_other_chunk_length_or_encoders(tmp_path):
     given_ = small(tmp_path)
     with pytest.raises(StorageError, match="500-base chunks, the run has 300"):
-        run(**given_, chunk_length=300)
+        run(**given_, rules=Rules(chunk_length=300))
     write_classifier(tmp_path / "classifier", Classifier(9, 4), ClassifierSpec("c", 9, 4))
     with pytest.raises(ModelError, match="takes 9 inputs, but dna gives 2 and protein gives 1"):
         run(**given_)
@@ -274,7 +279,7 @@ def test_other_chunk_length_or_encoders(tmp_path):
 
 def test_no_frames_at_all(tmp_path):
     outputs, summary = run(**small(tmp_path, [], records=[("a", 60), ("b", 1200)]))
-    assert column(outputs.chunks, "call") == ["no_open_frame"] * 4
+    assert column(outputs.chunks, "call") == ["unscored"] * 4
     assert column(outputs.contigs, "call") == ["unscored"] * 2
     assert not read(outputs.predictions) and not read(outputs.results)
     assert outputs.highest.read_text() == "Modified_ID\tIs_Virus\n"

@@ -52,12 +52,12 @@ def same(paths: list[Path], folder: Path, empty: str = "skip") -> str | None:
     }
     assert manifest["skipped_records"] == counts.empty_records
     rows = list(iter_records(folder / "shards", "s"))
-    assert len(rows) == counts.records and sum(length for _, length, _ in rows) == counts.bases
-    assert {file for _, _, file in rows} <= set(map(str, paths))
+    assert len(rows) == counts.records and sum(row.length for row in rows) == counts.bases
+    assert {row.file for row in rows} <= set(map(str, paths))
     frames = [read_shard(folder / "shards" / f"{shard['sha']}.faa") for shard in manifest["shards"]]
     assert sum(len(ids) for ids, _ in frames) == counts.open_frames
     assert sum(len(text) for _, texts in frames for text in texts) == counts.residues
-    chunks = {f"{record}_chunk_{n + 1}" for record, length, _ in rows for n in range(-(-length // 9))}
+    chunks = {f"{record}_chunk_{n + 1}" for record, length, *_ in rows for n in range(-(-length // 9))}
     assert {name[:-2] for ids, _ in frames for name in ids} <= chunks
     return None
 
@@ -195,7 +195,7 @@ def test_what_is_well_formed_is_read(tmp_path_factory, records, end):
         content = "".join(f">{name}{end}{text}{end}" for name, text in records.items()).encode()
         (folder / "x.fa").write_bytes(content)
         assert same([folder / "x.fa"], folder) is None
-        rows = [(name, length) for name, length, _ in iter_records(folder / "shards", "s")]
+        rows = [(name, length) for name, length, *_ in iter_records(folder / "shards", "s")]
         assert rows == [(name, len(text)) for name, text in records.items() if text]
 
 
@@ -208,7 +208,7 @@ def test_duplicates_are_found_in_bounded_passes(tmp_path, monkeypatch, repeat):
         rows.append((f"id{repeat}", "last"))
     check = records.DuplicateCheck(tmp_path)
     tracemalloc.start()
-    for name, _ in rows:
+    for name, *_ in rows:
         check.add([name])
     found = check.first(iter(rows))
     peak = tracemalloc.get_traced_memory()[1]

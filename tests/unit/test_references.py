@@ -30,14 +30,16 @@ from virnucpro.embeddings.store import (
 )
 from virnucpro.errors import ConfigError, StorageError
 from virnucpro.provenance import read_provenance
+from virnucpro.sequences.shards import FRAMES
 
 DIGESTS = np.arange(16 * len(IDS), dtype=np.uint8).reshape(-1, 16)
 
 
 def run_merge(folder: Path, first: int = 0, frames: int = len(IDS), **options) -> MergedEmbeddings:
     """Of a sample that has so many frames of the shard, from row ``first`` on."""
+    place = {"first": {"frames": first, "partial": 0}, "frames": frames, "partial": 0}
     for path, key, value in (
-        (folder / "shards" / "manifest.json", "samples", {"s": {"first": first, "frames": frames}}),
+        (folder / "shards" / "manifest.json", "samples", {"s": place}),
         (folder / "shards" / "samples" / "s" / "manifest.json", "frames", frames),
     ):
         path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
@@ -275,7 +277,7 @@ def test_many_shards_read_in_any_windows_by_several_threads(tmp_path):
             with open_shard(path) as file:
                 sources[role].append(Source(path.name, 0, count, count, file.attrs["id"]))
         at += count
-    with create_merged(tmp_path / "e.h5", at, 3, 4, {}, sources=sources) as file:
+    with create_merged(tmp_path / "e.h5", at, 3, 4, {}, sources={FRAMES: sources}) as file:
         file["ids"][:] = ids
     merged, expected = MergedEmbeddings(tmp_path / "e.h5"), np.hstack([*rows.values()]).astype(np.float32)
     with ThreadPoolExecutor(4) as pool:
@@ -334,7 +336,9 @@ def test_bytes_a_frame(tmp_path, kind, limit):
         write_shard(path, ids, rows, {}, rng.integers(0, 256, (count, 16), np.uint8), kind)
         with open_shard(path) as file:
             sources[role] = [Source(path.name, 0, count, count, file.attrs["id"])]
-    with create_merged(tmp_path / "e.h5", count, 768, 2560, {}, sources=sources, digests=True, vectors=kind) as merged:
+    with create_merged(
+        tmp_path / "e.h5", count, 768, 2560, {}, sources={FRAMES: sources}, digests=True, vectors=kind
+    ) as merged:
         merged["ids"][:] = ids
     size = sum(path.stat().st_size for path in tmp_path.glob("*.h5"))
     print(f"{kind}: {size / count:,.0f} bytes a frame")

@@ -9,30 +9,24 @@ import re
 import h5py
 import pytest
 
-from tests.unit.report_fixtures import ARCHITECTURES, FASTAS, write_sample
+from tests.unit.report_fixtures import ARCHITECTURES, page_of, paragraph_in, write_sample
 from virnucpro.errors import StorageError
-from virnucpro.provenance import read_provenance
 from virnucpro.report import methods, tables, timing
-from virnucpro.report.page import duration, write_run_page, write_sample_page
-
-
-def page_of(folder) -> str:
-    provenance, check = read_provenance(folder / "embeddings.h5"), folder.parent / "check.json"
-    said = check.read_text() if check.exists() else None
-    write_sample_page(folder, "s", FASTAS, folder / "report.html", provenance, said)
-    return (folder / "report.html").read_text()
+from virnucpro.report.page import duration, write_run_page
 
 
 def data_in(page: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page).group(1))
 
 
-def test_a_page_holds_its_facts_and_asks_nobody(tmp_path):
-    page = page_of(write_sample(tmp_path, 30))
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_page_holds_its_facts_and_asks_nobody(tmp_path, calibrated):
+    page = page_of(write_sample(tmp_path, 30, calibrated=calibrated))
     data = data_in(page)
-    assert len(data["record"]) == 30
-    means = [mean for mean in data["mean_score"] if mean is not None]
-    assert means == sorted(means, reverse=True) and data["mean_score"][-3:] == [None] * 3
+    assert len(data["record"]) == 30 and data["reason"][-1] == "no_scored_chunk"
+    order = data["logit" if calibrated else "mean_score"]
+    values = [value for value in order if value is not None]
+    assert values == sorted(values, reverse=True) and order[-3:] == [None] * 3
     text = html.unescape(page)
     for fact in ("/data/reads & contigs.fa", "VIRNUCPRO_DISABLE_FP16", "9.1.2", "c" * 64, "10.1093/bib/bbaf224"):
         assert fact in text
@@ -95,8 +89,8 @@ def test_vectors_that_were_known_count_for_no_speed(tmp_path):
 
 def test_a_contig_longer_than_its_picture(tmp_path):
     folder = write_sample(tmp_path, 2, chunks=2000)
-    chosen = tables.read_contigs(folder / "contigs.tsv").drawn
-    chunks = tables.read_chunks(folder / "chunks.tsv", chosen)
+    chosen = tables.read_contigs(folder / "contigs.tsv", by_score=True).drawn
+    chunks = tables.read_chunks(folder / "chunks.tsv", chosen, by_score=True)
     for drawn in chunks.drawn:
         assert len(drawn.bars) == tables.MAX_BARS
         assert sum(bar.chunks for bar in drawn.bars) == 2000
@@ -107,13 +101,13 @@ def test_a_contig_longer_than_its_picture(tmp_path):
 
 def test_the_table_is_bounded_in_rows_and_bytes(tmp_path, monkeypatch):
     folder = write_sample(tmp_path, 50)
-    everything = tables.read_contigs(folder / "contigs.tsv")
-    monkeypatch.setattr(tables, "MAX_LISTED_BYTES", 600)
-    some = tables.read_contigs(folder / "contigs.tsv")
+    everything = tables.read_contigs(folder / "contigs.tsv", by_score=True)
+    monkeypatch.setattr(tables, "MAX_LISTED_BYTES", 1000)
+    some = tables.read_contigs(folder / "contigs.tsv", by_score=True)
     assert 1 < len(some.listed) < 12 and some.listed == everything.listed[: len(some.listed)]
-    assert some.scores == everything.scores and sum(some.scores) == 45
+    assert some.scores.counts == everything.scores.counts and sum(some.scores.totals) == 45
     monkeypatch.setattr(tables, "MAX_LISTED_CONTIGS", 3)
-    assert len(tables.read_contigs(folder / "contigs.tsv").listed) == 3
+    assert len(tables.read_contigs(folder / "contigs.tsv", by_score=True).listed) == 3
     assert "The 3 contigs with the highest mean score of 50" in page_of(folder)
 
 
@@ -131,7 +125,7 @@ def test_methods_say_what_ran(tmp_path):
     folder = write_sample(tmp_path, 20)
     page = html.unescape(page_of(folder))
     summary = json.loads((folder / "summary.json").read_text())
-    paragraph = re.search(r'<p id="methods" class="paste">(.*?)</p>', page, re.DOTALL).group(1)
+    paragraph = paragraph_in(page)
     for fact in (
         "The 20 sequences (40,000 bases)",
         "Snakemake 9.1.2",
@@ -192,10 +186,12 @@ def test_what_is_cited_is_what_ran(tmp_path):
 
 
 def test_page_of_a_run(tmp_path):
-    samples = {name: write_sample(tmp_path, 10 * at, name) / "summary.json" for at, name in enumerate(("a", "b"), 1)}
-    write_run_page(samples, tmp_path / "report.html")
+    folders = {"a": write_sample(tmp_path, 10, "a"), "b": write_sample(tmp_path, 20, "b", calibrated=True)}
+    write_run_page({name: folder / "summary.json" for name, folder in folders.items()}, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert re.findall(r'<a href="(\w/report.html)">', page) == ["a/report.html", "b/report.html"]
+    ambiguous = json.loads((folders["b"] / "summary.json").read_text())["ambiguous_records"]
+    assert ambiguous and f'title="{ambiguous} ({5 * ambiguous:.1f} %) ambiguous"' in page
 
 
 def test_small_encoders_are_a_first_look(tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.unit.report_fixtures import write_sample
+from tests.unit.report_fixtures import change, write_sample
 from virnucpro.report import run_summary as module
 from virnucpro.report.run_summary import run_summary
 
@@ -21,6 +21,27 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
     assert total.endswith(f": {frames / 20:,.1f} frames/s per device")
     monkeypatch.setattr(module, "MAX_LISTED_SAMPLES", 1)
     assert run_summary(tmp_path, ["a", "b"]).splitlines()[1] == "and 1 samples more"
+
+
+def test_ambiguous_sequences_are_counted_apart(tmp_path):
+    for sample, viral, ambiguous in (("a", 5, 2), ("b", 1, 0)):
+        folder = change(
+            write_sample(tmp_path, 18, sample),
+            viral_records=viral,
+            ambiguous_records=ambiguous,
+            partial_chunks=7,
+            frames=100,
+        )
+        (folder / "report.html").touch()
+    first, second, total = run_summary(tmp_path, ["a", "b"]).splitlines()
+    assert first.startswith("a: 5 of 18 sequences viral, 2 ambiguous, ") and second.startswith(
+        "b: 1 of 18 sequences viral, /"
+    )
+    assert total.startswith("6 of 36 sequences viral, 2 ambiguous; 214 frames embedded"), "partial ones, too"
+    summary = json.loads((folder / "summary.json").read_text())
+    former = {key: value for key, value in summary.items() if key not in ("ambiguous_records", "partial_chunks")}
+    (folder / "summary.json").write_text(json.dumps(former))
+    assert "1 of 18 sequences viral; 100 frames" in run_summary(tmp_path, ["b"]), "of version 0.1"
 
 
 def test_without_vectors_there_is_no_cost(tmp_path):

@@ -31,7 +31,7 @@ def test_the_schema_is_made_of_the_options():
     kinds = {
         key: found[key].get("type") for key in ("samples", "tokens_per_batch", "compile", "threshold", "precision")
     }
-    assert list(kinds.values()) == [["string", "null"], ["integer", "string"], "boolean", "number", None]
+    assert list(kinds.values()) == [["string", "null"], ["integer", "string"], "boolean", ["number", "null"], None]
     assert found["contrasts"]["type"] == "object" and found["precision"]["enum"][:2] == ["auto", "fp32"]
     Draft202012Validator.check_schema(schema())
 

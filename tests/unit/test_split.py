@@ -66,9 +66,9 @@ def test_manifest_and_records(tmp_path):
     assert manifest["chunks"] == sum(len(chunk_starts(len(record.sequence), 500)) for record in records)
     assert manifest["frames"] == 50 == sum(shard["frames"] for shard in manifest["shards"])
     assert manifest["skipped_records"] == 0 and manifest["files"] == [str(PARITY / "input.fa")]
-    assert list(iter_records(folder, "s")) == [(r.id, len(r.sequence), str(r.file)) for r in records]
+    assert [row[:3] for row in iter_records(folder, "s")] == [(r.id, len(r.sequence), str(r.file)) for r in records]
     stored = {path.name for path in folder.iterdir()}
-    assert stored == {"manifest.json", "samples"} | {n + s for n in names(folder) for s in (".fna", ".faa")}
+    assert stored == {"manifest.json", "samples", "partial"} | {n + s for n in names(folder) for s in (".fna", ".faa")}
     assert {path.name for path in (folder / "samples" / "s").iterdir()} == {"manifest.json", "records.tsv"}
     for shard in manifest["shards"]:
         ids, dna = read_shard(folder / f"{shard['sha']}.fna")
@@ -85,7 +85,7 @@ def test_every_frame_once_and_in_order(tmp_path, shard_frames):
         (f"{name}_chunk_{chunk + 1}{FRAME_NAMES[frame]}", protein)
         for name, sequence in records
         for batch in stop_free_frames([sequence.encode()], 300)
-        for chunk, frame, protein in zip(batch.chunk, batch.frame, batch.proteins, strict=True)
+        for chunk, frame, protein in zip(batch.frames.chunk, batch.frames.frame, batch.frames.proteins, strict=True)
     ]
     found, chunks = [], []
     for shard in manifest["shards"]:
@@ -149,7 +149,7 @@ def test_no_frame_at_all_is_no_error(tmp_path):
     manifest = split([write(tmp_path / "x.fa", [("a", stops), ("b", "AC")])], tmp_path / "shards", 500, 20)
     assert manifest["frames"] == 0 and manifest["shards"] == [] and manifest["chunks"] == 3
     assert [record for record, *_ in iter_records(tmp_path / "shards", "s")] == ["a", "b"]
-    assert {path.name for path in (tmp_path / "shards").iterdir()} == {"manifest.json", "samples"}
+    assert {path.name for path in (tmp_path / "shards").iterdir()} == {"manifest.json", "samples", "partial"}
 
 
 def test_empty_records(tmp_path, caplog):

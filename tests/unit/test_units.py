@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.workflow.conftest import coding, fasta
 from virnucpro.errors import InputError
 from virnucpro.provenance import other_options
+from virnucpro.sequences.shards import KINDS
 from virnucpro.sequences.split import (
     changed_inputs,
     iter_records,
@@ -20,6 +21,7 @@ from virnucpro.sequences.split import (
     read_sample,
     read_shard,
     refusals,
+    shard_folder,
     split_samples,
 )
 from virnucpro.sequences.units import units_of
@@ -80,13 +82,16 @@ def test_a_sample_of_several_has_its_rows(shared):
         split_samples({name: samples[name]}, alone, 300, 4)
         rows = {}
         for place in (folder, alone):
-            pieces = read_sample(place, name)["pieces"]
-            frames = [
-                list(zip(*read_shard(place / f"{piece['sha']}.fna"), strict=True))[piece["first"] :][: piece["frames"]]
-                for piece in pieces
-            ]
-            rows[place] = [frame for part in frames for frame in part]
-        assert rows[folder] == rows[alone] and len(rows[alone]) == read_manifest(alone)["frames"]
+            for kind, pieces in read_sample(place, name)["pieces"].items():
+                texts = [read_shard(shard_folder(place, kind) / f"{piece['sha']}.fna") for piece in pieces]
+                frames = [
+                    list(zip(*text, strict=True))[piece["first"] :][: piece["frames"]]
+                    for text, piece in zip(texts, pieces, strict=True)
+                ]
+                rows[place, kind] = [frame for part in frames for frame in part]
+        for kind in KINDS:
+            assert rows[folder, kind] == rows[alone, kind]
+            assert len(rows[alone, kind]) == read_manifest(alone)[kind]
         assert list(iter_records(folder, name)) == list(iter_records(alone, name))
         own = [place / "samples" / name / "manifest.json" for place in (folder, alone)]
         assert own[0].read_bytes() == own[1].read_bytes(), "it depends on the sample alone"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import subprocess
+import sys
 
 import h5py
 
-from tests.workflow.runner import ROOT, snakemake
+from tests.workflow.runner import ROOT, environment, snakemake
 
 
 def test_default_run_gives_every_result(tmp_path):
@@ -27,6 +29,18 @@ def test_default_run_gives_every_result(tmp_path):
     assert [row["record"] for row in table["contigs"]] == headers
     assert len(table["chunks"]) == summary["chunks"] == sum(int(row["chunks"]) for row in table["contigs"])
     assert len(table["predictions"]) == summary["frames"] == sum(int(row["open_frames"]) for row in table["chunks"])
+    kinds = [row["kind"] for row in table["chunks"]]
+    assert summary["scored_chunks"] == len(kinds) - kinds.count("") and kinds.count("") == 1
+    assert kinds.count("partial") == summary["partial_chunks"] > summary["chunks"] / 2
+    calls = {row["record"]: row["call"] for row in table["contigs"]}
+    with open(ROOT / "resources/example/labels.tsv") as file:
+        labels = {row["id"]: row["label"] for row in csv.DictReader(file, delimiter="\t")}
+    assert {calls[record] for record, label in labels.items() if label == "non-viral"} == {"non-viral"}
+    assert {calls[record] for record, label in labels.items() if label == "viral"} == {"viral", "ambiguous"}
+    (phage,) = (row for row in table["contigs"] if row["record"] == "NC_001416.1")
+    assert phage["call"] == "viral" or phage["reason"] == "between_thresholds"
+    assert all(0 <= float(row["probability"]) <= 1 for row in table["contigs"])
+    assert summary["prevalence"]["reason"], "18 contigs tell no prevalence"
     viral = [row["record"] for row in table["contigs"] if row["call"] == "viral"]
     found = [line[1:].split()[0] for line in gzip.open(folder / "viral.fasta.gz", "rt") if line[0] == ">"]
     assert found == viral
@@ -40,3 +54,10 @@ def test_default_run_gives_every_result(tmp_path):
     jobs = provenance["shards"]
     assert all(provenance["jobs"][rule]["job_seconds"] > 0 for rule in ("split", "merge"))
     assert all(job["seconds"] < job["job_seconds"] < 600 and 100 < job["max_rss"] < 4000 for job in jobs)
+
+
+def test_the_catalogues_test():
+    """What the Snakemake workflow catalog looks for."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory", ".test", "--dry-run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0 and "prepare_encoder" in done.stdout + done.stderr, done.stderr

@@ -43,7 +43,7 @@ def test_it_runs_from_another_folder(command, tmp_path):
         return done.stdout
 
     (tmp_path / "mine.fa").write_bytes((ROOT / "resources/example/contigs.fa").read_bytes())
-    assert "threshold: 0.5" in run("config", "show")
+    assert "calls: balanced" in run("config", "show")
     where = run("doctor", "mine.fa", "--no-measure")
     assert str(command.parents[1]) in where and str(ROOT / "resources") not in where
     assert run("predict", "mine.fa", "-o", "out", "-c", "2").strip() == str(tmp_path / "out/mine/report.html")

@@ -70,7 +70,7 @@ class Pool:
         found: dict[str, set[bytes]] = {}
         for encoder, suffix in SUFFIXES.items():
             found[encoder] = set()
-            for piece in (piece for sample in samples for piece in read_sample(shards, sample)["pieces"]):
+            for piece in (piece for sample in samples for piece in read_sample(shards, sample)["pieces"]["frames"]):
                 _, letters = read_shard(shards / f"{piece['sha']}.{suffix}")
                 found[encoder].update(letters[piece["first"] : piece["first"] + piece["frames"]])
         return found

@@ -95,7 +95,7 @@ class Disturbed(Project):
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(5, marks=pytest.mark.ci), pytest.param(100, marks=pytest.mark.soak)], ids=["5", "100"]
+    "kills", [pytest.param(3, marks=pytest.mark.ci), pytest.param(100, marks=pytest.mark.soak)], ids=["3", "100"]
 )
 def test_kill_at_random_moments(tmp_path, tiny, kills):
     seed = int(os.environ.get("VIRNUCPRO_TEST_SEED", random.randrange(10**6)))

@@ -69,7 +69,10 @@ def test_names_survive_in_pandas_as_the_manual_reads_them(folder, monkeypatch):
         frame = found["contigs"]
         assert frame["record"].tolist() == column(results / f"{name}.tsv", "record")
         assert frame.columns.tolist() == list(read(results / f"{name}.tsv")[0])
-        texts = {"record", "call", "chunk_id", "best_frame", "frame_id", "strand", "frame", "label"}
+        texts = {"record", "call", "chunk_id", "best_frame", "frame_id", "strand", "frame", "label"} | {
+            "kind",
+            "reason",
+        }
         assert all((frame[key].dtype.kind in "if") != (key in texts) for key in frame.columns), frame.dtypes
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.workflow.conftest import Models, fasta
 from tests.workflow.runner import environment, snakemake
 from virnucpro.classifier.spec import read_classifier_spec
+from virnucpro.outputs import TARGETS
 from virnucpro.provenance import read_provenance
 
 
@@ -111,6 +112,43 @@ def test_the_command_evaluates_the_same(trained, tiny):
     assert (trained / "results/evaluation/metrics.tsv").read_bytes() == measured
 
 
+def test_a_classifier_is_calibrated_and_used(trained, tiny, tmp_path):
+    """By the command, on files of other sequences, of which a third have a stop in all frames of each chunk."""
+    stops = "TTAATTAATTAA"
+    for name, seed, codons in (("phage", 3, ["GCT", "GAA", "CTG"]), ("host", 4, ["AAA", "TTC", "ACA"])):
+        records = sequences(seed, 24, codons)
+        for record in list(records)[::3]:
+            records[record] = "".join(
+                piece[:140] + stops + piece[152:] for piece in (records[record][:300], records[record][300:])
+            )
+        (tmp_path / f"{name}.fa").write_text(fasta(records))
+    (tmp_path / "labels.tsv").write_text("fasta\tlabel\tcategory\nphage.fa\tviral\tphage\nhost.fa\t0\thost\n")
+    classifier = trained / "results/training/classifier.safetensors"
+    options = tiny.config() | {"shard_frames": 1000}
+    done = subprocess.run(
+        [sys.executable, "-m", "virnucpro", "classifier", "calibrate", str(classifier), "labels.tsv", "-o", "results", "-c", "2",
+         *(f"--{key.replace('_', '-')}={value}" for key, value in options.items() if key != "classifier")],
+        cwd=tmp_path, capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "results" / "calibration"
+    assert done.stdout.split() == [str(made / name) for name in TARGETS["calibration"]]
+    spec, former = read_classifier_spec(made / "classifier.safetensors"), read_classifier_spec(classifier)
+    assert (spec.name, spec.weights_sha256) == (former.name, former.weights_sha256) and spec.partial_frames
+    whole = json.loads((made / "calibration.json").read_text())
+    assert whole["fitted_on"]["contigs"] == {"viral": 24, "non-viral": 24}
+    assert whole["fitted_on"]["chunks"]["partial"] == 32 and whole["fitted_on"]["protein_encoder"]["name"] == "esm_a"
+    assert whole["held_out"]["contigs"]["auroc"] > 0.9
+
+    config = options | {"classifier": "results/calibration/classifier.safetensors", "labels": "labels.tsv"}
+    refused = snakemake(tmp_path, "calibrate", config=config)
+    assert refused.status != 0 and "classifier.safetensors is what this target makes" in refused.text
+    run = snakemake(tmp_path, "results/phage/contigs.tsv", config=config).ok()
+    assert sum(run.computed.values()) == 0, "the vectors were there, those of partial frames, too"
+    with open(tmp_path / "results/phage/contigs.tsv") as file:
+        assert all(float(row["probability"]) > 0.3 for row in csv.DictReader(file, delimiter="\t"))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -136,6 +174,7 @@ def test_a_classifier_for_something_else_is_refused(trained, tiny: Models, tmp_p
     [
         ("train", {}, "'training_data'"),
         ("evaluate", {}, "'labels'"),
+        ("calibrate", {}, "'labels'"),
         ("train", {"training_data": "bad.tsv"}, "line 2: label 'maybe'"),
         ("train", {"training_data": "absent.tsv"}, "absent.tsv"),
     ],

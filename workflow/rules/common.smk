@@ -59,6 +59,7 @@ for _package in ("Bio", "filelock", "h5py", "numpy", "safetensors", "tqdm", "zst
 from virnucpro import __version__ as VERSION
 from virnucpro import installation, planning
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
+from virnucpro.classifier.spec import scores_partial, spec_or_none
 from virnucpro.embeddings.key import embedding_key
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import InputError, VirNucProError
@@ -70,7 +71,8 @@ from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inpu
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord, other_options
 from virnucpro.report.run_summary import run_summary
-from virnucpro.sequences.split import changed_inputs, read_manifest, read_sample, refusals
+from virnucpro.sequences.shards import FRAMES, KINDS
+from virnucpro.sequences.split import changed_inputs, read_manifest, read_sample, refusals, shard_folder, shards_of_kind
 from virnucpro.sequences.units import units_of
 from virnucpro.settings.configfile import check_config_file
 from virnucpro.settings.environment import read_switches
@@ -144,7 +146,18 @@ CHECKPOINTS = {
     role: [f"{OUT}/models/{source.kind}/{source.identifier}.sha256"] if source.published else source.files
     for role, source in SOURCES.items()
 }
-TO_BE_MADE = [name for name, key in (("training", "training_data"), ("evaluation", "labels")) if getattr(SETTINGS, key)]
+# What `calibrate` made is an input like any other once it is the run's classifier: then nothing makes it.
+CALIBRATED = f"{OUT}/calibration/classifier.safetensors"
+CALIBRATES = SETTINGS.labels and os.path.realpath(CALIBRATED) != os.path.realpath(SOURCES["classifier"].path)
+TO_BE_MADE = [
+    name
+    for name, made in (
+        ("training", SETTINGS.training_data),
+        ("evaluation", SETTINGS.labels),
+        ("calibration", CALIBRATES),
+    )
+    if made
+]
 with user_errors():
     refuse_inputs(
         OUT,
@@ -154,6 +167,10 @@ with user_errors():
     )
 MODELS = {role: f"{folder}/model.safetensors" for role, folder in PREPARED.items()}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
+# The kinds of frames that are embedded, from the classifier that was given, or what was prepared of it if it's gone. One that
+# isn't there yet, or is the original's, isn't for partial frames.
+_specs = (spec_or_none(path) for path in (SOURCES["classifier"].path, CLASSIFIER) if not SETTINGS.training_data)
+EMBEDDED = KINDS if scores_partial(SETTINGS.partial_frames, next(filter(None, _specs), None)) else (FRAMES,)
 # What the target `check` found, for the report; None where it wasn't made.
 CHECKED = Path(OUT, "check", "check.json").read_text() if Path(OUT, "check", "check.json").is_file() else None
 EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"

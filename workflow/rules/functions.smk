@@ -62,23 +62,29 @@ def identity_of_fasta(wildcards):
 
 
 def shards_of(unit):
-    """The names of a unit's shards, once it is split."""
+    """The shards of a unit, once it is split: (folder, name) of each."""
     folder = checkpoints.split.get(unit=unit).output[0]
     try:
-        return [shard["sha"] for shard in read_manifest(folder)["shards"]]
+        manifest = read_manifest(folder)
     except VirNucProError as error:
         raise purged(error, folder) from None
+    return [
+        (str(shard_folder(Path(folder), kind)), shard["sha"])
+        for kind in EMBEDDED
+        for shard in shards_of_kind(manifest, kind)
+    ]
 
 
 def shards_of_sample(sample):
-    """The names of the shards that hold a sample's frames, once it is split; none if it was refused."""
+    """Those that hold a sample's frames; none if it was refused."""
     folder = checkpoints.split.get(unit=UNIT_OF[sample]).output[0]
     try:
-        return [piece["sha"] for piece in read_sample(folder, sample)["pieces"]]
+        pieces = read_sample(folder, sample)["pieces"]
     except InputError:  # `merge` says it
         return []
     except VirNucProError as error:
         raise purged(error, folder) from None
+    return [(str(shard_folder(Path(folder), kind)), piece["sha"]) for kind in EMBEDDED for piece in pieces[kind]]
 
 
 def purged(said, where):
@@ -86,11 +92,16 @@ def purged(said, where):
 
     def lacks_something(folder):
         try:
-            shards = read_manifest(folder)["shards"]
+            manifest = read_manifest(folder)
         except VirNucProError:
             return True
-        names = {entry.name for entry in os.scandir(folder)}
-        return not names.issuperset(f"{shard['sha']}.{role.suffix}" for shard in shards for role in ROLES.values())
+        texts = (
+            shard_folder(Path(folder), kind) / f"{shard['sha']}.{role.suffix}"
+            for kind in KINDS
+            for shard in shards_of_kind(manifest, kind)
+            for role in ROLES.values()
+        )
+        return not all(map(os.path.exists, texts))
 
     folders = [folder for unit in UNITS if os.path.isdir(folder := f"{OUT}/{unit}/shards")]
     damaged = [folder for folder in folders if folder == where or lacks_something(folder)]
@@ -98,18 +109,17 @@ def purged(said, where):
     return UserError(f"{said} Vectors that are left are used again. Give this, then the same command again:\n{remedy}")
 
 
-UNIT_OF_SHARD = {}  # filled by `vectors_of`; a cluster's job looks
+FOLDER_OF_SHARD = {}  # filled by `vectors_of`; a cluster's job looks
 
 
 def text_of(role):
     """Input function: the FASTA of a shard in an encoder's letters, of whichever unit has that shard."""
 
     def file(wildcards):
-        units = [UNIT_OF_SHARD.get(wildcards.shard, ""), *UNITS]
-        paths = (f"{OUT}/{unit}/shards/{wildcards.shard}.{ROLES[role].suffix}" for unit in units)
-        # Where it is gone, the vectors may be there.
-        place = f"{OUT}/{next(iter(filter(None, units)))}/shards/{wildcards.shard}.{ROLES[role].suffix}"
-        return next(filter(os.path.exists, paths), place)
+        folders = [shard_folder(Path(OUT, unit, "shards"), kind) for unit in UNITS for kind in KINDS]
+        folders = [FOLDER_OF_SHARD.get(wildcards.shard, folders[0]), *folders]
+        paths = [f"{folder}/{wildcards.shard}.{ROLES[role].suffix}" for folder in folders]
+        return next(filter(os.path.exists, paths), paths[0])  # where it is gone, the vectors may be there
 
     return file
 
@@ -129,16 +139,16 @@ def vectors_of(role):
             spec = read_spec(MODELS[role])
         except VirNucProError as error:
             raise UserError(f"{error} Then give: rm -r {shlex.quote(PREPARED[role])}") from None
-        folder = f"{SOURCES[role].kind}/{embedding_key(spec, SETTINGS.precision, SETTINGS.batching, SETTINGS.vectors)}"
+        key = f"{SOURCES[role].kind}/{embedding_key(spec, SETTINGS.precision, SETTINGS.batching, SETTINGS.vectors)}"
         vectors = []
         for unit in [unit_of(wildcards)] if hasattr(wildcards, "sample") else UNITS:
             shards = shards_of_sample(wildcards.sample) if hasattr(wildcards, "sample") else shards_of(unit)
-            for shard in shards:
-                UNIT_OF_SHARD.setdefault(shard, unit)
+            for folder, shard in shards:
+                FOLDER_OF_SHARD.setdefault(shard, folder)
                 # Version 0.1 kept them with the sample.
-                places = [f"{place}/embeddings/{folder}/{shard}.h5" for place in (OUT, f"{OUT}/{unit}")]
+                places = [f"{place}/embeddings/{key}/{shard}.h5" for place in (OUT, f"{OUT}/{unit}")]
                 vectors.append(next(filter(os.path.exists, places), places[0]))
-                text = f"{OUT}/{unit}/shards/{shard}.{ROLES[role].suffix}"
+                text = f"{folder}/{shard}.{ROLES[role].suffix}"
                 if not os.path.exists(text) and not os.path.exists(vectors[-1]):
                     raise purged(f"{text} is missing, and so are its vectors.", f"{OUT}/{unit}/shards")
         return list(dict.fromkeys(vectors))
@@ -232,6 +242,13 @@ def table_or_error(key):
         return current([getattr(SETTINGS, key)])
 
     return file
+
+
+def not_the_calibrated_one(wildcards):
+    """Input function: an error, as the classifier is what the target `calibrate` would make."""
+    raise UserError(
+        f"classifier: {CALIBRATED} is what this target makes. Name the classifier that it was made from, or another output_dir."
+    )
 
 
 def require_writable(folder, name, remedy):

@@ -28,6 +28,7 @@ rule merge:
         vectors=SETTINGS.vectors,
         batching=SETTINGS.batching,
         chunk_length=SETTINGS.chunk_length,
+        embedded=EMBEDDED,
         keep=SETTINGS.keep,
     script:
         "../scripts/merge.py"
@@ -73,9 +74,17 @@ rule predict:
         runtime=lambda wildcards, attempt: attempt * 240,
     params:
         classifier=str(SOURCES["classifier"].path),
-        threshold=SETTINGS.threshold,
+        # The arguments of calls.rules.Rules.
+        rules={
+            "chunk_length": SETTINGS.chunk_length,
+            "threshold": SETTINGS.threshold,
+            "preset": SETTINGS.calls,
+            "fdr": SETTINGS.fdr,
+            "prior": SETTINGS.prior,
+            "min_length": SETTINGS.min_length,
+            "min_chunks": SETTINGS.min_chunks,
+        },
         version=VERSION,
-        chunk_length=SETTINGS.chunk_length,
         rna_as_dna=SETTINGS.rna_as_dna,
         fastas=lambda wildcards: fastas_of(wildcards)[wildcards.sample],
         identity=identity_of_fasta,

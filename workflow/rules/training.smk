@@ -1,4 +1,4 @@
-# Labelled sequences → a classifier; predictions and labels → how good it is. Targets, not part of `all`.
+# Labelled sequences → a classifier; predictions and labels → how good it is, or its calibration. Targets, not part of `all`.
 
 
 # Without training data nothing makes these files: a classifier trained before is an input like any other.
@@ -63,3 +63,41 @@ rule evaluate:
         samples=list(SAMPLES),
     script:
         "../scripts/evaluate.py"
+
+
+if CALIBRATES:
+
+    rule calibrate:
+        input:
+            chunks=expand(f"{OUT}/{{sample}}/chunks.tsv", sample=SAMPLES),
+            contigs=expand(f"{OUT}/{{sample}}/contigs.tsv", sample=SAMPLES),
+            classifier=CLASSIFIER,
+            table=current([SETTINGS.labels]),
+            split=current(filter(None, [SETTINGS.evaluate_split])),
+        output:
+            classifier=CALIBRATED,
+            report=f"{OUT}/calibration/calibration.json",
+            presets=f"{OUT}/calibration/calibration.tsv",
+        log:
+            f"{OUT}/logs/calibrate/calibrate.log",
+        conda:
+            "../../envs/cpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=lambda wildcards, attempt: attempt * 4000,
+            runtime=lambda wildcards, attempt: attempt * 120,
+        params:
+            table=SETTINGS.labels,
+            split=SETTINGS.evaluate_split,
+            identity=identity_of(filter(None, [SETTINGS.labels, SETTINGS.evaluate_split])),
+            samples=list(SAMPLES),
+        script:
+            "../scripts/calibrate.py"
+
+else:
+
+    rule calibrate:
+        input:
+            table_or_error("labels"),
+            not_the_calibrated_one,
+        localrule: True

@@ -8,6 +8,7 @@ with job(snakemake.log[0]):
     from virnucpro.calls import one_blas_thread
 
     one_blas_thread()  # before NumPy is imported
+    from virnucpro.calls.rules import Rules
     from virnucpro.provenance import RunRecord
     from virnucpro.results import Results, make_results
 
@@ -18,8 +19,7 @@ with job(snakemake.log[0]):
         Path(snakemake.input.shards),
         [Path(path) for path in snakemake.params.fastas],
         Results(**{name: Path(path) for name, path in snakemake.output.items()}),
-        threshold=snakemake.params.threshold,
-        chunk_length=snakemake.params.chunk_length,
+        Rules(**snakemake.params.rules),
         rna_as_dna=snakemake.params.rna_as_dna,
         encoders=tuple(Path(snakemake.input[f"{role}_model"]) / "model.safetensors" for role in ("dna", "protein")),
         check=snakemake.params.check,

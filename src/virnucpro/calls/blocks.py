@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.errors import StorageError
+from virnucpro.sequences.records import RecordRow
 
 MAX_CHUNKS = 65_536
 """Most chunks in a block: many have no frame, and a sequence without a chunk counts as one."""
@@ -20,12 +21,13 @@ class Block(NamedTuple):
     """Rows of the embeddings and the chunks that they belong to, with all chunks without a frame in between."""
 
     rows: slice
-    records: list[tuple[str, int]]  # id and length of each sequence
+    records: list[RecordRow]
     first: (
         int  # chunk of the first sequence that the block begins with, 0-based; more than 0 if an earlier one has others
     )
     end: int  # chunk of the last sequence before which the block ends
     complete: bool  # whether that is the end of the last sequence
+    partial: slice = slice(0)  # rows of partial frames
 
 
 def misplaced(frame: str) -> StorageError:
@@ -37,25 +39,47 @@ def misplaced(frame: str) -> StorageError:
 
 
 def blocks(
-    embeddings: MergedEmbeddings, records: Iterable[tuple[str, int]], chunk_length: int, max_chunks: int = MAX_CHUNKS
+    embeddings: MergedEmbeddings,
+    partial: MergedEmbeddings,
+    records: Iterable[RecordRow],
+    chunk_length: int,
+    max_chunks: int = MAX_CHUNKS,
 ) -> Iterator[Block]:
     """All blocks of a sample, in order: of a window's rows each, or of fewer where frames are rare.
 
     Args:
-        embeddings: of the sample.
-        records: (id, length) of every sequence, in input order.
+        embeddings, partial: of the sample's stop-free and partial frames.
+        records: every sequence, in input order.
         chunk_length: bases per chunk.
         max_chunks: most chunks in a block.
 
     Raises:
         StorageError: a frame that a block would begin with is out of order or belongs to no sequence.
     """
-    walk, start = _Walk(embeddings, records, chunk_length, max_chunks), 0
+    walk, start, row = _Walk(embeddings, records, chunk_length, max_chunks), 0, 0
     for window in embeddings.windows() or [slice(0, 0)]:
         if window.stop > start or not embeddings.count:
             stop, frame = _next_chunk(embeddings, window.stop)
-            yield from walk.until(frame, start, stop)
+            for block in walk.until(frame, start, stop):
+                end = _first_beyond(partial, row, block)
+                yield block._replace(partial=slice(row, end))
+                row = end
             start = stop
+    if row < partial.count:
+        raise misplaced(partial.ids(slice(row, row + 1))[0])
+
+
+def _first_beyond(partial: MergedEmbeddings, start: int, block: Block) -> int:
+    """The first row of partial frames, from ``start`` on, whose chunk isn't in the block."""
+    if start == partial.count or not block.records:
+        return start
+    names, last = {record.id for record in block.records}, block.records[-1].id
+
+    def is_beyond(row: int) -> bool:
+        record, number = _chunk_of(partial.ids(slice(row, row + 1))[0].rpartition(":")[0])
+        return record not in names or (record == last and number >= block.end)
+
+    return start + bisect_left(range(start, partial.count), True, key=is_beyond)
 
 
 def _next_chunk(embeddings: MergedEmbeddings, row: int) -> tuple[int, str | None]:
@@ -74,7 +98,7 @@ class _Walk:
     """A walk over the chunks of all sequences."""
 
     def __init__(
-        self, embeddings: MergedEmbeddings, records: Iterable[tuple[str, int]], chunk_length: int, max_chunks: int
+        self, embeddings: MergedEmbeddings, records: Iterable[RecordRow], chunk_length: int, max_chunks: int
     ) -> None:
         self._embeddings, self._records = embeddings, iter(records)
         self._chunk_length, self._max_chunks = chunk_length, max_chunks
@@ -84,10 +108,10 @@ class _Walk:
     def until(self, frame: str | None, start: int, stop: int) -> Iterator[Block]:
         """Blocks from here to the chunk of ``frame`` (None: to the end), which have the rows ``start`` to ``stop``."""
         wanted, number = _chunk_of(frame) if frame is not None else (None, 0)
-        taken: list[tuple[str, int]] = []
+        taken: list[RecordRow] = []
         first, end, complete, left = self._at, 0, True, self._max_chunks
         while self._current is not None:
-            record, length = self._current
+            record, length, *_ = self._current
             chunks = -(-length // self._chunk_length)
             if record == wanted and number == self._at:
                 break
@@ -108,9 +132,9 @@ class _Walk:
         if taken or start < stop:
             yield Block(slice(start, stop), taken, first, end if taken else 0, complete or not taken)
 
-    def _row(self, start: int, stop: int, taken: list[tuple[str, int]], end: int) -> int:
+    def _row(self, start: int, stop: int, taken: list[RecordRow], end: int) -> int:
         """The first of these rows whose frame isn't of a chunk that was taken."""
-        names, last = {record for record, _ in taken}, taken[-1][0]
+        names, last = {record.id for record in taken}, taken[-1].id
 
         def is_later(row: int) -> bool:
             ((frame,), _) = self._embeddings.read(slice(row, row + 1))

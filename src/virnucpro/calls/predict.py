@@ -12,6 +12,7 @@ from typing import Any
 
 from virnucpro.calls import ONE_BLAS_THREAD
 from virnucpro.calls.blocks import blocks
+from virnucpro.calls.rules import Rules
 from virnucpro.calls.scores import ScoreBlock
 from virnucpro.calls.tables import TablePaths, Tables
 from virnucpro.classifier.spec import check_fit
@@ -21,6 +22,7 @@ from virnucpro.errors import StorageError
 from virnucpro.io import atomic_file
 from virnucpro.processes import Processes
 from virnucpro.provenance import RunRecord
+from virnucpro.sequences.shards import FRAMES, PARTIAL
 from virnucpro.sequences.split import iter_records, read_sample
 
 logger = logging.getLogger(__name__)
@@ -43,8 +45,7 @@ def predict(
     shards: str | Path,
     sample: str,
     outputs: Outputs,
-    threshold: float = 0.5,
-    chunk_length: int = 500,
+    rules: Rules,
     rna_as_dna: bool = True,
     encoders: tuple[Path, Path] | None = None,
     threads: int = 1,
@@ -58,8 +59,7 @@ def predict(
         shards: the shard folder.
         sample: whose frames they are.
         outputs: the files to make; ``summary`` appears after all others.
-        threshold: see ``tables.Tables``.
-        chunk_length: bases per chunk of this run.
+        rules: of the calls, and bases per chunk of this run; the calibration comes from the classifier's file.
         rna_as_dna: whether this run reads U as T in RNA.
         encoders: the prepared DNA and protein encoders that must have made the embeddings.
         threads: processes that read, score and make rows side by side, for more than ``SMALL_SAMPLE`` frames; this one
@@ -72,9 +72,13 @@ def predict(
         StorageError: the inputs disagree with one another, or a value isn't finite.
     """
     merged, shards = Path(merged), Path(shards)
-    embeddings, manifest = MergedEmbeddings(merged), read_sample(shards, sample)
-    score = ScoreBlock(merged, Path(classifier), chunk_length, threshold)
-    spec = score.spec
+    embeddings, partial, manifest = (
+        MergedEmbeddings(merged),
+        MergedEmbeddings(merged, PARTIAL),
+        read_sample(shards, sample),
+    )
+    score, chunk_length = ScoreBlock(merged, Path(classifier), rules), rules.chunk_length
+    spec, rules = score.spec, score.rules
     for where, made in ((merged, embeddings.provenance.get("chunk_length")), (shards, manifest["chunk_length"])):
         if made != chunk_length:
             raise StorageError(f"{where}: made for {made}-base chunks, the run has {chunk_length}. {_REMEDY}")
@@ -85,13 +89,13 @@ def predict(
     for role, path in zip(("dna", "protein"), encoders or (), strict=False):
         if embeddings.provenance[f"{role}_encoder"]["weights_sha256"] != read_spec(path).weights_sha256:
             raise StorageError(f"{merged}: its {role} vectors aren't from {path}. {_REMEDY}")
-    if embeddings.count != manifest["frames"]:
-        raise StorageError(f"{merged}: holds {embeddings.count} frames, the sample has {manifest['frames']}. {_REMEDY}")
+    for kind, found in ((FRAMES, embeddings), (PARTIAL, partial)):
+        if found.count != manifest[kind] and (kind == FRAMES or embeddings.scores_partial):
+            raise StorageError(f"{merged}: holds {found.count} {kind}, the sample has {manifest[kind]}. {_REMEDY}")
     outputs.summary.unlink(missing_ok=True)  # it says that all tables are complete
-    records = ((record, length) for record, length, _ in iter_records(shards, sample))
     processes = min(threads, len(embeddings.windows())) if embeddings.count > SMALL_SAMPLE else 1
-    parts = blocks(embeddings, records, chunk_length)
-    with Tables(outputs, threshold) as tables, Processes(score, processes, 0, ONE_BLAS_THREAD) as workers:
+    parts = blocks(embeddings, partial, iter_records(shards, sample), chunk_length)
+    with Tables(outputs, rules) as tables, Processes(score, processes, 0, ONE_BLAS_THREAD) as workers:
         for block in workers.map(parts):
             tables.add(block)
         counts = tables.finish()
@@ -102,7 +106,10 @@ def predict(
     summary = {
         **asdict(counts),
         **{key: manifest[key] for key in ("skipped_records", "rna_records", "u_ignored_records")},
-        "threshold": threshold,
+        "threshold": rules.score_threshold,
+        "calls": _how(rules),
+        "prevalence": asdict(tables.prevalence) | {"reason": tables.prevalence.reason} if tables.prevalence else None,
+        "calibration": _calibration(rules),
         "chunk_length": chunk_length,
         "classifier": {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256},
         "dna_encoder": embeddings.provenance["dna_encoder"],
@@ -116,6 +123,25 @@ def predict(
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     logger.info("scored %d frames of %d sequences, %d viral", counts.frames, counts.records, counts.viral_records)
     return summary
+
+
+def _how(rules: Rules) -> dict[str, Any]:
+    """By which rules contigs were called."""
+    how: dict[str, Any] = {
+        "by": "threshold" if rules.by_threshold else rules.preset,
+        "calibrated": rules.calibration is not None,
+    }
+    if not rules.by_threshold:
+        how |= {"viral": rules.thresholds.viral, "non_viral": rules.thresholds.non_viral, "fdr": rules.fdr}
+    return {**how, "prior": rules.prior, "min_length": rules.min_length, "min_chunks": rules.min_chunks}
+
+
+def _calibration(rules: Rules) -> dict[str, Any] | None:
+    """What the calibration was fitted on, and how well the preset did there (None if it isn't used); None without calibration."""
+    if rules.calibration is None:
+        return None
+    measured = None if rules.by_threshold else rules.thresholds.measured
+    return {"curve": rules.calibration.curve, "fitted_on": rules.calibration.fitted_on, "measured": measured}
 
 
 def _seconds(shards: list[dict[str, Any]]) -> dict[str, float]:

@@ -13,15 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from virnucpro.calls.blocks import Block, misplaced
+from virnucpro.calls.rules import Rules
 from virnucpro.classifier.spec import CLASSES
 from virnucpro.errors import StorageError
-from virnucpro.result_tables import NO_OPEN_FRAME, NON_VIRAL, UNSCORED, VIRAL
+from virnucpro.result_tables import AMBIGUOUS, FRAME, NO_FRAME, NO_STRETCH, NON_VIRAL, PARTIAL, UNSCORED, VIRAL
 from virnucpro.sequences.chunks import chunk_id, chunk_starts
 from virnucpro.sequences.frames import FRAME_NAMES, frame_span
+from virnucpro.sequences.records import RecordRow
 
 SCORE_DECIMALS = 9
 """Chunk and contig scores are rounded to this before they are compared, so that a call follows from the number printed
 beside it. Two float32 scores that differ give chunk scores at least 1.4e-8 from 0.5."""
+LOGIT_DECIMALS, PROBABILITY_DECIMALS = 4, 6
+Q_VALUE = "\0"
+"""Stands in a contig's row for its q-value, which follows from all contigs."""
 
 _FRAME_INDEX = {name: index for index, name in enumerate(FRAME_NAMES)}
 _STRAND = {"F": "+", "R": "-"}
@@ -36,8 +41,10 @@ class Counts:
     frames: int = 0
     virus_frames: int = 0
     scored_chunks: int = 0
+    partial_chunks: int = 0  # of these, scored by a partial frame
     viral_chunks: int = 0
     viral_records: int = 0
+    ambiguous_records: int = 0
     unscored_records: int = 0
 
     def add(self, other: Counts) -> None:
@@ -46,13 +53,20 @@ class Counts:
             setattr(self, name, getattr(self, name) + count)
 
 
+class Scored(NamedTuple):
+    """A scored chunk."""
+
+    score: float
+    logit: float
+    viral: bool
+
+
 class Part(NamedTuple):
     """What a block has of a contig that others have parts of, too."""
 
-    record: str
-    length: int
+    record: RecordRow
     chunks: int  # of the whole contig
-    scores: list[float]  # of the scored chunks in this block
+    scored: list[Scored]  # in this block
     ends: bool  # whether the contig's last chunk is among the block's
 
 
@@ -63,7 +77,8 @@ class BlockTables:
     predictions: bytes = b""
     results: bytes = b""
     chunks: bytes = b""
-    contigs: bytes = b""  # of those that are in no other block
+    contigs: bytes = b""  # of those that are in no other block, with ``Q_VALUE``
+    logits: list[float] = field(default_factory=list)  # of those contigs that have one, in their order
     highest: list[tuple[str, bool]] = field(default_factory=list)  # sorted: a chunk's id, and the original's call
     opening: Part | None = None  # of a contig that an earlier block began
     closing: Part | None = None  # of a contig that begins here and that a later block ends
@@ -73,33 +88,54 @@ class BlockTables:
 class Contig:
     """The scores of a contig's chunks so far."""
 
-    __slots__ = ("best", "chunks", "length", "record", "scored", "threshold", "total", "viral")
+    __slots__ = ("best", "chunks", "evidence", "record", "rules", "scored", "total", "viral")
 
-    def __init__(self, record: str, length: int, chunks: int, threshold: float):
-        self.record, self.length, self.chunks, self.threshold = record, length, chunks, threshold
+    def __init__(self, record: RecordRow, chunks: int, rules: Rules):
+        self.record, self.chunks, self.rules = record, chunks, rules
         self.scored = self.viral = 0
-        self.total = self.best = 0.0
+        self.total = self.best = self.evidence = 0.0
 
-    def add(self, scores: Iterable[float]) -> None:
-        """Add scores of the next chunks."""
-        for score in scores:
+    def add(self, scored: Iterable[Scored]) -> None:
+        """Add the next chunks that were scored."""
+        for score, logit, viral in scored:
             self.scored += 1
-            self.viral += score >= self.threshold
+            self.viral += viral
             self.total += score  # one after the other: sum() rounds otherwise from Python 3.12 on
+            self.evidence += logit
             self.best = max(self.best, score)
 
-    def row(self, counts: Counts) -> str:
-        """The row of contigs.tsv, which is counted."""
+    def row(self, counts: Counts) -> tuple[str, float | None]:
+        """The row of contigs.tsv, which is counted, and the contig's logit, if it has one."""
         counts.records += 1
-        place = f"{self.record}\t{self.length}\t{self.chunks}\t{self.scored}\t{self.viral}"
-        if not self.scored:
+        record, rules = self.record, self.rules
+        place = f"{record.id}\t{record.length}\t{self.chunks}\t{self.scored}\t{self.viral}"
+        share = round(self.scored / self.chunks, SCORE_DECIMALS) if self.chunks else 0.0
+        end = f"{share}\t{record.low_complexity}\t{record.gc}\t{record.n_share}\n"
+        if why := rules.unscored(record.length, self.scored):
             counts.unscored_records += 1
-            return f"{place}\t\t\t\t{UNSCORED}\n"
+            return f"{place}\t\t\t\t{UNSCORED}\t\t\t\t{why}\t{end}", None
         mean = round(self.total / self.scored, SCORE_DECIMALS)
-        is_viral = mean >= self.threshold
-        counts.viral_records += is_viral
-        share = round(self.viral / self.scored, SCORE_DECIMALS)
-        return f"{place}\t{share}\t{mean}\t{self.best}\t{VIRAL if is_viral else NON_VIRAL}\n"
+        logit = None
+        if rules.calibration is not None:
+            logit = round(float(rules.calibration.contig_logit(self.evidence, self.scored)), LOGIT_DECIMALS)
+        call, reason = rules.contig_call(mean, logit, self.scored, record.low_complexity, record.n_share)
+        counts.viral_records += call == VIRAL
+        counts.ambiguous_records += call == AMBIGUOUS
+        said = (
+            "\t\t" if logit is None else f"{logit}\t{round(rules.probability(logit), PROBABILITY_DECIMALS)}\t{Q_VALUE}"
+        )
+        share_viral = round(self.viral / self.scored, SCORE_DECIMALS)
+        return f"{place}\t{share_viral}\t{mean}\t{self.best}\t{call}\t{said}\t{reason}\t{end}", logit
+
+
+class _Partial(NamedTuple):
+    """The partial frame of a chunk: first and last base in the chunk, scores."""
+
+    frame: str
+    first: int
+    last: int
+    others: float
+    virus: float
 
 
 class _Chunk:
@@ -116,8 +152,10 @@ class _Chunk:
 class BlockRows:
     """Makes a block's rows: ``add`` its scores, then ``finish``. The rules of the calls are in ``tables.Tables``."""
 
-    def __init__(self, block: Block, chunk_length: int, threshold: float):
-        self._block, self._chunk_length, self._threshold = block, chunk_length, threshold
+    def __init__(self, block: Block, rules: Rules, scores_partial: bool):
+        self._block, self._rules = block, rules
+        self._why_unscored = NO_STRETCH if scores_partial else NO_FRAME
+        self._partial: dict[str, _Partial] = {}  # by chunk
         self._predictions: list[str] = []
         self._results: list[str] = []
         self._chunk_rows: list[str] = []
@@ -131,15 +169,10 @@ class BlockRows:
 
         Raises StorageError if a score isn't finite, or a frame is out of order or belongs to no chunk.
         """
-        if scores.dtype != np.float32 or scores.shape != (len(ids), 2):
-            raise ValueError(f"expected {len(ids)} float32 rows of 2, got {scores.dtype} {scores.shape}")
-        finite = np.isfinite(scores).all(axis=1)
-        if not finite.all():
-            worst = ids[int(np.argmin(finite))]
-            raise StorageError(f"{worst}: its score isn't a number. Delete the embeddings and run again.")
+        _check(ids, scores)
         others, virus = scores[:, 0], scores[:, 1]
-        argmax = virus > others
-        calls = argmax if self._threshold == 0.5 else virus > np.float32(self._threshold)
+        argmax, threshold = virus > others, self._rules.score_threshold
+        calls = argmax if threshold == 0.5 else virus > np.float32(threshold)
         columns = (others.tolist(), virus.tolist(), numbers(others), numbers(virus), argmax.tolist(), calls.tolist())
         for identifier, o, v, o_text, v_text, original, call in zip(ids, *columns, strict=True):
             frame = identifier[-2:]
@@ -162,10 +195,23 @@ class BlockRows:
         self._tables.counts.frames += len(ids)
         self._tables.counts.virus_frames += int(calls.sum())
 
+    def add_partial(self, ids: Sequence[str], scores: np.ndarray) -> None:
+        """Add partial frames of the block, before all others: n ids and (n, 2) float32 softmax scores."""
+        _check(ids, scores)
+        for identifier, (others, virus) in zip(ids, scores.tolist(), strict=True):
+            frame, _, span = identifier.rpartition(":")
+            first, _, last = span.partition("-")
+            self._partial[frame[:-2]] = _Partial(frame[-2:], int(first), int(last), others, virus)
+
     def finish(self) -> BlockTables:
-        """All rows, those that follow the last frame included."""
+        """All rows, those that follow the last frame included.
+
+        Raises StorageError for a partial frame of a chunk that isn't the block's, or that has stop-free frames.
+        """
         while self._chunk is not None:
             self._chunk = next(self._chunks_to_fill, None)
+        for chunk, partial in self._partial.items():
+            raise misplaced(f"{chunk}{partial.frame}")
         tables = self._tables
         tables.predictions, tables.results, tables.chunks, tables.contigs = (
             "".join(rows).encode() for rows in (self._predictions, self._results, self._chunk_rows, self._contigs)
@@ -185,44 +231,70 @@ class BlockRows:
     def _walk(self) -> Iterator[_Chunk]:
         """Yield each chunk for ``add`` to fill with its frames, then make its row, and that of a contig after its last."""
         block, last = self._block, len(self._block.records) - 1
-        for index, (record, length) in enumerate(block.records):
-            first = block.first if index == 0 else 0
-            if not first and 0 < length <= self._chunk_length:  # most reads: no need to ask, which is slower
+        rules = self._rules
+        for index, record in enumerate(block.records):
+            length, first = record.length, block.first if index == 0 else 0
+            if not first and 0 < length <= rules.chunk_length:  # most reads: no need to ask, which is slower
                 starts, chunks = [0], 1
             else:
-                table = chunk_starts(length, self._chunk_length)
+                table = chunk_starts(length, rules.chunk_length)
                 starts, chunks = table[first : block.end if index == last else None].tolist(), len(table)
-            scores: list[float] = []
+            scored: list[Scored] = []
             for number, start in enumerate(starts, first + 1):
-                chunk = _Chunk(record, number, start, min(self._chunk_length, length - start))
+                chunk = _Chunk(record.id, number, start, min(rules.chunk_length, length - start))
                 yield chunk
-                score = self._close(chunk)
-                if score is not None:
-                    scores.append(score)
+                if (found := self._close(chunk)) is not None:
+                    scored.append(found)
             ends = index < last or block.complete
             if first:
-                self._tables.opening = Part(record, length, chunks, scores, ends)
+                self._tables.opening = Part(record, chunks, scored, ends)
             elif not ends:
-                self._tables.closing = Part(record, length, chunks, scores, ends)
+                self._tables.closing = Part(record, chunks, scored, ends)
             else:
-                contig = Contig(record, length, chunks, self._threshold)
-                contig.add(scores)
-                self._contigs.append(contig.row(self._tables.counts))
+                contig = Contig(record, chunks, rules)
+                contig.add(scored)
+                row, logit = contig.row(self._tables.counts)
+                self._contigs.append(row)
+                if logit is not None:
+                    self._tables.logits.append(logit)
 
-    def _close(self, chunk: _Chunk) -> float | None:
+    def _close(self, chunk: _Chunk) -> Scored | None:
+        """Add a chunk's row, now that it has all its frames."""
         place = f"{chunk.record}\t{chunk.id}\t{chunk.start + 1}\t{chunk.start + chunk.length}\t{chunk.frames}"
-        counts = self._tables.counts
+        counts, rules = self._tables.counts, self._rules
         counts.chunks += 1
-        if not chunk.frames:
-            self._chunk_rows.append(f"{place}\t\t\t{NO_OPEN_FRAME}\n")
+        if chunk.frames:
+            kind, part, share = FRAME, "\t", None
+            frame, others, virus = chunk.best_frame, chunk.others, chunk.virus
+            self._tables.highest.append((chunk.id, virus >= others))
+        elif partial := self._partial.pop(chunk.id, None):
+            kind, part = PARTIAL, f"{chunk.start + partial.first}\t{chunk.start + partial.last}"
+            share = (partial.last - partial.first + 1) / chunk.length
+            frame, others, virus = partial.frame, partial.others, partial.virus
+            counts.partial_chunks += 1
+        else:
+            self._chunk_rows.append(f"{place}\t\t\t{UNSCORED}\t\t\t\t\t\t\t\t{self._why_unscored}\n")
             return None
-        score = chunk_score(chunk.others, chunk.virus)
-        viral = score >= self._threshold
+        score, logit = chunk_score(others, virus), round(rules.chunk_logit(others, virus, share), LOGIT_DECIMALS)
+        viral = rules.chunk_is_viral(score, logit)
         counts.scored_chunks += 1
         counts.viral_chunks += viral
-        self._chunk_rows.append(f"{place}\t{score}\t{chunk.best_frame}\t{VIRAL if viral else NON_VIRAL}\n")
-        self._tables.highest.append((chunk.id, chunk.virus >= chunk.others))
-        return score
+        probability = round(rules.probability(logit), PROBABILITY_DECIMALS) if rules.calibration else ""
+        self._chunk_rows.append(
+            f"{place}\t{score}\t{frame}\t{VIRAL if viral else NON_VIRAL}\t{kind}\t{part}\t{np.float32(others)!s}\t"
+            f"{np.float32(virus)!s}\t{logit}\t{probability}\t\n"
+        )
+        return Scored(score, logit, viral)
+
+
+def _check(ids: Sequence[str], scores: np.ndarray) -> None:
+    """Refuse scores of another form, or that aren't finite."""
+    if scores.dtype != np.float32 or scores.shape != (len(ids), 2):
+        raise ValueError(f"expected {len(ids)} float32 rows of 2, got {scores.dtype} {scores.shape}")
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        worst = ids[int(np.argmin(finite))]
+        raise StorageError(f"{worst}: its score isn't a number. Delete the embeddings and run again.")
 
 
 @cache

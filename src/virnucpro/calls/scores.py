@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from virnucpro.calls.blocks import Block
 from virnucpro.calls.rows import BlockRows, BlockTables
+from virnucpro.calls.rules import Rules
 from virnucpro.classifier.scoring import load_scorer
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.errors import StorageError
+from virnucpro.sequences.shards import FRAMES, KINDS, PARTIAL
 
 SCORED_ROWS = 1024
 """Frames that are scored at once: 27 MB for 3,328 numbers each."""
@@ -25,38 +28,40 @@ class ScoreBlock:
     Args:
         merged: ``embeddings.h5``.
         classifier: a classifier's file that fits.
-        chunk_length: bases per chunk.
-        threshold: see ``tables.Tables``.
+        rules: of the calls; the calibration is taken from the classifier's file.
     """
 
-    def __init__(self, merged: Path, classifier: Path, chunk_length: int, threshold: float) -> None:
-        self._given = (merged, classifier, chunk_length, threshold)
-        self._embeddings = MergedEmbeddings(merged)
+    def __init__(self, merged: Path, classifier: Path, rules: Rules) -> None:
+        self._given = (merged, classifier, rules)
+        self._embeddings = {kind: MergedEmbeddings(merged, kind) for kind in KINDS}
         self._scorer, self.spec = load_scorer(classifier)
-        self._chunk_length, self._threshold = chunk_length, threshold
+        self.rules = replace(rules, calibration=self.spec.read_calibration(classifier))
 
-    def __reduce__(self) -> tuple[type[ScoreBlock], tuple[Path, Path, int, float]]:
+    def __reduce__(self) -> tuple[type[ScoreBlock], tuple[Path, Path, Rules]]:
         return ScoreBlock, self._given  # another process opens the files itself
 
     def __call__(self, block: Block) -> BlockTables:
         """A block's rows; StorageError for what ``scores`` and ``BlockRows`` refuse."""
-        rows = BlockRows(block, self._chunk_length, self._threshold)
-        for ids, scores in self.scores(block.rows):
+        rows = BlockRows(block, self.rules, self._embeddings[FRAMES].scores_partial)
+        for ids, scores in self.scores(PARTIAL, block.partial):
+            rows.add_partial(ids, scores)
+        for ids, scores in self.scores(FRAMES, block.rows):
             rows.add(ids, scores)
         return rows.finish()
 
-    def scores(self, rows: slice) -> Iterator[tuple[list[str], np.ndarray]]:
+    def scores(self, kind: str, rows: slice) -> Iterator[tuple[list[str], np.ndarray]]:
         """Ids and (n, 2) float32 softmax scores (others, virus) of n rows at a time, in order.
 
         Raises:
             StorageError: a value isn't finite; names its frame.
         """
-        for start in range(rows.start, rows.stop, SCORED_ROWS):
-            ids, features = self._embeddings.read(slice(start, min(start + SCORED_ROWS, rows.stop)))
+        embeddings = self._embeddings[kind]
+        for start in range(rows.start or 0, rows.stop, SCORED_ROWS):
+            ids, features = embeddings.read(slice(start, min(start + SCORED_ROWS, rows.stop)))
             finite = np.isfinite(features)
             if not finite.all():
                 raise StorageError(
-                    f"{self._embeddings.path}: holds values that are not finite near "
+                    f"{embeddings.path}: holds values that are not finite near "
                     f"{ids[int(np.argmin(finite.all(axis=1)))]}. Delete it and run again."
                 )
             yield ids, self._scorer(features)

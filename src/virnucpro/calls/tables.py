@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import heapq
+import shutil
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from virnucpro.calls.rows import BlockTables, Contig, Counts, Part
+import numpy as np
+
+from virnucpro.calls.rows import PROBABILITY_DECIMALS, Q_VALUE, BlockTables, Contig, Counts, Part
+from virnucpro.calls.rules import Rules
+from virnucpro.classifier.evidence import Prevalence, estimate_prevalence, q_values
 from virnucpro.io import atomic_file
-from virnucpro.result_tables import CHUNK_COLUMNS, CONTIG_COLUMNS, PREDICTION_COLUMNS
+from virnucpro.result_tables import AMBIGUOUS, CHUNK_COLUMNS, CONTIG_COLUMNS, PREDICTION_COLUMNS, VIRAL
+
+_CALL, _REASON = (CONTIG_COLUMNS.index(name) for name in ("call", "reason"))
 
 
 @dataclass(frozen=True)
@@ -29,14 +37,17 @@ class TablePaths:
 class Tables:
     """Context manager that writes the five tables; they appear together when the block succeeds.
 
-    Rules of the calls, at a threshold t:
+    Rules of the calls, with t the score threshold (0.5 unless one is given):
 
     * frame: ``virus`` if score_virus > t. At t = 0.5 that is the original's argmax, an exact tie → ``others``.
-    * chunk: score = v / (v + o), where v and o are the largest score_virus and score_others of its frames;
-      ``viral`` if the score ≥ t. At t = 0.5 that is the original's v ≥ o. Without a stop-free frame the chunk
-      has no score and is ``no_open_frame``.
-    * contig (or read): mean score of its scored chunks ≥ t → ``viral``; without a scored chunk ``unscored``.
-    * The two files in the original's formats follow the original's rules whatever t is.
+    * chunk: score = v / (v + o), where v and o are the largest score_virus and score_others of its frames. Without a
+      stop-free frame they are those of its longest stretch without a stop (kind ``partial``), if such are scored; else the
+      chunk is ``unscored``.
+    * With a given threshold, or a classifier that isn't calibrated: a chunk is ``viral`` if its score ≥ t, at t = 0.5 the
+      original's v ≥ o; a contig (or read) if the mean score of its scored chunks is.
+    * Otherwise a chunk is ``viral`` if its logit ≥ 0, and a contig ``viral``, ``ambiguous`` or ``non-viral`` by its own logit;
+      see ``rules.Rules`` and ``classifier.evidence``.
+    * The two files in the original's formats follow the original's rules whatever holds.
 
     Coordinates: ``start`` and ``end`` are 1-based and inclusive, on the contig's forward strand whatever the
     frame's strand. A frame spans the whole codons of its chunk, none of which is a stop. ``best_frame`` has the
@@ -45,9 +56,11 @@ class Tables:
     The rows are made by ``rows.BlockRows``.
     """
 
-    def __init__(self, paths: TablePaths, threshold: float):
+    def __init__(self, paths: TablePaths, rules: Rules):
         self.counts = Counts()
-        self._paths, self._threshold = paths, threshold
+        self.prevalence: Prevalence | None = None  # of the sample, once finished; None without a calibrated contig
+        self._paths, self._rules = paths, rules
+        self._logits = array("d")  # of the contigs that have one, in order
         self._contig: Contig | None = None  # the one that the last block didn't end
         self._stack = ExitStack()
 
@@ -56,6 +69,8 @@ class Tables:
             self._predictions = _table(stack, self._paths.predictions, PREDICTION_COLUMNS)
             self._chunks = _table(stack, self._paths.chunks, CHUNK_COLUMNS)
             self._contigs = _table(stack, self._paths.contigs, CONTIG_COLUMNS)
+            # Rows that lack their q-values.
+            self._drafts = stack.enter_context(tempfile.TemporaryFile(dir=self._paths.contigs.parent))
             self._results = _table(stack, self._paths.results, ["Sequence_ID", "Prediction", "score1", "score2"])
             self._highest = _table(stack, self._paths.highest, ["Modified_ID", "Is_Virus"])
             self._sorted = stack.enter_context(SortedRows(self._paths.highest.parent))
@@ -72,24 +87,55 @@ class Tables:
         self._chunks.write(block.chunks)
         if block.opening:
             self._add_part(block.opening)
-        self._contigs.write(block.contigs)
+        self._drafts.write(block.contigs)
+        self._logits.extend(block.logits)
         if block.closing:
             self._add_part(block.closing)
         self._sorted.extend(block.highest)
         self.counts.add(block.counts)
 
     def finish(self) -> Counts:
-        """Write the sorted table."""
+        """Write what follows from all rows: q-values, and the sorted table."""
+        self._write_contigs()
         self._highest.writelines(f"{identifier}\t{is_virus}\n".encode() for identifier, is_virus in self._sorted)
         return self.counts
 
     def _add_part(self, part: Part) -> None:
         if self._contig is None:
-            self._contig = Contig(part.record, part.length, part.chunks, self._threshold)
-        self._contig.add(part.scores)
+            self._contig = Contig(part.record, part.chunks, self._rules)
+        self._contig.add(part.scored)
         if part.ends:
-            self._contigs.write(self._contig.row(self.counts).encode())
+            row, logit = self._contig.row(self.counts)
+            self._drafts.write(row.encode())
+            if logit is not None:
+                self._logits.append(logit)
             self._contig = None
+
+    def _write_contigs(self) -> None:
+        """The rows of contigs.tsv with their q-values, where prevalence can be told."""
+        self._drafts.seek(0)
+        if not self._logits:
+            shutil.copyfileobj(self._drafts, self._contigs)
+            return
+        logits = np.frombuffer(self._logits)
+        self.prevalence = estimate_prevalence(logits, self._rules.prior)
+        values = q_values(logits, self.prevalence.value).tolist() if self.prevalence.enough else [None] * len(logits)
+        mark, position = f"\t{Q_VALUE}\t".encode(), iter(values)
+        for line in self._drafts:
+            self._contigs.write(self._with_q_value(line, next(position)) if mark in line else line)
+
+    def _with_q_value(self, line: bytes, value: float | None) -> bytes:
+        text = b"" if value is None else str(round(value, PROBABILITY_DECIMALS)).encode()
+        mark = Q_VALUE.encode()
+        rules = self._rules
+        if rules.fdr is None or rules.by_threshold:
+            return line.replace(mark, text)
+        cells = line.split(b"\t")
+        if cells[_CALL] == VIRAL.encode() and (not rules.fdr or value is None or value > rules.fdr):
+            cells[_CALL], cells[_REASON] = AMBIGUOUS.encode(), b"q_value" if text else b"no_q_value"
+            self.counts.viral_records -= 1
+            self.counts.ambiguous_records += 1
+        return b"\t".join(cells).replace(mark, text)
 
 
 class SortedRows:

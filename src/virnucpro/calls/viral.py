@@ -9,7 +9,7 @@ from pathlib import Path
 from virnucpro.calls.gzip_blocks import GzipWriter
 from virnucpro.errors import StorageError
 from virnucpro.io import atomic_file
-from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL, read_rows
+from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL, read_rows
 from virnucpro.sequences.read import read_fasta
 
 logger = logging.getLogger(__name__)
@@ -38,14 +38,14 @@ def write_viral(contigs: Path, fastas: Sequence[str | Path], output: Path, threa
     changed = f"input changed, or {contigs} did. Delete that file and the folder 'shards' beside it, and run again."
     written = 0
     with atomic_file(output) as temporary, open(temporary, "wb") as raw, GzipWriter(raw, threads) as file:
-        rows = read_rows(contigs, CONTIG_COLUMNS)
+        rows = read_rows(contigs, CONTIG_COLUMNS, ("record", "length", "call"))
         for record in (record for fasta in fastas for record in read_fasta(fasta, keep_empty=True)):
             if not record.sequence:
                 continue  # refused, or left out and counted, when the input was split
-            identifier, length, *_, call = next(rows, ("", "", ""))
+            identifier, length, call = next(rows, ("", "", ""))
             if (record.id, str(len(record.sequence))) != (identifier, length):
                 raise StorageError(f"{record.file}: {record.id} isn't what was scored: the {changed}")
-            if call not in (VIRAL, NON_VIRAL, UNSCORED):
+            if call not in (VIRAL, AMBIGUOUS, NON_VIRAL, UNSCORED):
                 raise StorageError(
                     f"{contigs}: {identifier} is called {call!r}, which isn't a call. Delete it and run again."
                 )

@@ -6,13 +6,12 @@ import json
 import struct
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from virnucpro.classifier.labels import Label, has_fasta, read_labelled_fasta, read_labelled_records
+from virnucpro.classifier.labels import Labelled, labelled_samples, read_test_part
 from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
 from virnucpro.errors import InputError
 from virnucpro.io import atomic_file
@@ -21,13 +20,12 @@ from virnucpro.rendering import saved_figure
 from virnucpro.result_tables import (
     CHUNK_COLUMNS,
     CONTIG_COLUMNS,
-    NO_OPEN_FRAME,
     PREDICTION_COLUMNS,
+    UNSCORED,
     VIRAL,
     read_rows,
     write_table,
 )
-from virnucpro.settings.tables import read_table
 
 LEVELS = {
     "frame": "frames",
@@ -43,22 +41,6 @@ _Facts = tuple[bool, int, int]
 """Of a record: viral or not, its category's number, and the place of its length in ``LENGTHS``."""
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """One sample's folder of tables. ``label`` holds for every record that ``records`` doesn't name."""
-
-    name: str
-    folder: Path
-    label: Label | None = None
-    records: Mapping[str, Label] = field(default_factory=dict)
-
-    def label_of(self, record: str) -> Label:
-        """A record's label; InputError if it has none."""
-        if (label := self.records.get(record, self.label)) is None:
-            raise InputError(f"{self.folder}: record {record} of sample {self.name} has no label. Add it to the table.")
-        return label
-
-
 def evaluate_from_table(
     table: str | Path,
     folders: Mapping[str, Path],
@@ -71,24 +53,8 @@ def evaluate_from_table(
 
     ``folders`` are sample name → folder of its tables; of a training's ``split.tsv`` only the test part is measured.
     """
-    labels: dict[str, Label] = {}
-    records: dict[str, Label] = {}
-    if has_fasta(table):
-        rows = read_labelled_fasta(table)
-        if len(rows) != len(folders):
-            raise InputError(
-                f"{table}: lists other files than it did when this run began. Give the same command again."
-            )
-        labels = dict(zip(folders, (row.label for row in rows), strict=True))
-    else:
-        records = read_labelled_records(table)
-    samples = [Labelled(name, folder, labels.get(name), records) for name, folder in folders.items()]
-    only = None
-    if split:
-        columns = ("sample", "record", "part")
-        parts = read_table(Path(split), columns, others=True, quotes=False, what="split of a training")
-        only = {(row["sample"], row["record"]) for row in parts.rows if row["part"] == "test"}
-    return evaluate(samples, output, only=only, contrasts=contrasts, run=run)
+    only = read_test_part(split) if split else None
+    return evaluate(labelled_samples(table, folders), output, only=only, contrasts=contrasts, run=run)
 
 
 def evaluate(
@@ -120,19 +86,21 @@ def evaluate(
     excluded = {True: 0, False: 0}
     for sample in samples:
         facts: dict[str, _Facts] = {}
-        wanted: tuple[str, ...] = ("record", "length", "mean_score", "call")
-        for record, length, score, call in read_rows(sample.folder / "contigs.tsv", CONTIG_COLUMNS, wanted):
+        wanted: tuple[str, ...] = ("record", "length", "mean_score", "probability", "call")
+        for record, length, score, probability, call in read_rows(
+            sample.folder / "contigs.tsv", CONTIG_COLUMNS, wanted
+        ):
             if only is not None and (sample.name, record) not in only:
                 continue
             label = sample.label_of(record)
             category = categories.setdefault(label.category, len(categories))
             facts[record] = (label.viral, category, bisect_right(LENGTHS, int(length)) - 1)
-            _add(items, "contig", facts[record], score, call)
-        wanted = ("record", "score", "call")
-        for record, score, call in read_rows(sample.folder / "chunks.tsv", CHUNK_COLUMNS, wanted):
+            _add(items, "contig", facts[record], probability or score, call)
+        wanted = ("record", "score", "probability", "call")
+        for record, score, probability, call in read_rows(sample.folder / "chunks.tsv", CHUNK_COLUMNS, wanted):
             if record in facts:
-                excluded[facts[record][0]] += call == NO_OPEN_FRAME
-                _add(items, "chunk", facts[record], score, call)
+                excluded[facts[record][0]] += call == UNSCORED
+                _add(items, "chunk", facts[record], probability or score, call)
         wanted = ("record", "score_virus", "label")
         for record, score, frame_label in read_rows(sample.folder / "predictions.tsv", PREDICTION_COLUMNS, wanted):
             if record in facts:

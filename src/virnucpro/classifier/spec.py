@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from virnucpro import __version__
+from virnucpro.classifier.evidence import Calibration
 from virnucpro.errors import ModelError
 from virnucpro.models import model_file
 
@@ -47,6 +48,8 @@ class ClassifierSpec:
     dna_encoder: dict[str, Any] | None = None  # {"name", "weights_sha256"}
     protein_encoder: dict[str, Any] | None = None
     pooling: dict[str, str] | None = None  # {"dna", "protein"}: how residues became one vector
+    partial_frames: bool = False  # whether it was trained or validated for those of chunks without a stop-free frame
+    calibration: dict[str, Any] | None = None  # see ``evidence.Calibration``
     batchnorm_eps: float = 1e-5
     training: dict[str, Any] | None = None  # settings and the digest of the data
     metrics: dict[str, Any] | None = None  # on the test part
@@ -54,10 +57,27 @@ class ClassifierSpec:
     weights_sha256: str = ""  # of the tensors as stored
     virnucpro_version: str = __version__
 
+    def read_calibration(self, where: str | Path) -> Calibration | None:
+        """The calibration, if there is one; ModelError names ``where``, the classifier's file, if it can't be used."""
+        return None if self.calibration is None else Calibration.from_dict(self.calibration, where)
+
 
 def read_classifier_spec(path: str | Path) -> ClassifierSpec:
     """A classifier's specification, from its file's header; ModelError for any other file."""
     return model_file.read_spec(path, ClassifierSpec)
+
+
+def spec_or_none(path: str | Path) -> ClassifierSpec | None:
+    """The same; None if the file isn't there, or is none of this program."""
+    try:
+        return read_classifier_spec(path)
+    except (ModelError, OSError):
+        return None
+
+
+def scores_partial(wanted: str, spec: ClassifierSpec | None) -> bool:
+    """Whether partial frames are scored, by the option ``partial_frames``: what it says, or with ``auto`` what the classifier is for."""
+    return spec is not None and spec.partial_frames if wanted == "auto" else wanted == "true"
 
 
 def read_classifier(path: str | Path) -> tuple[Arrays, ClassifierSpec]:

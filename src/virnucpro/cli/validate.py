@@ -23,6 +23,7 @@ LABELS = {
     "windows_with_open_frame": "chunks with a stop-free frame",
     "records_without_open_frame": "records without one",
     "open_frames": "stop-free frames",
+    "partial_frames": "partial frames, of other chunks",
 }
 """What the text calls the keys that JSON keeps since version 0.1."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from virnucpro.embeddings.distinct import DistinctSequences
 from virnucpro.embeddings.store import ROWS_PER_CHUNK, MergedEmbeddings, ShardFile, runs
 from virnucpro.errors import StorageError
+from virnucpro.sequences.shards import KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -41,23 +42,24 @@ def copy_known(
             break
         if not Path(path).exists():
             continue
-        for numbers, vectors, computed in _matching(Path(path), sequences, found, role, key, file.width):
-            rows, which = sequences.rows(numbers)
-            file.write_rows(rows, vectors[which])
-            found[numbers] = True
-            ways += [way for way in computed if way not in ways]
+        for kind in KINDS:
+            for numbers, vectors, computed in _matching(Path(path), kind, sequences, found, role, key, file.width):
+                rows, which = sequences.rows(numbers)
+                file.write_rows(rows, vectors[which])
+                found[numbers] = True
+                ways += [way for way in computed if way not in ways]
     return found, ways
 
 
 def _matching(
-    path: Path, sequences: DistinctSequences, found: np.ndarray, role: str, key: str, width: int
+    path: Path, kind: str, sequences: DistinctSequences, found: np.ndarray, role: str, key: str, width: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]]:
     """(m,) numbers of distinct sequences that aren't found yet, their (m, d) vectors, and how the file's were computed.
 
     Ends with a warning where the file can't be used.
     """
     try:
-        former = MergedEmbeddings(path)
+        former = MergedEmbeddings(path, kind)
         if former.provenance.get("keys", {}).get(role) != key:
             return
         computed = former.provenance["computed"][role]

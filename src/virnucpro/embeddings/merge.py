@@ -14,10 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from virnucpro.embeddings.store import ROWS_PER_CHUNK, Source, create_merged, open_shard, relative_path
+from virnucpro.embeddings.store import ROWS_PER_CHUNK, Source, create_merged, open_shard, place_of, relative_path
 from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import StorageError
 from virnucpro.provenance import OF_JOBS, OF_VECTORS, RunRecord, read_attributes, resources_used
+from virnucpro.sequences.shards import FRAMES, KINDS, PARTIAL
 from virnucpro.sequences.split import read_sample
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,13 @@ def merge(
         name: {Path(path).stem: Path(path) for path in paths} for name, paths in (("dna", dna), ("protein", protein))
     }
     output.parent.mkdir(parents=True, exist_ok=True)  # paths from it can be followed then
-    found = _find(output, manifest["pieces"], files, specs)
+    # Partial frames are scored where their vectors are given, and where there are none.
+    partial = not manifest["pieces"][PARTIAL] or any(
+        piece["sha"] in files["dna"] for piece in manifest["pieces"][PARTIAL]
+    )
+    kinds = KINDS if partial else (FRAMES,)
+    of_kind = {kind: _find(output, manifest["pieces"][kind], files, specs) for kind in kinds}
+    found = {name: [piece for own in of_kind.values() for piece in own[name]] for name in specs}
     every = [piece for own in found.values() for piece in own]
     dtype = _only(every, "dtype", "stored as") or "float32"
     keys = {name: key for name, own in found.items() if (key := _only(own, "key", "made under the key"))}
@@ -92,22 +99,26 @@ def merge(
         "keys": keys,
         "vectors": dtype,
         "computed": {name: _once(way for piece in own for way in piece.ways) for name, own in found.items()},
-        "jobs": {"split": _share(manifest["job"] or {}, manifest["frames"], manifest["unit_frames"])},
+        "jobs": {"split": _share(manifest["job"] or {}, manifest[FRAMES], manifest["unit_frames"])},
         "shards": [piece.statistics for pair in zip(*found.values(), strict=True) for piece in pair],
     }
-    count = sum(piece.source.rows for piece in found["dna"])
+    rows = {kind: sum(piece.source.rows for piece in own["dna"]) for kind, own in of_kind.items()}
+    sources = {
+        kind: {name: [piece.source for piece in pieces] for name, pieces in own.items()}
+        for kind, own in of_kind.items()
+    }
     with create_merged(
-        output, count, specs["dna"].width, specs["protein"].width, provenance,
-        sources={name: [piece.source for piece in own] for name, own in found.items()} if keep == "shards" else None,
-        digests=all(piece.digests for piece in every), vectors=dtype,
+        output, rows[FRAMES], specs["dna"].width, specs["protein"].width, provenance, partial=rows.get(PARTIAL),
+        sources=sources if keep == "shards" else None, digests=all(piece.digests for piece in every), vectors=dtype,
     ) as merged:  # fmt: skip
-        row = 0
-        for pieces in zip(*found.values(), strict=True):
-            _append(merged, dict(zip(found, pieces, strict=True)), row, keep == "merged")
-            row += pieces[0].source.rows
+        for kind, own in of_kind.items():
+            row, place = 0, place_of(merged, kind)
+            for pieces in zip(*own.values(), strict=True):
+                _append(place, dict(zip(own, pieces, strict=True)), row, keep == "merged")
+                row += pieces[0].source.rows
         provenance["jobs"]["merge"] = resources_used(began)
-    logger.info("merged %d frames from %d shards", count, len(found["dna"]))
-    return count
+    logger.info("merged %s from %d shards", ", ".join(f"{rows[kind]} {kind}" for kind in rows), len(found["dna"]))
+    return rows[FRAMES]
 
 
 def describe(spec: EncoderSpec) -> dict[str, Any]:
@@ -187,7 +198,7 @@ def _once(ways: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _append(merged: h5py.File, pieces: Mapping[str, _Piece], row: int, copy: bool) -> None:
+def _append(merged: h5py.Group, pieces: Mapping[str, _Piece], row: int, copy: bool) -> None:
     """Fill rows ``row`` … with what the file holds itself, of a shard's pieces by role, which must have the same ids."""
     rows = pieces["dna"].source.rows
     with ExitStack() as stack:

@@ -1,7 +1,8 @@
 """Layout of the HDF5 files: one per shard and model, and the merged one per sample, which may refer to rows of those.
 
 All carry ``complete`` as their last-written attribute and appear by rename, so a reader can tell a finished file from
-anything else. HDF5 reads rows of a file that is missing as NaN, and looks for it in the current folder, too; so vectors
+anything else. A sample's file has the vectors of stop-free frames at its top, and those of partial frames, if they are scored,
+in the group ``partial``, in datasets of the same names. HDF5 reads rows of a file that is missing as NaN, and looks for it in the current folder, too; so vectors
 that are referred to are read from the shards' files themselves, each of which is checked, and again whenever it changed.
 """
 
@@ -23,11 +24,13 @@ import numpy as np
 
 from virnucpro.errors import ConfigError, StorageError
 from virnucpro.io import atomic_file, named_in_errors
+from virnucpro.sequences.shards import FRAMES, PARTIAL
 
 ROWS_PER_CHUNK = 1024
 """Rows that are read or written at a time; about 2 GB/s at this size, and small enough to stream."""
 DIGEST_BYTES = 16
 
+_SOURCES = {FRAMES: "sources", PARTIAL: "partial_sources"}  # keys of the provenance
 _STRING = h5py.string_dtype("utf-8")
 _REMEDY = "Delete it and run again."
 
@@ -164,7 +167,8 @@ def create_merged(
     protein_width: int,
     provenance: dict[str, Any],
     *,
-    sources: Mapping[str, Sequence[Source]] | None = None,
+    partial: int | None = None,
+    sources: Mapping[str, Mapping[str, Sequence[Source]]] | None = None,
     digests: bool = False,
     vectors: str = "float32",
 ) -> Iterator[h5py.File]:
@@ -175,29 +179,43 @@ def create_merged(
         count: rows.
         dna_width, protein_width: columns.
         provenance: may be added to until the block ends.
-        sources: the shards' rows by role, in order; then only ``ids`` are to be filled. None: ``dna`` and ``protein``, too.
+        partial: rows of partial frames; None: they aren't scored.
+        sources: the shards' rows by kind and role, in order; then only ``ids`` are to be filled. None: ``dna`` and
+            ``protein``, too.
         digests: whether it has ``dna_digests`` and ``protein_digests`` (to be filled where ``sources`` is None).
         vectors: dtype of the vectors.
     """
     with atomic_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
-        # Contiguous: shards end anywhere, and a part of a chunk costs reading and writing all of it.
-        file.create_dataset("ids", shape=(count,), dtype=_STRING)
-        for role, width in (("dna", dna_width), ("protein", protein_width)):
-            own = None if sources is None else sources[role]
-            _add(file, role, "embeddings", (count, width), np.dtype(vectors), own)
-            if digests:
-                _add(file, f"{role}_digests", "digests", (count, DIGEST_BYTES), np.dtype("u1"), own)
+        for kind, rows in ((FRAMES, count), (PARTIAL, partial)):
+            if rows is None:
+                continue
+            place = place_of(file, kind, create=True)
+            # Contiguous: shards end anywhere, and a part of a chunk costs reading and writing all of it.
+            place.create_dataset("ids", shape=(rows,), dtype=_STRING)
+            for role, width in (("dna", dna_width), ("protein", protein_width)):
+                own = None if sources is None else sources[kind][role]
+                _add(place, role, "embeddings", (rows, width), np.dtype(vectors), own)
+                if digests:
+                    _add(place, f"{role}_digests", "digests", (rows, DIGEST_BYTES), np.dtype("u1"), own)
         file.attrs["count"] = count
         yield file
-        if sources is not None:
-            provenance = provenance | {"sources": {role: [asdict(each) for each in sources[role]] for role in sources}}
+        for kind, by_role in (sources or {}).items():
+            referred = {role: [asdict(each) for each in found] for role, found in by_role.items()}
+            provenance = provenance | {_SOURCES[kind]: referred}
         # Written last, so that the caller can add to it; a dataset, since an attribute ends at 64 kB.
         file.create_dataset("provenance", data=json.dumps(provenance), dtype=_STRING)
         file.attrs["complete"] = True
 
 
+def place_of(file: h5py.File, kind: str, create: bool = False) -> h5py.Group:
+    """Where a sample's file has the rows of a kind."""
+    if kind == FRAMES:
+        return file
+    return file.create_group(kind) if create else file[kind]
+
+
 def _add(
-    file: h5py.File, name: str, there: str, shape: tuple[int, int], dtype: np.dtype, sources: Sequence[Source] | None
+    file: h5py.Group, name: str, there: str, shape: tuple[int, int], dtype: np.dtype, sources: Sequence[Source] | None
 ) -> None:
     """Add a dataset: to be filled, or of rows of the shards' datasets ``there``."""
     if not sources:
@@ -212,24 +230,26 @@ def _add(
 
 
 class MergedEmbeddings:
-    """Streaming reader of ``embeddings.h5``, wherever its vectors lie.
+    """Streaming reader of one ``kind`` of rows of ``embeddings.h5``, wherever its vectors lie.
 
     Raises StorageError for a file that isn't whole, and for shards that it refers to and that are missing, not whole, or
     made anew since: here, and again in whatever reads them.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, kind: str = FRAMES):
+        self.path, self.kind = Path(path), kind
         with _open_complete(self.path, ("ids", "dna", "protein", "provenance")) as file:
-            self.count = int(file.attrs["count"])
+            self.scores_partial = PARTIAL in file
             self.dna_width = int(file["dna"].shape[1])
             self.protein_width = int(file["protein"].shape[1])
             self.provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
-            found = self.provenance.get("sources", {})
+            place = place_of(file, kind) if kind in (FRAMES, *file) else {}
+            self.count = len(place["ids"]) if place else 0
+            found = self.provenance.get(_SOURCES[kind], {})
             self.sources = {role: [Source(**each) for each in found[role]] for role in found}
-            for role in ("dna", "protein"):
+            for role in ("dna", "protein") if place else ():
                 rows = sum(each.rows for each in self.sources.get(role, ()))
-                if file[role].is_virtual and rows != self.count:
+                if place[role].is_virtual and rows != self.count:
                     raise StorageError(f"{self.path}: refers to {rows} rows of {self.count}. {_REMEDY}")
         self._starts = {
             role: [0, *itertools.accumulate(each.rows for each in own)] for role, own in self.sources.items()
@@ -252,8 +272,14 @@ class MergedEmbeddings:
 
     def read(self, window: slice) -> tuple[list[str], np.ndarray]:
         """Ids and features (n, dna + protein) float32 of a window. Threads may read side by side."""
+        return self.ids(window), self.features(window)
+
+    def ids(self, window: slice) -> list[str]:
+        """Ids of a window."""
+        if not self.count:
+            return []
         with h5py.File(self.path, "r", locking=False) as file:
-            return file["ids"].asstr()[window].tolist(), self.features(window)
+            return place_of(file, self.kind)["ids"].asstr()[window].tolist()  # type: ignore[no-any-return]
 
     def features(self, window: slice) -> np.ndarray:
         """Features (n, dna + protein) float32 of a window. Threads may read side by side."""
@@ -279,7 +305,9 @@ class MergedEmbeddings:
         window = self._clip(window or slice(None))
         if not self.sources.get(role):
             with h5py.File(self.path, "r", locking=False) as file:
-                yield file[role], file.get(f"{role}_digests"), window
+                place = place_of(file, self.kind) if self.count else {}
+                if place:
+                    yield place[role], place.get(f"{role}_digests"), window
             return
         starts, own = self._starts[role], self.sources[role]
         for place in range(bisect_right(starts, window.start) - 1, len(own)):

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -58,7 +58,12 @@ def read_spec(path: str | Path, kind: type[AnySpec]) -> AnySpec:
     if (found := entry.pop("kind", None)) != kind.KIND:
         raise ModelError(f"{path}: holds {found} weights, not {kind.KIND} weights. {kind.REMEDY}")
     version = entry.pop("format", None)
-    if version != FORMAT or set(entry) != {field.name for field in fields(kind)}:
+    known = {field.name: field.default is MISSING for field in fields(kind)}  # name → whether it must be there
+    if (
+        version != FORMAT
+        or not known.keys() >= entry.keys()
+        or any(known[name] and name not in entry for name in known)
+    ):
         raise ModelError(f"{path}: was written by another version (format {version}). Make it again with this one.")
     return kind(**entry)
 

@@ -9,7 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from virnucpro.calls.rules import LOW_COMPLEXITY
+from virnucpro.classifier.evidence import PRESETS
 from virnucpro.models.registry import ARCHITECTURES, ROLES, Architecture
+from virnucpro.report import answers
+from virnucpro.sequences.stretches import MIN_CODONS
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def _works() -> list[Reference]:
     return [Reference(**work) for work in works]
 
 
-def methods(summary: dict[str, Any], bases: int) -> str:
+def methods(summary: Mapping[str, Any], bases: int) -> str:
     """The paragraph; numbers in brackets are those of ``references``.
 
     Args:
@@ -88,13 +92,58 @@ def methods(summary: dict[str, Any], bases: int) -> str:
         f"its Snakemake workflow (Snakemake {versions['snakemake']}{cite['snakemake']}). "
         f"The {summary['records']:,} sequences ({bases:,} bases) were cut into {summary['chunks']:,} chunks of at most "
         f"{summary['chunk_length']} bases and each chunk was translated in all six frames; the "
-        f"{summary['frames']:,} frames without a stop codon were kept. The DNA of each frame was embedded with "
-        f"{dna}, its protein with {protein}, and both vectors together were scored by the classifier "
+        f"{summary['frames']:,} frames without a stop codon were kept{_partial(summary)}. The DNA of each frame was "
+        f"embedded with {dna}, its protein with {protein}, and both vectors together were scored by the classifier "
         f"{classifier['name']} (weights SHA-256 {classifier['weights_sha256'][:12]}).{computed if ways else ''} "
         f"The score of a chunk is v / (v + o), where v and o are the largest viral and non-viral scores among its "
-        f"frames; chunks without a stop-free frame have no score. A sequence was called viral if the mean score of its "
-        f"scored chunks was at least {summary['threshold']}: {summary['viral_records']:,} sequences."
+        f"frames; {summary['chunks'] - summary['scored_chunks']:,} chunks have no score. {_calls(summary)}"
     )
+
+
+def _partial(summary: Mapping[str, Any]) -> str:
+    if not summary["partial_chunks"]:
+        return ""
+    return (
+        f", and in {summary['partial_chunks']:,} chunks without any the longest stretch of at least {3 * MIN_CODONS} bases "
+        "without a stop codon, in any frame, was taken for one"
+    )
+
+
+def _calls(summary: Mapping[str, Any]) -> str:
+    """How sequences were called, and how many."""
+    calls = summary["calls"]
+    limits = answers.unscored_limits(summary)
+    unscored = f"Sequences {limits} were left unscored. " if limits else ""
+    if answers.by_score(summary):
+        return (
+            f"{unscored}A sequence was called viral if the mean score of its scored chunks was at least "
+            f"{summary['threshold']}: {summary['viral_records']:,} sequences, {summary['unscored_records']:,} had no score."
+        )
+    share, fitted = answers.percent(PRESETS[calls["by"]]), answers.fitted_on(summary["calibration"])
+    text = (
+        "The log odds ln(v / o) of chunks, and their combination over the chunks of a sequence, were calibrated on labelled "
+        f"sequences{f' ({fitted})' if fitted else ''}. {unscored}A sequence was called viral from a logit of "
+        f"{calls['viral']:.3f} on, non-viral below {calls['non_viral']:.3f}, and ambiguous between (preset {calls['by']}: at "
+        f"most {share} of the non-viral sequences of those data reach the first, and at most {share} of the viral ones are "
+        f"below the second); at most ambiguous if {answers.percent(LOW_COMPLEXITY)} or more of its words of 8 bases repeat"
+    )
+    if calls["fdr"] is not None:
+        text += (
+            f", or if its q-value was not at most {calls['fdr']:g}"
+            if calls["fdr"]
+            else ", since the rate of false discoveries was set to 0"
+        )
+    text += (
+        f": {summary['viral_records']:,} viral, {summary['ambiguous_records']:,} ambiguous, {summary['unscored_records']:,} "
+        f"without a score. Probabilities assume that {answers.percent(calls['prior'])} of the sequences are viral."
+    )
+    found = summary["prevalence"]
+    if found and not found["reason"]:
+        text += (
+            " The share of viral sequences, from which q-values follow, was estimated by maximum likelihood as "
+            f"{answers.estimate(found['value'])} (95 % interval {answers.estimate(found['low'])} to {answers.estimate(found['high'])})."
+        )
+    return text
 
 
 def _encoder(encoder: Mapping[str, Any], architecture: Architecture, cite: Mapping[str, str]) -> str:

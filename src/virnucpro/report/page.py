@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from virnucpro import __version__
 from virnucpro.io import atomic_file
-from virnucpro.report import methods, tables, timing
-from virnucpro.result_tables import CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
+from virnucpro.report import advice, answers, methods, tables, timing
+from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
 
 MAX_LISTED_SHARDS = 500
 """Shard jobs in the page's table: the slowest ones."""
@@ -39,8 +39,10 @@ def write_sample_page(
         check: content of ``check.json``, if there is one.
     """
     summary = json.loads((folder / "summary.json").read_text())
-    contigs = tables.read_contigs(folder / "contigs.tsv")
-    chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn)
+    by_score = answers.by_score(summary)
+    contigs = tables.read_contigs(folder / "contigs.tsv", by_score)
+    chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn, by_score)
+    calibration = summary["calibration"]
     shards = provenance["shards"]
     computed = timing.computed(shards)
     _write(
@@ -53,9 +55,21 @@ def write_sample_page(
         provenance=provenance,
         contigs=contigs,
         chunks=chunks,
+        by_score=by_score,
+        thresholds=answers.thresholds(summary),
+        answers=[
+            answers.calling(summary),
+            answers.prevalence(summary),
+            answers.false_share(summary, contigs.highest_q),
+        ],
+        ambiguous=[(row, advice.ambiguous(row, summary)) for row in contigs.ambiguous],
+        unscored=advice.unscored(contigs.unscored, chunks.unscored, summary),
+        fitted_on=answers.fitted_on(calibration) if calibration else "",
+        measured=answers.measured(calibration),
+        curve=answers.curve(summary),
         data=tables.columns(contigs.listed),
         columns=CONTIG_COLUMNS,
-        calls=(VIRAL, NON_VIRAL, UNSCORED),
+        calls=(VIRAL, AMBIGUOUS, NON_VIRAL, UNSCORED),
         times=timing.rule_times(provenance, methods.architectures(summary)),
         throughput=timing.throughput(shards),
         computed_shards=len(computed),

@@ -16,7 +16,7 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
     ``folder`` is ``output_dir``; those of the run's ``samples`` that have no report aren't counted.
     """
     found: list[str] = []
-    records = viral = frames = 0
+    records = viral = ambiguous = frames = 0
     seconds: Counter[str] = Counter()  # in the encoders, by device; without the jobs' start and waiting for a GPU
     for sample in samples:
         if not (folder / sample / "report.html").is_file():
@@ -26,9 +26,11 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
         except FileNotFoundError:
             continue
         seconds.update(counts.get("embedding_seconds", {}))
-        records, viral, frames = records + counts["records"], viral + counts["viral_records"], frames + counts["frames"]
-        found.append(f"{sample}: {counts['viral_records']:,} of {counts['records']:,} sequences viral, "
-                     f"{folder / sample / 'report.html'}")  # fmt: skip
+        records, viral = records + counts["records"], viral + counts["viral_records"]
+        ambiguous += counts.get("ambiguous_records", 0)  # files of version 0.1 lack these two
+        frames += counts["frames"] + counts.get("partial_chunks", 0)
+        called = _called(counts["viral_records"], counts.get("ambiguous_records", 0), counts["records"])
+        found.append(f"{sample}: {called}, {folder / sample / 'report.html'}")
     if not found:
         return ""
     if len(found) > MAX_LISTED_SAMPLES:
@@ -41,7 +43,11 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
     return "\n".join(
         [
             *found,
-            f"{viral:,} of {records:,} sequences viral; {frames:,} frames embedded"
+            f"{_called(viral, ambiguous, records)}; {frames:,} frames embedded"
             + (f", now or before, in {cost}{rate}" if cost else ""),
         ]
     )
+
+
+def _called(viral: int, ambiguous: int, records: int) -> str:
+    return f"{viral:,} of {records:,} sequences viral" + (f", {ambiguous:,} ambiguous" if ambiguous else "")

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from virnucpro.sequences.chunks import chunk_table
+from virnucpro.sequences.stretches import MIN_CODONS, longest_stretches
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 BLOCK_BASES = 3 << 18  # handled at a time: enough to hide the cost of NumPy's calls, few enough for the caches
@@ -49,16 +50,24 @@ _RESIDUES = (
 ).encode()  # by code
 
 
-class FrameBatch(NamedTuple):
-    """Stop-free frames of consecutive chunks, chunks ascending and frames F1..R3 in a chunk; arrays are (k,) int64."""
+class Frames(NamedTuple):
+    """Frames of consecutive chunks, or parts of such, chunks ascending and frames F1..R3 in a chunk; arrays are (k,) int64."""
 
-    chunks: int  # in the batch, with or without stop-free frames
-    first_record: int  # the sequence of the first chunk, an index into the sequences given
     record: np.ndarray  # each frame's sequence, an index into the sequences given
     chunk: np.ndarray  # 0-based index of its chunk in the sequence
     frame: np.ndarray  # 0..5, an index into ``FRAME_NAMES``
     nucleotides: list[bytes]  # upper case, on the frame's own strand
     proteins: list[bytes]  # never empty, never with ``*``
+
+
+class FrameBatch(NamedTuple):
+    """What consecutive chunks have."""
+
+    chunks: int  # in the batch, with or without stop-free frames
+    first_record: int  # the sequence of the first chunk, an index into the sequences given
+    frames: Frames  # the stop-free ones
+    partial: Frames  # of chunks without those, the longest stretch without a stop or a letter other than A, C, G, T
+    partial_low: np.ndarray  # (k,) int64, its first base in the chunk, on the forward strand
 
 
 def frame_span(start: int, length: int, frame: int) -> tuple[int, int]:
@@ -116,10 +125,9 @@ def _group_frames(group: list[bytes], first: int, chunk_length: int, work: Works
     for begin in range(0, len(starts), step):
         start, length = starts[begin : begin + step], table.length[begin : begin + step]
         low, high = int(start[0]), int(start[-1] + length[-1])
-        row, frame, nucleotides, proteins = _block_frames(letters[low:high], start - low, length, work)
-        row += begin
-        record, first_record = table.record[row] + first, int(table.record[begin]) + first
-        yield FrameBatch(len(start), first_record, record, table.index[row], frame, nucleotides, proteins)
+        records, indices = table.record[begin : begin + step] + first, table.index[begin : begin + step]
+        found = _block_frames(letters[low:high], start - low, length, records, indices, work)
+        yield FrameBatch(len(start), int(records[0]), *found)
 
 
 def part_frames(
@@ -134,17 +142,16 @@ def part_frames(
     for begin in range(0, len(start), step):
         starts, lengths = start[begin : begin + step], length[begin : begin + step]
         low, high = int(starts[0]), int(starts[-1] + lengths[-1])
-        row, frame, nucleotides, proteins = _block_frames(text[low:high], starts - low, lengths, work)
-        record = np.zeros(len(row), dtype=np.int64)
-        yield FrameBatch(len(starts), 0, record, row + begin + index, frame, nucleotides, proteins)
+        records, indices = np.zeros(len(starts), dtype=np.int64), np.arange(len(starts)) + begin + index
+        yield FrameBatch(len(starts), 0, *_block_frames(text[low:high], starts - low, lengths, records, indices, work))
 
 
 def _block_frames(
-    text: np.ndarray, start: np.ndarray, length: np.ndarray, work: Workspace
-) -> tuple[np.ndarray, np.ndarray, list[bytes], list[bytes]]:
-    """Stop-free frames of the chunks ``text[start : start + length]`` of letters ((b,) uint8), in order.
+    text: np.ndarray, start: np.ndarray, length: np.ndarray, record: np.ndarray, chunk: np.ndarray, work: Workspace
+) -> tuple[Frames, Frames, np.ndarray]:
+    """Stop-free frames, partial ones and their first bases of the chunks ``text[start : start + length]`` of letters ((b,) uint8), in order.
 
-    Returns rows of the chunks and frames, (k,) int64 each; nucleotide texts; proteins.
+    ``record`` and ``chunk`` say which chunks these are.
     """
     margin = -(-(int(length.max()) + 3) // 8) * 8  # either side, so that whole rows can be read anywhere
     size = -(-(len(text) + 2 * margin) // 8) * 8
@@ -167,6 +174,7 @@ def _block_frames(
         for back in range(3):
             codons[others - back] = _SKIPPED_CODE
     _find_stops(codons, stops, other)
+    kept_stops = stops.copy()
     row, frame, residues = _without_stop(stops, other, start + margin, length)
 
     # Both strands stand one after the other; on the second, a codon's code stands where its last base is.
@@ -177,19 +185,42 @@ def _block_frames(
         other[others] = letters[others]
     _reverse(other, work.letters[size : 2 * size])
 
-    start, length, offset, reverse = start[row], length[row], _FRAME_OFFSETS[frame], frame >= 3
-    first = np.where(reverse, 2 * size - margin - start - length, margin + start) + offset
-    proteins = _texts(work.codons, first + 2 * reverse, residues, 3, _RESIDUES)
+    def texts(
+        row: np.ndarray, frame: np.ndarray, offset: np.ndarray, codons: np.ndarray
+    ) -> tuple[np.ndarray, list[bytes]]:
+        """Places of the first base on both strands, and proteins; ``offset`` bases from the chunk's begin on the frame's."""
+        reverse = frame >= 3
+        first = np.where(reverse, 2 * size - margin - start[row] - length[row], margin + start[row]) + offset
+        return first, _texts(work.codons, first + 2 * reverse, codons, 3, _RESIDUES)
+
+    offset = _FRAME_OFFSETS[frame]
+    first, proteins = texts(row, frame, offset, residues)
     if others is not None:
-        touched = np.searchsorted(others, margin + start) < np.searchsorted(others, margin + start + length)
+        begin = margin + start[row]
+        touched = np.searchsorted(others, begin) < np.searchsorted(others, begin + length[row])
         for index in np.flatnonzero(touched).tolist():
             proteins[index] = proteins[index].replace(b"-", b"")
             residues[index] = len(proteins[index])
         kept = residues > 0
         proteins = [protein for protein in proteins if protein]
-        row, frame, residues, first, length, offset = (x[kept] for x in (row, frame, residues, first, length, offset))
-    nucleotides = _texts(work.letters, first, np.minimum(3 * residues + 1, length - offset), 1)
-    return row, frame, nucleotides, proteins
+        row, frame, residues, first, offset = (x[kept] for x in (row, frame, residues, first, offset))
+    nucleotides = _texts(work.letters, first, np.minimum(3 * residues + 1, length[row] - offset), 1)
+    frames = Frames(record[row], chunk[row], frame, nucleotides, proteins)
+
+    without = np.ones(len(start), dtype=bool)
+    without[row] = False
+    row = np.flatnonzero(without)
+    if not len(row):
+        return frames, Frames(row, row, row, [], []), row
+    if others is not None:
+        kept_stops[codons == _SKIPPED_CODE] = 3
+    frame, residues, low = longest_stretches(kept_stops, start[row] + margin, length[row])
+    long = residues >= MIN_CODONS
+    row, frame, residues, low = row[long], frame[long], residues[long], low[long]
+    offset = np.where(frame < 3, low, length[row] - low - 3 * residues)
+    first, proteins = texts(row, frame, offset, residues)
+    nucleotides = _texts(work.letters, first, np.minimum(3 * residues + 1, length[row] - offset), 1)
+    return frames, Frames(record[row], chunk[row], frame, nucleotides, proteins), low
 
 
 def _other_letters(letters: np.ndarray, valid: np.ndarray, scratch: np.ndarray, inside: slice) -> np.ndarray:

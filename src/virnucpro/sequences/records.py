@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from virnucpro.errors import InputError, StorageError
 from virnucpro.sequences.blocks import TextBlock, cut_file
+from virnucpro.sequences.composition import compositions
 from virnucpro.sequences.read import Record, read_fasta
 
 REMEDY = "Delete the shard folder and run again."
@@ -22,7 +24,8 @@ BUFFERED_RECORDS = 1 << 10
 BUFFERED_HASHES = 1 << 15
 """Hashes of ids written or read at a time."""
 
-_TABLE_HEADER = "record\tlength\tfile\n"
+_TABLE_HEADER = "record\tlength\tfile\tgc\tn_share\tlow_complexity\n"
+_SHARE_DECIMALS = 4
 _NAMED_RECORDS = 3  # in a note
 _RNA_TO_DNA = bytes.maketrans(b"Uu", b"Tt")
 
@@ -76,7 +79,7 @@ class RecordsFound:
         self.count += 1
         self.bases += len(sequence)
         self.ids.append(record.id)
-        self.rows.append(f"{record.id}\t{len(sequence)}\t{record.file}\n")
+        self.rows.append(f"{record.id}\t{len(sequence)}\t{record.file}")
         if b"U" not in sequence and b"u" not in sequence:
             return record
         if not self.rna_as_dna or b"T" in sequence or b"t" in sequence:
@@ -85,9 +88,14 @@ class RecordsFound:
         self.rna.add(record.id)
         return record._replace(sequence=sequence.translate(_RNA_TO_DNA))
 
+    def describe(self, sequences: Sequence[bytes]) -> None:
+        """Add the composition of all records, whose sequences these are, to their rows."""
+        shares = compositions(sequences).round(_SHARE_DECIMALS).tolist()
+        self.rows = [f"{row}\t{gc}\t{n}\t{low}" for row, (gc, n, low) in zip(self.rows, shares, strict=True)]
+
     def joined(self) -> RecordsFound:
         """The same with its rows in one piece, which is pickled sooner."""
-        self.rows = ["".join(self.rows)]
+        self.rows = ["\n".join(self.rows)] if self.rows else []
         return self
 
     def merge(self, other: RecordsFound) -> None:
@@ -174,7 +182,7 @@ class SampleRecords:
         self._write()
 
     def _write(self) -> None:
-        self._table.write("".join(self.found.rows))
+        self._table.writelines(f"{row}\n" for row in self.found.rows)
         self._duplicates.add(self.found.ids)
         self.found.rows.clear()
         self.found.ids.clear()
@@ -183,7 +191,7 @@ class SampleRecords:
         """Refuse an id that occurs twice."""
         self._write()
         self._table.flush()
-        found = self._duplicates.first((record, file) for record, _, file in read_table(self._folder))
+        found = self._duplicates.first(self._ids_and_files())
         if found is None:
             return
         record, one, other = found
@@ -193,6 +201,14 @@ class SampleRecords:
             raise InputError(f"{said} Ids must be unique in a sample: rename one.")
         first = ". First part them, e.g. with seqtk seq -1 and seqtk seq -2." if one == other else "."
         raise InputError(f"{said} They look like the mates of a pair: make two samples, one of each mate{first}")
+
+    def _ids_and_files(self) -> Iterator[tuple[str, str]]:
+        """Of the rows written so far; those of records read in turn lack the shares."""
+        with open(self._folder / "records.tsv", encoding="utf-8", newline="\n") as file:
+            next(file)
+            for line in file:
+                record, _, source, *_ = line.rstrip("\n").split("\t")
+                yield record, source
 
     def notes(self) -> list[str]:
         """Messages for the user about the files and records read so far."""
@@ -205,16 +221,28 @@ class SampleRecords:
         ]
 
 
-def read_table(folder: Path) -> Iterator[tuple[str, int, str]]:
-    """(record, length, file) of each row of ``records.tsv``."""
+class RecordRow(NamedTuple):
+    """A row of ``records.tsv``; for the shares see ``composition``."""
+
+    id: str
+    length: int
+    file: str
+    gc: float
+    n_share: float
+    low_complexity: float
+
+
+def read_table(folder: Path) -> Iterator[RecordRow]:
+    """Each row of ``records.tsv``."""
     path = folder / "records.tsv"
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
             if next(file, "") != _TABLE_HEADER:
                 raise StorageError(f"{path}: not a table of records. {REMEDY}")
             for line in file:
-                record, length, source = line.removesuffix("\n").split("\t")
-                yield record, int(length), source
+                record, length, source, *shares = line.removesuffix("\n").split("\t")
+                gc, n_share, low_complexity = map(float, shares)
+                yield RecordRow(record, int(length), source, gc, n_share, low_complexity)
     except (OSError, ValueError) as error:
         raise StorageError(f"{path}: can't be read ({error}). {REMEDY}") from error
 

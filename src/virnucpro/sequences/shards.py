@@ -19,6 +19,9 @@ import numpy as np
 
 from virnucpro.io import BLOCK_BYTES, sha256_file
 
+FRAMES, PARTIAL = "frames", "partial"
+"""What shards hold: stop-free frames, or of each chunk without one its longest stretch (see ``stretches``)."""
+KINDS = (FRAMES, PARTIAL)
 MAX_QUEUED_WRITES = 4
 """Blocks of text that wait for the disk, per file."""
 

@@ -22,8 +22,8 @@ from virnucpro.io import atomic_directory
 from virnucpro.outputs import identity
 from virnucpro.processes import Processes
 from virnucpro.provenance import RunRecord, resources_used
-from virnucpro.sequences.records import REMEDY, SampleRecords, read_table
-from virnucpro.sequences.shards import ChunkTexts, ShardWriter
+from virnucpro.sequences.records import REMEDY, RecordRow, SampleRecords, read_table
+from virnucpro.sequences.shards import FRAMES, KINDS, PARTIAL, ChunkTexts, ShardWriter
 from virnucpro.sequences.splitter import BlockSplitter
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 2
 """Version of the shard folder's layout."""
 
-MANIFEST_KEYS = ("chunk_length", "shard_frames", "rna_as_dna", "frames", "samples", "shards")
+MANIFEST_KEYS = ("chunk_length", "shard_frames", "rna_as_dna", "samples", *KINDS, "shards", "partial_shards")
 BLOCK_BYTES = 2 << 20
 """Of text or bases that a process is given at a time, about."""
 BLOCKS_IN_PROCESS = 8
@@ -67,19 +67,22 @@ def split_samples(
         raise ValueError(f"chunk_length ({chunk_length}) and shard_frames ({shard_frames}) must be at least 1")
     began = time.perf_counter()
     with atomic_directory(output) as folder, ExitStack() as stack:
-        writer = stack.enter_context(ShardWriter(folder, shard_frames))
+        places = {kind: shard_folder(folder, kind) for kind in KINDS}
+        places[PARTIAL].mkdir()
+        writers = {kind: stack.enter_context(ShardWriter(place, shard_frames)) for kind, place in places.items()}
         splitter = BlockSplitter(chunk_length, empty_records == "skip", rna_as_dna)
         alone = len(samples) == 1
         found: dict[str, dict[str, Any]] = {}
-        frames = 0
+        written = dict.fromkeys(KINDS, 0)
         for sample, fastas in samples.items():
             own = folder / "samples" / sample
             own.mkdir(parents=True)
-            held: list[ChunkTexts] = []  # of several samples, each is written once it is known to be right
+            held = {
+                kind: list[ChunkTexts]() for kind in KINDS
+            }  # of several samples, all is written once it is known to be right
+            write = {kind: writers[kind].add if alone else held[kind].append for kind in KINDS}
             try:
-                manifest = _split(
-                    fastas, own, writer.add if alone else held.append, splitter, empty_records, threads if alone else 1
-                )
+                manifest = _split(fastas, own, write, splitter, empty_records, threads if alone else 1)
             except InputError as error:
                 if alone:
                     raise
@@ -87,43 +90,48 @@ def split_samples(
                 found[sample] = {"refused": str(error), "identity": identity(path for path in fastas if path.exists())}
                 shutil.rmtree(own)
                 continue
-            for texts in held:
-                writer.add(texts)
-            found[sample] = {"first": frames, "frames": manifest["frames"]}
-            frames += manifest["frames"]
+            found[sample] = {"first": written.copy()}
+            for kind in KINDS:
+                for texts in held[kind]:
+                    writers[kind].add(texts)
+                found[sample][kind] = manifest[kind]
+                written[kind] += manifest[kind]
         if all("refused" in entry for entry in found.values()):
             raise InputError("None of the samples can be read.")
-        writer.finish()
-        if frames != sum(shard["frames"] for shard in writer.shards):
-            raise AssertionError(f"{output}: {frames} frames, not all in shards")
+        for kind, writer in writers.items():
+            writer.finish()
+            if written[kind] != sum(shard["frames"] for shard in writer.shards):
+                raise AssertionError(f"{output}: {written[kind]} {kind}, not all in shards")
         manifest = {
             "format": FORMAT,
             "chunk_length": chunk_length,
             "shard_frames": shard_frames,
             "rna_as_dna": rna_as_dna,
-            "frames": frames,
+            **written,
             "run": (run or RunRecord()).as_dict(),
             "job": resources_used(began),
             "samples": found,
-            "shards": writer.shards,
+            "shards": writers[FRAMES].shards,
+            "partial_shards": writers[PARTIAL].shards,
         }
         _write_json(folder / "manifest.json", manifest)
-    logger.info("%d samples, %d frames, %d shards", len(samples), frames, len(writer.shards))
+    said = (f"{written[kind]} {kind} in {len(writer.shards)} shards" for kind, writer in writers.items())
+    logger.info("%d samples, %s", len(samples), ", ".join(said))
     return manifest
 
 
 def _split(
     fastas: Sequence[Path],
     folder: Path,
-    write: Callable[[ChunkTexts], object],
+    write: Mapping[str, Callable[[ChunkTexts], object]],
     splitter: BlockSplitter,
     empty_records: str,
     threads: int,
 ) -> dict[str, Any]:
-    """Give a sample's frames to ``write``, in order; returns its manifest, written to ``folder``."""
+    """Give a sample's frames of each kind to ``write``, in order; returns its manifest, written to ``folder``."""
     chunk_length, _, rna_as_dna = splitter.options
     before = identity(path for path in fastas if path.exists())  # the reader says what is wrong with one that doesn't
-    chunks = frames = 0
+    chunks, counts = 0, dict.fromkeys(KINDS, 0)
     with (
         SampleRecords(fastas, folder, empty_records, rna_as_dna) as records,
         Processes(splitter, threads, BLOCKS_IN_PROCESS) as processes,
@@ -131,26 +139,27 @@ def _split(
         for part in processes.map(splitter.tasks(records.blocks(BLOCK_BYTES, threads), BLOCK_BYTES)):
             records.add(part.found)
             chunks += part.chunks
-            frames += part.frames
-            for texts in part.texts:
-                write(texts)
+            for kind, every in ((FRAMES, part.frames), (PARTIAL, part.partial)):
+                for texts in every:
+                    counts[kind] += int(texts.counts[:, 0].sum())
+                    write[kind](texts)
         records.finish()
     found = records.found
     for path, old, new in zip(fastas, before, identity(fastas), strict=True):
         if old != new:
             raise InputError(f"{path}: changed while it was read. Run again once it is complete.")
-    expected = sum(-(-length // chunk_length) for _, length, _ in read_table(folder))
+    expected = sum(-(-length // chunk_length) for _, length, *_ in read_table(folder))
     if chunks != expected:
         raise AssertionError(f"{folder}: {chunks} chunks, not {expected}")
     for note in records.notes():
         logger.warning("%s", note)
-    logger.info("%d records, %d chunks, %d frames", found.count, chunks, frames)
+    logger.info("%d records, %d chunks, %d frames, %d partial ones", found.count, chunks, *counts.values())
     manifest = {
         "chunk_length": chunk_length,
         "records": found.count,
         "bases": found.bases,
         "chunks": chunks,
-        "frames": frames,
+        **counts,
         "skipped_records": found.skipped.count,
         "rna_records": found.rna.count,
         "u_ignored_records": found.u_ignored.count,
@@ -209,7 +218,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def read_sample(folder: str | Path, sample: str) -> dict[str, Any]:
-    """A sample's own manifest, with ``pieces``: the rows of shards that hold its frames, in order.
+    """A sample's own manifest, with ``pieces``: by kind, the rows of shards that hold its frames, in order.
 
     A piece has ``sha``, ``first`` (row in the shard), ``frames`` and ``of`` (frames in the shard).
 
@@ -225,18 +234,36 @@ def read_sample(folder: str | Path, sample: str) -> dict[str, Any]:
         raise InputError(place["refused"])
     path = Path(folder) / "samples" / sample / "manifest.json"
     manifest = _read_json(path)
-    if manifest.get("frames") != place["frames"]:
+    if any(manifest.get(kind) != place[kind] for kind in KINDS):
         raise StorageError(f"{path}: isn't what the folder's manifest says of it. {REMEDY}")
-    pieces, row = [], 0
-    begin, end = place["first"], place["first"] + place["frames"]
-    for shard in unit["shards"]:
-        first, last = max(begin, row), min(end, row + shard["frames"])
-        if first < last:
-            pieces.append({"sha": shard["sha"], "first": first - row, "frames": last - first, "of": shard["frames"]})
-        row += shard["frames"]
-    if sum(piece["frames"] for piece in pieces) != place["frames"]:
-        raise StorageError(f"{folder}: its shards don't hold all frames of sample '{sample}'. {REMEDY}")
+    pieces: dict[str, list[dict[str, Any]]] = {}
+    for kind in KINDS:
+        pieces[kind], row = [], 0
+        begin, end = place["first"][kind], place["first"][kind] + place[kind]
+        for shard in shards_of_kind(unit, kind):
+            first, last = max(begin, row), min(end, row + shard["frames"])
+            if first < last:
+                piece = {"sha": shard["sha"], "first": first - row, "frames": last - first, "of": shard["frames"]}
+                pieces[kind].append(piece)
+            row += shard["frames"]
+        if sum(piece["frames"] for piece in pieces[kind]) != place[kind]:
+            raise StorageError(f"{folder}: its shards don't hold all {kind} of sample '{sample}'. {REMEDY}")
     return {**manifest, "pieces": pieces, "unit_frames": unit["frames"], "job": unit.get("job")}
+
+
+def shards_of_kind(manifest: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The shards that a folder's manifest lists."""
+    return list(manifest["shards" if kind == FRAMES else "partial_shards"])
+
+
+def shard_folder(folder: Path, kind: str) -> Path:
+    """Where a shard folder has its shards of a kind."""
+    return folder if kind == FRAMES else folder / PARTIAL
+
+
+def place_of_shard(path: Path) -> tuple[Path, str]:
+    """The shard folder that a shard's FASTA lies in, and the kind of its frames."""
+    return (path.parent.parent, PARTIAL) if path.parent.name == PARTIAL else (path.parent, FRAMES)
 
 
 def read_shard(path: str | Path) -> tuple[list[str], list[bytes]]:
@@ -245,8 +272,9 @@ def read_shard(path: str | Path) -> tuple[list[str], list[bytes]]:
     Raises StorageError if the file's digest or number of frames isn't the manifest's.
     """
     path = Path(path)
-    manifest = read_manifest(path.parent)
-    entry = next((shard for shard in manifest["shards"] if shard["sha"] == path.stem), None)
+    folder, kind = place_of_shard(path)
+    manifest = read_manifest(folder)
+    entry = next((shard for shard in shards_of_kind(manifest, kind) if shard["sha"] == path.stem), None)
     if entry is None or path.suffix not in (".fna", ".faa"):
         raise StorageError(f"{path}: not a shard of the manifest beside it. {REMEDY}")
     try:
@@ -263,8 +291,8 @@ def read_shard(path: str | Path) -> tuple[list[str], list[bytes]]:
     return ids, sequences
 
 
-def iter_records(folder: str | Path, sample: str) -> Iterator[tuple[str, int, str]]:
-    """(record, length, file) of each record of a sample, in input order; StorageError if rows are missing."""
+def iter_records(folder: str | Path, sample: str) -> Iterator[RecordRow]:
+    """Each record of a sample, in input order; StorageError if rows are missing."""
     expected, count, own = read_sample(folder, sample)["records"], 0, Path(folder) / "samples" / sample
     for count, row in enumerate(read_table(own), start=1):  # noqa: B007
         yield row

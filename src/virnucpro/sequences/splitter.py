@@ -9,7 +9,7 @@ import numpy as np
 
 from virnucpro.sequences.blocks import TextBlock
 from virnucpro.sequences.chunks import chunk_id, chunk_table
-from virnucpro.sequences.frames import FRAME_NAMES, FrameBatch, Workspace, part_frames, stop_free_frames
+from virnucpro.sequences.frames import FRAME_NAMES, Frames, Workspace, part_frames, stop_free_frames
 from virnucpro.sequences.read import Record
 from virnucpro.sequences.records import RecordsFound
 from virnucpro.sequences.shards import ChunkTexts, text_hash
@@ -33,8 +33,8 @@ class BlockFrames(NamedTuple):
 
     found: RecordsFound
     chunks: int  # of which there must be as many as the lengths of the records say
-    frames: int
-    texts: list[ChunkTexts]
+    frames: list[ChunkTexts]
+    partial: list[ChunkTexts]  # of chunks without a stop-free frame, see ``stretches``
 
 
 class BlockSplitter:
@@ -63,6 +63,7 @@ class BlockSplitter:
             found = RecordsFound(rna_as_dna)
             record = found.take(block)
             letters = record.sequence if record else b""
+            found.describe([letters] if record else [])
             table, step = chunk_table(np.array([len(letters)]), chunk_length), max(1, size // chunk_length)
             for begin in range(0, max(1, len(table.start)), step):
                 start, length = table.start[begin : begin + step], table.length[begin : begin + step]
@@ -77,34 +78,43 @@ class BlockSplitter:
         if isinstance(task, TextBlock):
             found = RecordsFound(rna_as_dna)
             ids = found.ids
-            taken = filter(None, map(found.take, task.records(keep_empty)))
-            batches = stop_free_frames((record.sequence for record in taken), chunk_length, self._work)
+            sequences = [record.sequence for record in filter(None, map(found.take, task.records(keep_empty)))]
+            found.describe(sequences)
+            batches = stop_free_frames(sequences, chunk_length, self._work)
         else:
             found, ids = task.found, [task.id]
             batches = part_frames(task.letters, task.start, task.length, task.first_chunk, self._work)
-        chunks = frames = 0
-        texts = []
+        chunks = 0
+        frames, partial = list[ChunkTexts](), list[ChunkTexts]()
         for batch in batches:
             chunks += batch.chunks
-            frames += len(batch.frame)
-            if batch.proteins:
-                texts.append(_texts(batch, ids))
-        return BlockFrames(found.joined(), chunks, frames, texts)
+            if batch.frames.proteins:
+                suffixes = [_FRAME_SUFFIXES[frame] for frame in batch.frames.frame.tolist()]
+                frames.append(_texts(batch.frames, suffixes, ids))
+            if batch.partial.proteins:
+                suffixes = _partial_suffixes(batch.partial, batch.partial_low)
+                partial.append(_texts(batch.partial, suffixes, ids))
+        return BlockFrames(found.joined(), chunks, frames, partial)
 
 
-def _texts(batch: FrameBatch, ids: Sequence[str]) -> ChunkTexts:
-    """The texts of a batch with frames; ``ids`` are those of all its sequences."""
-    changes = (np.diff(batch.record) != 0) | (np.diff(batch.chunk) != 0)
+def _partial_suffixes(partial: Frames, low: np.ndarray) -> list[bytes]:
+    """Frame, first and last base in the chunk: ``F2:26-403``."""
+    rows = zip(partial.frame.tolist(), low.tolist(), map(len, partial.proteins), strict=True)
+    return [b"%b:%d-%d" % (_FRAME_SUFFIXES[frame], first + 1, first + 3 * codons) for frame, first, codons in rows]
+
+
+def _texts(frames: Frames, suffixes: Sequence[bytes], ids: Sequence[str]) -> ChunkTexts:
+    """The texts of some frames, whose ids end so; ``ids`` are those of all their sequences."""
+    changes = (np.diff(frames.record) != 0) | (np.diff(frames.chunk) != 0)
     begins = np.flatnonzero(np.append(True, changes))
-    ends = np.append(begins, len(batch.frame))[1:]
+    ends = np.append(begins, len(frames.frame))[1:]
     counts = np.empty((len(begins), 5), dtype=np.int64)
     counts[:, 0] = ends - begins
-    for column, letters in enumerate((batch.nucleotides, batch.proteins), start=1):
+    for column, letters in enumerate((frames.nucleotides, frames.proteins), start=1):
         counts[:, column] = np.add.reduceat(np.fromiter(map(len, letters), np.int64, len(letters)), begins)
-    suffixes = [_FRAME_SUFFIXES[frame] for frame in batch.frame.tolist()]
-    rows = list(zip(suffixes, batch.nucleotides, batch.proteins, strict=True))
+    rows = list(zip(suffixes, frames.nucleotides, frames.proteins, strict=True))
     dna, protein, hashes = [], [], []
-    columns = (begins, ends, batch.record[begins], batch.chunk[begins])
+    columns = (begins, ends, frames.record[begins], frames.chunk[begins])
     for begin, end, record, chunk in zip(*(column.tolist() for column in columns), strict=True):
         name = chunk_id(ids[record], chunk).encode()
         one = b"".join([b">%b%b\n%b\n" % (name, suffix, letters) for suffix, letters, _ in rows[begin:end]])

@@ -35,6 +35,8 @@ class Statistics:
     records_without_open_frame: int = 0
     open_frames: int = 0
     residues: int = 0
+    partial_frames: int = 0  # longest stretches of the other chunks
+    partial_residues: int = 0
     share_read: float = 1.0  # of the files' bytes; less than 1 if reading stopped early: then so did counting
     remarks: dict[str, str] = field(default_factory=dict)  # what a user may want to change → id of an example
     notes: list[str] = field(default_factory=list)  # what a run would write to its log
@@ -80,12 +82,15 @@ def statistics_of(
 
         for batch in stop_free_frames(sequences(), chunk_length):
             found.windows += batch.chunks
-            found.open_frames += len(batch.frame)
-            found.residues += sum(map(len, batch.proteins))
-            if len(batch.frame):
-                new = (np.diff(batch.record) != 0) | (np.diff(batch.chunk) != 0)
+            frames, partial = batch.frames, batch.partial
+            found.open_frames += len(frames.frame)
+            found.residues += sum(map(len, frames.proteins))
+            found.partial_frames += len(partial.frame)
+            found.partial_residues += sum(map(len, partial.proteins))
+            if len(frames.frame):
+                new = (np.diff(frames.record) != 0) | (np.diff(frames.chunk) != 0)
                 found.windows_with_open_frame += 1 + int(new.sum())  # a chunk's frames are in one batch
-                records = np.unique(batch.record)
+                records = np.unique(frames.record)
                 scored += len(records) - int(records[0] == last)
                 last = records[-1]
         sample.finish()

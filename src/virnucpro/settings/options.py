@@ -118,9 +118,28 @@ class Settings:
     empty_records: str = _input(
         "error", "What to do with a record without sequence; stop with an error, or skip it with a counted warning.",
         enum=["error", "skip"], command=True)
-    threshold: float = _input(
-        0.5, "Score from which a chunk or contig is called viral.",
-        "From 0 to 1. Changing it computes no embedding again.", minimum=0, maximum=1, command=True)
+    partial_frames: str = _input(
+        "auto", "Whether a chunk without a stop-free frame is scored by its longest stretch without a stop. `auto` follows "
+        "the classifier's file.",
+        "The bundled classifiers were validated for them, the published ones weren't: with those, scores of such chunks "
+        "are marked. A stretch has at least 60 bases.", enum=["auto", "true", "false"], command=True)
+    calls: str = _input(
+        "balanced", "Which contigs are called viral; at most 1, 5 or 10 % of the non-viral ones of the classifier's development "
+        "data (`strict`, `balanced`, `sensitive`).",
+        "As few viral ones are called non-viral; what lies between is `ambiguous`. For a classifier that isn't calibrated "
+        "`threshold` decides. None of these options computes a vector again. See docs/accuracy.md.",
+        enum=["strict", "balanced", "sensitive"], command=True)
+    fdr: float | None = _input(
+        None, "If set, a viral contig must have a q-value of at most this, too; others are `ambiguous`.",
+        "With 0 nothing is called viral.", minimum=0, maximum=1, command=True)
+    prior: float = _input(
+        0.2, "Share of viral sequences that probabilities assume.", exclusiveMinimum=0, exclusiveMaximum=1, command=True)
+    min_length: int = _input(0, "Shorter contigs are unscored, in bases.", minimum=0, command=True)
+    min_chunks: int = _input(1, "Contigs with fewer scored chunks are unscored.", minimum=1, command=True)
+    threshold: float | None = _input(
+        None, "Score from which a chunk or contig is called viral, in place of `calls`.",
+        "From 0 to 1; contigs by the mean score of their scored chunks. Without it 0.5 is the threshold of frames, and of "
+        "all else with a classifier that isn't calibrated.", minimum=0, maximum=1, command=True)
 
     precision: str = _compute(
         "auto", "Arithmetic of the encoders. `auto` is fp32 on a CPU and fp16 on a GPU.",
@@ -183,10 +202,10 @@ class Settings:
         {}, "For the target train. How to train; keys that aren't given keep the original's values.",
         "The keys are in the table below.")
     labels: str | None = _train(
-        None, "For the target evaluate. Tab-separated table with the columns `fasta` and `label` (as training_data), "
-        "or `id` and `label` for the records of the samples; `category` if wanted.", format="path")
+        None, "For the targets evaluate and calibrate. Tab-separated table with the columns `fasta` and `label` (as training_data), "
+        "or `id` and `label` for the records of the samples; `category` and `group` if wanted.", format="path")
     evaluate_split: str | None = _train(
-        None, "For the target evaluate. The `split.tsv` of a training; only the records of its test part are measured.",
+        None, "For the targets evaluate and calibrate. The `split.tsv` of a training; only the records of its test part are measured.",
         format="path")
     contrasts: dict[str, list[str]] = _train(  # noqa: RUF009
         {}, "For the target evaluate. Name: list of categories that are measured apart from the others.",

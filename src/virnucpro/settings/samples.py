@@ -15,6 +15,7 @@ from virnucpro.settings.tables import is_table, read_table
 COLUMNS = ("sample", "fasta")
 RESERVED = (
     "benchmarks",
+    "calibration",
     "check",
     "config.yaml",
     "embeddings",

@@ -32,8 +32,9 @@ def resolve(given: Mapping[str, Any], switches: Mapping[str, bool] | None = None
     values = defaults() | {key: _coerce(value, properties[key]) for key, value in given.items()}
     for key, value in values.items():
         _refuse_lost_spelling(key, value, properties[key])
-    if values["threshold"] != values["threshold"]:
-        raise ConfigError("Configuration key 'threshold' can't be NaN: it must be a number.")
+    for key in ("threshold", "fdr", "prior"):
+        if values[key] != values[key]:
+            raise ConfigError(f"Configuration key '{key}' can't be NaN: it must be a number.")
     for error in Draft202012Validator(schema()).iter_errors(values):
         raise _explain(error, values, properties)
     values |= overrides(switches or {})
@@ -62,6 +63,8 @@ def _coerce(value: Any, entry: Mapping[str, Any]) -> Any:
             with suppress(ValueError):
                 value = convert(value)
                 break
+    if isinstance(value, bool) and "true" in entry.get("enum", ()):  # which YAML doesn't leave as text
+        return str(value).lower()
     if isinstance(value, str):
         if "boolean" in kinds and value.lower() in ("true", "false"):
             return value.lower() == "true"
@@ -117,4 +120,10 @@ _WORDS = {
     **{"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"},
     **{"object": "a mapping", "array": "a list"},
 }
-_LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "pattern": "matching"}
+_LIMITS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+    "pattern": "matching",
+}

@@ -10,7 +10,12 @@
   const state = { column: null, descending: false, page: 0, rows: listed };
 
   function isNumber(column) {
-    return column !== "record" && column !== "call";
+    return !["record", "call", "reason"].includes(column);
+  }
+
+  function classOf(column, value) {
+    if (isNumber(column)) return "number";
+    return { record: "name", call: `call-${value}` }[column] ?? column;
   }
 
   // Rows that are searched for, in the order asked for; those without a value come last either way.
@@ -24,7 +29,7 @@
       const compare = isNumber(state.column)
         ? (a, b) => a - b
         : (a, b) => (a < b ? -1 : a > b ? 1 : 0);
-      const missing = (row) => values[row] === null;
+      const missing = (row) => values[row] === null || values[row] === "";
       state.rows.sort((a, b) => missing(a) || missing(b) ? missing(a) - missing(b) : sign * compare(values[a], values[b]));
     }
     state.page = 0;
@@ -42,7 +47,8 @@
         const cell = line.insertCell();
         const value = data[column][row];
         cell.textContent = value === null ? "" : isNumber(column) ? format.format(value) : value;
-        cell.className = isNumber(column) ? "number" : column === "record" ? "name" : `call-${value}`;
+        if (column === "reason") cell.textContent = value.replaceAll(",", ", ");
+        cell.className = classOf(column, value);
       }
       return line;
     });
