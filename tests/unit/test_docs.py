@@ -7,6 +7,7 @@ tier ci; ``<!-- test: tests/x.py, .ci/run -->``, these; or nothing can in CI, ``
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -229,3 +230,11 @@ def test_the_citation_is_the_one_in_reports():
     preferred = citation["preferred-citation"]
     assert [preferred["doi"], preferred["year"], preferred["title"]] == [work["doi"], work["year"], work["title"]]
     assert " and ".join(f"{a['family-names']}, {a['given-names']}" for a in preferred["authors"]) == work["authors"]
+
+
+def test_the_model_card_has_the_files_digests():
+    card = (ROOT / "docs" / "models" / "mini.md").read_text()
+    for path in (ROOT / "resources" / "models").glob("*.safetensors"):
+        (row,) = (line for line in card.splitlines() if line.startswith("| `") and f"`{path.name}`" in line)
+        assert f"`{hashlib.sha256(path.read_bytes()).hexdigest()}`" in row, path.name
+        assert f"{path.stat().st_size:,}" in row, path.name

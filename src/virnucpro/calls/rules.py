@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from virnucpro.classifier.evidence import ODDS_LIMIT, Calibration, Preset
+from virnucpro.classifier.evidence import ODDS_LIMIT, Calibration, Preset, call
 from virnucpro.result_tables import AMBIGUOUS, NON_VIRAL, VIRAL
 
 DEFAULT_THRESHOLD = 0.5
@@ -102,14 +102,11 @@ class Rules:
         """Call, and the reasons if it is ambiguous; ``logit`` is the contig's (unused where the threshold decides)."""
         if self.by_threshold or logit is None:
             return (VIRAL if mean >= self.score_threshold else NON_VIRAL), ""
-        if logit < self.thresholds.non_viral:
-            return NON_VIRAL, ""
-        above = logit >= self.thresholds.viral
-        repetitive = low_complexity >= LOW_COMPLEXITY
-        if above and not repetitive:
-            return VIRAL, ""
+        found, repetitive = call(logit, self.thresholds), low_complexity >= LOW_COMPLEXITY
+        if found == NON_VIRAL or (found == VIRAL and not repetitive):
+            return found, ""
         reasons = {
-            "between_thresholds": not above,
+            "between_thresholds": found == AMBIGUOUS,
             "low_complexity": repetitive,
             "few_chunks": scored <= FEW_CHUNKS,
             "many_n": n_share >= MANY_OTHERS,

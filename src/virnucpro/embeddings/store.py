@@ -1,9 +1,10 @@
 """Layout of the HDF5 files: one per shard and model, and the merged one per sample, which may refer to rows of those.
 
 All carry ``complete`` as their last-written attribute and appear by rename, so a reader can tell a finished file from
-anything else. A sample's file has the vectors of stop-free frames at its top, and those of partial frames, if they are scored,
-in the group ``partial``, in datasets of the same names. HDF5 reads rows of a file that is missing as NaN, and looks for it in the current folder, too; so vectors
-that are referred to are read from the shards' files themselves, each of which is checked, and again whenever it changed.
+anything else. A sample's file has the vectors of stop-free frames at its top, and those of partial frames, if they are
+scored, in the group ``partial``, in datasets of the same names. HDF5 reads rows of a file that is missing as NaN, and looks
+for it in the current folder, too; so vectors that are referred to are read from the shards' files themselves, each of
+which is checked, and again whenever it changed.
 """
 
 from __future__ import annotations
