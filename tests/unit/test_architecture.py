@@ -36,6 +36,7 @@ LAYERS = [
     "calls",
     "check",
     "benchmark",
+    "handover",
     "report",
     "results",
     "downloads",

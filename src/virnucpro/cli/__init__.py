@@ -23,6 +23,8 @@ _COMMANDS = {
     "classifier": "classifier:classifier",
     "models": "models:models",
     "cache": "cache:cache",
+    "join": "handover:join",
+    "export": "handover:export",
     "provenance": "provenance:provenance",
 }
 """Command → module of this package and the object in it, in the order of the help; imported when used."""

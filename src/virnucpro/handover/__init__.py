@@ -1,0 +1,1 @@
+"""Results → what other programs read, and what they found beside the results."""
