@@ -118,7 +118,7 @@ def many(folder, frames):
     """Frames of contigs with 7 chunks each."""
     ids = [f"r{i // 7}_chunk_{i % 7 + 1}F1" for i in range(frames)]
     vectors = np.random.default_rng(0).normal(size=(frames, 3)).astype(np.float32)
-    return made(folder, ids, vectors, [(f"r{i}", 3000) for i in range(-(-frames // 7))]), vectors
+    return made(folder, ids, vectors, [(f"r{i}", 3500) for i in range(-(-frames // 7))]), vectors
 
 
 def test_contigs_that_go_on_in_the_next_block(tmp_path):

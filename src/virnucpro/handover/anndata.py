@@ -28,9 +28,9 @@ FRAME, CONTIG = "frame", "contig"
 LEVELS = (FRAME, CONTIG)
 _ROWS = 64
 """Rows of a block in the file: with 3,328 columns less than the megabyte that HDF5 keeps of a dataset while it is written."""
-_TEXT, _WORD, _WHOLE, _NUMBER = "string-array", "categorical", np.dtype("i8"), np.dtype("f8")
+_TEXT, _WORD, _WHOLE, _NUMBER = "text", "word", "i8", "f8"
 _OF_CONTIG = tuple(name for name in ("call", "category", "probability") if name in CONTIG_COLUMNS)
-_KINDS: dict[str, Any] = {
+_KINDS = {
     **dict.fromkeys(("record",), _TEXT),
     **dict.fromkeys(("strand", "frame", "label", "call", "category"), _WORD),
     **dict.fromkeys(("chunk", "start", "end", "length", "frames"), _WHOLE),
@@ -178,7 +178,7 @@ class _Contigs:
 class _Frame:
     """A data frame in the file (``obs`` or ``var``), written in blocks of rows."""
 
-    def __init__(self, file: h5py.File, name: str, kinds: Mapping[str, Any]):
+    def __init__(self, file: h5py.File, name: str, kinds: Mapping[str, str]):
         self._group, self._kinds, self._rows = file.create_group(name), kinds, 0
         self._words: dict[str, dict[str, int]] = {name: {} for name, kind in kinds.items() if kind == _WORD}
         _mark(self._group, "dataframe", "0.2.0")

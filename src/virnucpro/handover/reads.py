@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from virnucpro.handover.text import lines, whole_number
 
 TITLES = ("reads", "reads_bases_covered", "reads_mean_depth")
 _COLUMNS = 12
-_NOT_PRIMARY = ("\ttp:A:S", "\ttp:A:i")
+_NOT_PRIMARY = re.compile(r"(?:^|\t)tp:A:[Si]")
 
 
 @dataclass
@@ -53,24 +54,28 @@ def read_paf(path: Path, contigs: Contigs, min_mapq: int) -> tuple[dict[str, Cov
         if not line:
             continue
         cells = line.split("\t", _COLUMNS)
-        where = f"{path}, line {number}"
-        if len(cells) < _COLUMNS or cells[4] not in ("+", "-"):
+        try:
+            _, _, _, _, strand, target, length, start, end, _, _, quality, *tags = cells
+            first, last, mapq = int(start), int(end), int(quality)
+            if strand not in ("+", "-"):
+                raise ValueError
+        except ValueError:
             raise InputError(
-                f"{where}: isn't PAF, which has {_COLUMNS} columns or more, the fifth + or -. Make it with "
+                f"{path}, line {number}: isn't PAF, which has {_COLUMNS} columns or more, the fifth + or -. Make it with "
                 "minimap2 -cx sr CONTIGS READS > reads.paf (without -a, which makes SAM)."
-            )
-        target = cells[5]
+            ) from None
         if (place := places.get(target)) is None:
-            place = places[target] = contigs.whole(target, whole_number(cells[6], where))
+            place = places[target] = contigs.whole(target, whole_number(length, f"{path}, line {number}"))
             if isinstance(place, Place):
                 matched.add(target, place)
         if isinstance(place, str):
             matched.add(target, place)
             continue
-        start, end, quality = (whole_number(cells[index], where) for index in (7, 8, 11))
-        if not start <= end <= contigs.lengths[target]:
-            raise InputError(f"{where}: bases {start} to {end} aren't in {target}. The file is damaged: make it again.")
-        if quality >= min_mapq and not (len(cells) > _COLUMNS and any(tag in "\t" + cells[-1] for tag in _NOT_PRIMARY)):
-            found.setdefault(target, Coverage()).add(start, end)
+        if not 0 <= first <= last <= contigs.lengths[target]:
+            raise InputError(
+                f"{path}, line {number}: bases {start} to {end} aren't in {target}. The file is damaged: make it again."
+            )
+        if mapq >= min_mapq and not (tags and _NOT_PRIMARY.search(tags[0])):
+            found.setdefault(target, Coverage()).add(first, last)
     matched.check(contigs)
     return found, matched
