@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.tables import read
+from tests.unit.tables import contig_table, read
 from tests.unit.test_predict import run, small
 from virnucpro.cli import cli
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.errors import StorageError
 from virnucpro.handover.anndata import CONTIG, FRAME, export
 from virnucpro.outputs import EMBEDDINGS
+from virnucpro.result_tables import PREDICTION_COLUMNS
 
 IDS = ["a_chunk_1F1", "a_chunk_1R2", "a_chunk_2F1", "c_chunk_1F3"]
 VECTORS = np.array([[1, 2, 3], [3, 2, 1], [5, 8, 2], [7, 7, 0]], np.float32)
@@ -82,6 +83,29 @@ def test_contigs_are_means_over_frames(sample, tmp_path):
         assert values(file["obs"]["frames"]) == [3, 1] and values(file["obs"]["length"]) == [600, 70]
         assert values(file["obs"]["score"]) == [float(contigs[name]["mean_score"]) for name in ("a", "c")]
         assert values(file["obs"]["call"]) == [contigs[name]["call"] for name in ("a", "c")]
+
+
+def test_partial_frames_count_for_contigs(tmp_path):
+    given = small(tmp_path, IDS, VECTORS, RECORDS, manifest={"partial": 2})
+    own = np.array([[5, 7, 9], [1, 1, 4]], np.float32)
+    with h5py.File(tmp_path / "e.h5", "a") as file:
+        place = file.create_group("partial")
+        place.create_dataset("ids", data=["a_chunk_2F1:2-61", "b_chunk_1R1:1-40"], dtype=h5py.string_dtype())
+        place["dna"], place["protein"] = own[:, :2], own[:, 2:]
+    folder = given["output"]
+    folder.mkdir()
+    rows = [{"record": name, "length": length, "mean_score": 0.5, "call": "viral"} for name, length in RECORDS]
+    (folder / "contigs.tsv").write_text(contig_table(rows))
+    (folder / "summary.json").write_text("{}")
+    cells = ["x", "1", "+", "F1", "1", "3", "0.5", "0.5", "others"]
+    lines = ["\t".join([name, name.partition("_")[0], *cells[1:]]) for name in IDS]
+    (folder / "predictions.tsv").write_text("\n".join(["\t".join(PREDICTION_COLUMNS), *lines, ""]))
+    (tmp_path / "e.h5").rename(folder / EMBEDDINGS)
+    assert export(folder, tmp_path / "c.h5ad", CONTIG) == (3, 0)
+    with h5py.File(tmp_path / "c.h5ad") as file:
+        assert values(file["obs"]["_index"]) == ["a", "b", "c"]
+        assert (values(file["obs"]["frames"]), values(file["obs"]["partial_frames"])) == ([3, 0, 1], [1, 1, 0])
+        assert np.allclose(file["X"], [[14 / 4, 19 / 4, 15 / 4], [1, 1, 4], [7, 7, 0]])
 
 
 def test_the_marks_of_the_format(sample, tmp_path):
@@ -168,6 +192,6 @@ def test_a_sample_without_vectors(sample, tmp_path):
 def test_the_command(sample, tmp_path):
     words = ["export", str(sample), "--anndata", str(tmp_path / "x.h5ad"), "--level", "contig"]
     done = CliRunner().invoke(cli, words)
-    assert done.exit_code == 0 and "2 contigs; 1 without a stop-free frame left out" in done.output
+    assert done.exit_code == 0 and "2 contigs; 1 without a frame left out" in done.output
     assert "is there already" in str(CliRunner().invoke(cli, words).exception)
     assert CliRunner().invoke(cli, [*words, "--force"]).exit_code == 0

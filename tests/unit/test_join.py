@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.tables import contig_table, read
 from virnucpro.cli import cli
 from virnucpro.errors import ConfigError, InputError, StorageError
-from virnucpro.handover.ids import OTHER_LENGTH, OUTSIDE, UNKNOWN, Contigs, Place
+from virnucpro.handover.ids import OTHER_LENGTH, OUTSIDE, UNKNOWN, Contigs, Place, shares
 from virnucpro.handover.join import join
 from virnucpro.handover.reads import Coverage
 
@@ -139,6 +139,16 @@ def test_places_within_places():
     assert contigs.within(Place("c1", 101, 200), 1, 50)[:3] == ("c1", 101, 150)
     assert contigs.within(Place("c1", 101, 200), 2, 101) == OUTSIDE
     assert contigs.within(Place("c1"), 0, 5) == OUTSIDE
+
+
+@pytest.mark.parametrize(("other", "bases"), [((151, 350), 50), ((152, 350), 0), ((101, 110), 10), ((201, 300), 0)])
+def test_parts_stand_together_from_half_of_the_shorter_one_on(other, bases):
+    assert (
+        shares(Place("c1", 101, 200), Place("c1", *other))
+        == shares(Place("c1", *other), Place("c1", 101, 200))
+        == bases
+    )
+    assert shares(Place("c1"), Place("c1", *other)) == 0
 
 
 # The joined table

@@ -10,6 +10,11 @@ import pytest
 from tests.unit.test_predict import run, small
 from virnucpro import installation
 from virnucpro.embeddings.store import create_merged
+from virnucpro.handover.anndata import COLUMNS, LEVELS
+from virnucpro.handover.ids import OTHER_LENGTH, OUTSIDE, UNKNOWN
+from virnucpro.handover.join import UNMATCHED_COLUMNS
+from virnucpro.handover.programs import CHECKV, GENOMAD_PLASMID, GENOMAD_VIRUS
+from virnucpro.handover.reads import TITLES
 from virnucpro.outputs import SAMPLE_FILES
 
 DOCUMENT = (installation.root() / "docs" / "outputs.md").read_text()
@@ -42,6 +47,23 @@ def results(tmp_path_factory):
 def test_columns(results, title, output):
     header = getattr(results[1], output).read_text().splitlines()[0]
     assert documented(title) == header.split("\t")
+
+
+NEXT = (installation.root() / "docs" / "next-programs.md").read_text()
+
+
+def test_columns_of_the_joined_table():
+    section = NEXT.split("\n## The joined table\n")[1].split("\n## ")[0]
+    titles = [title for kind in (GENOMAD_VIRUS, GENOMAD_PLASMID, CHECKV) for title in kind.titles]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [*titles, *TITLES, *UNMATCHED_COLUMNS]
+    assert all(f"`{reason}`" in section for reason in (UNKNOWN, OTHER_LENGTH, OUTSIDE))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_columns_of_the_vectors(level):
+    rows = re.findall(r"^\| ([^|]+) \| (\w+) \|", NEXT.split("\n## Vectors for scanpy\n")[1], re.MULTILINE)
+    named = [name for names, at in rows if at in (level, "both") for name in re.findall(r"`(\w+)`", names)]
+    assert sorted(named) == sorted(COLUMNS[level])
 
 
 def test_keys_of_the_summary(results):

@@ -34,7 +34,7 @@ def join(
     output: str,
     force: bool,
 ) -> None:
-    """Put CheckV's, geNomad's and the reads' word on each contig beside contigs.tsv.
+    """Put CheckV's, geNomad's and reads' word beside contigs.tsv.
 
     SAMPLE is a sample's folder in the output of a run. Tables may be compressed. A table whose ids are all of other
     sequences is refused; single ids that aren't the sample's are counted, and listed in FILE.unmatched.tsv.
@@ -74,7 +74,7 @@ def join(
 @click.argument("sample", type=UserPath(exists=True, file_okay=False))
 @click.option("--anndata", required=True, type=UserPath(), metavar="FILE", help="The AnnData file (.h5ad) to write.")
 @click.option("--level", type=click.Choice(["frame", "contig"]), default="frame", show_default=True,
-              help="A row per stop-free frame, or per contig the mean of its frames.")  # fmt: skip
+              help="A row per stop-free frame, or per contig the mean of its frames, partial ones included.")  # fmt: skip
 @_force
 def export(sample: str, anndata: str, level: str, force: bool) -> None:
     """Write the vectors with the calls, as AnnData.
@@ -89,6 +89,4 @@ def export(sample: str, anndata: str, level: str, force: bool) -> None:
 
     refuse_existing(anndata, force, Path(sample) / EMBEDDINGS)
     rows, left_out = export_anndata(Path(sample), Path(anndata), level)
-    click.echo(
-        f"{anndata}: {rows:,} {level}s" + (f"; {left_out:,} without a stop-free frame left out" if left_out else "")
-    )
+    click.echo(f"{anndata}: {rows:,} {level}s" + (f"; {left_out:,} without a frame left out" if left_out else ""))

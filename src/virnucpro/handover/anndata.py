@@ -23,6 +23,7 @@ from virnucpro.io import atomic_file
 from virnucpro.outputs import EMBEDDINGS, TABLES
 from virnucpro.provenance import OF_TABLES, read_json
 from virnucpro.result_tables import CONTIG_COLUMNS, PREDICTION_COLUMNS, read_rows
+from virnucpro.sequences.shards import PARTIAL
 
 FRAME, CONTIG = "frame", "contig"
 LEVELS = (FRAME, CONTIG)
@@ -33,13 +34,13 @@ _OF_CONTIG = tuple(name for name in ("call", "category", "probability") if name 
 _KINDS = {
     **dict.fromkeys(("record",), _TEXT),
     **dict.fromkeys(("strand", "frame", "label", "call", "category"), _WORD),
-    **dict.fromkeys(("chunk", "start", "end", "length", "frames"), _WHOLE),
+    **dict.fromkeys(("chunk", "start", "end", "length", "frames", "partial_frames"), _WHOLE),
     **dict.fromkeys(("score_others", "score_virus", "score", "probability"), _NUMBER),
 }
 _OF_FRAME = ("record", "chunk", "strand", "frame", "start", "end", "score_virus", "label")
-_COLUMNS = {
+COLUMNS = {
     FRAME: ("record", "chunk", "strand", "frame", "start", "end", "score", "label", *_OF_CONTIG),
-    CONTIG: ("length", "frames", "score", *_OF_CONTIG),
+    CONTIG: ("length", "frames", "partial_frames", "score", *_OF_CONTIG),
 }
 """Columns of ``obs``. A frame's score is its ``score_virus``; a contig's ``mean_score``; the call is the contig's."""
 
@@ -47,8 +48,8 @@ _COLUMNS = {
 def export(sample: Path, output: Path, level: str = FRAME) -> tuple[int, int]:
     """Write a sample's vectors, DNA before protein, as AnnData; memory doesn't grow with the sample.
 
-    ``X`` is (n, dna + protein) float32: a row per stop-free frame, or per contig the mean over its stop-free frames
-    (contigs without one are left out, and partial frames at either level).
+    ``X`` is (n, dna + protein) float32: a row per stop-free frame, or per contig the mean over all of its frames, partial
+    ones included if they were scored (contigs without any are left out).
 
     Returns:
         Rows written, and contigs left out at the level of contigs.
@@ -65,7 +66,7 @@ def export(sample: Path, output: Path, level: str = FRAME) -> tuple[int, int]:
     merged = MergedEmbeddings(path)
     blocks = _frames(sample, merged)
     if level == CONTIG:
-        blocks = _contigs(sample, blocks)
+        blocks = _contigs(sample, blocks, MergedEmbeddings(path, PARTIAL))
     made = {key: value for key, value in read_json(sample / TABLES["summary"]).items() if key in OF_TABLES}
     with atomic_file(output) as temporary, h5py.File(temporary, "w", locking=False) as file:
         _mark(file, "anndata", "0.1.0")
@@ -82,7 +83,7 @@ def export(sample: Path, output: Path, level: str = FRAME) -> tuple[int, int]:
         ]
         roles = {"encoder": [name.partition("_")[0] for name in names]}
         _Frame(file, "var", {"encoder": _WORD}).add(names, roles).finish()
-        observed, rows = _Frame(file, "obs", {name: _KINDS[name] for name in _COLUMNS[level]}), 0
+        observed, rows = _Frame(file, "obs", {name: _KINDS[name] for name in COLUMNS[level]}), 0
         for block in blocks:
             vectors.resize(rows + len(block.ids), axis=0)
             vectors[rows:] = block.vectors
@@ -121,41 +122,76 @@ def _frames(sample: Path, merged: MergedEmbeddings) -> Iterator[_Block]:
         raise _disagree(sample)
 
 
-def _contigs(sample: Path, frames: Iterator[_Block]) -> Iterator[_Block]:
-    """The means of the frames' vectors per contig, block by block."""
-    contigs = _Contigs(sample)
-    means: list[tuple[str, int, np.ndarray]] = []
-    for record, count, total in _sums(frames):
-        means.append((record, count, (total / count).astype(np.float32)))
+def _contigs(sample: Path, frames: Iterator[_Block], partial: MergedEmbeddings) -> Iterator[_Block]:
+    """The means of the vectors of each contig's frames, partial ones included, block by block."""
+    streams = [_Sums((block.columns["record"], block.vectors) for block in frames), _Sums(_partial(partial))]
+    rows: list[dict[str, str]] = []
+    means: list[np.ndarray] = []
+    for row in read_rows(sample / TABLES["contigs"], CONTIG_COLUMNS):
+        contig = dict(zip(CONTIG_COLUMNS, row, strict=True))
+        counts, totals = zip(*(stream.of(contig["record"]) for stream in streams), strict=True)
+        if not sum(counts):
+            continue
+        rows.append(
+            contig | {"frames": str(counts[0]), "partial_frames": str(counts[1]), "score": contig["mean_score"]}
+        )
+        means.append(np.float32(sum(totals) / sum(counts)))
         if len(means) == _ROWS:
-            yield _of_contigs(contigs, means)
-            means = []
+            yield _of_contigs(rows, means)
+            rows, means = [], []
     if means:
-        yield _of_contigs(contigs, means)
+        yield _of_contigs(rows, means)
+    if any(stream.left for stream in streams):
+        raise _disagree(sample)
 
 
-def _of_contigs(contigs: _Contigs, means: list[tuple[str, int, np.ndarray]]) -> _Block:
-    said = [contigs.of(record) for record, _, _ in means]
-    columns: dict[str, Sequence[str]] = {name: [row[name] for row in said] for name in ("length", *_OF_CONTIG)}
-    columns |= {"frames": [str(count) for _, count, _ in means], "score": [row["mean_score"] for row in said]}
-    return _Block([record for record, _, _ in means], columns, np.stack([mean for _, _, mean in means]))
+def _of_contigs(rows: list[dict[str, str]], means: list[np.ndarray]) -> _Block:
+    columns: dict[str, Sequence[str]] = {name: [row[name] for row in rows] for name in COLUMNS[CONTIG]}
+    return _Block([row["record"] for row in rows], columns, np.stack(means))
 
 
-def _sums(frames: Iterator[_Block]) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Each contig's number of frames and (d,) float64 sum of their vectors; a contig may go on in the next block."""
-    record, count, total = "", 0, np.zeros(0)
-    for block in frames:
-        records = block.columns["record"]
-        edges = [0, *(i for i in range(1, len(records)) if records[i] != records[i - 1]), len(records)]
-        for first, last in pairwise(edges):
-            if records[first] != record:
-                if count:
-                    yield record, count, total
-                record, count, total = records[first], 0, np.zeros(block.vectors.shape[1])
-            count += last - first
-            total = total + block.vectors[first:last].sum(axis=0, dtype=np.float64)
-    if count:
-        yield record, count, total
+def _partial(merged: MergedEmbeddings) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Contigs and vectors of partial frames, block by block."""
+    for window in merged.windows(_ROWS * 32):
+        ids, vectors = merged.read(window)
+        yield [identifier.rpartition("_chunk_")[0] for identifier in ids], vectors
+
+
+class _Sums:
+    """Sums of vectors per contig, asked in the contigs' order."""
+
+    def __init__(self, blocks: Iterator[tuple[Sequence[str], np.ndarray]]):
+        self._sums = self._added(blocks)
+        self._next = next(self._sums, None)
+
+    @property
+    def left(self) -> bool:
+        """Whether there are some that weren't asked for."""
+        return self._next is not None
+
+    def of(self, record: str) -> tuple[int, np.ndarray | float]:
+        """A contig's number of frames and (d,) float64 sum of their vectors; zeros if it has none."""
+        if self._next is None or self._next[0] != record:
+            return 0, 0.0
+        _, count, total = self._next
+        self._next = next(self._sums, None)
+        return count, total
+
+    @staticmethod
+    def _added(blocks: Iterator[tuple[Sequence[str], np.ndarray]]) -> Iterator[tuple[str, int, np.ndarray]]:
+        """A contig may go on in the next block."""
+        record, count, total = "", 0, np.zeros(0)
+        for records, vectors in blocks:
+            edges = [0, *(i for i in range(1, len(records)) if records[i] != records[i - 1]), len(records)]
+            for first, last in pairwise(edges):
+                if records[first] != record or not count:
+                    if count:
+                        yield record, count, total
+                    record, count, total = records[first], 0, np.zeros(vectors.shape[1])
+                count += last - first
+                total = total + vectors[first:last].sum(axis=0, dtype=np.float64)
+        if count:
+            yield record, count, total
 
 
 class _Contigs:

@@ -154,8 +154,6 @@ def _beside(record: str, sources: Sequence[_Source]) -> Iterator[list[str]]:
     for row in rows or [{}]:
         values: list[str] = []
         for index, source in enumerate(sources):
-            if said := row.get(index) or whole.get(index):
-                values += [str(said.place.start or ""), str(said.place.end or ""), *said.values]
-            else:
-                values += [""] * len(source.titles)
+            said = row.get(index) or whole.get(index)
+            values += said.values if said else [""] * len(source.titles)
         yield values

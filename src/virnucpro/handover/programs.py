@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
     place: Place
     part: bool  # of the contig, even if where isn't known
-    values: tuple[str, ...]  # of the program's columns, in order
+    values: tuple[str, ...]  # of the program's ``titles``
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,18 @@ class Program:
     length: str
     required: tuple[str, ...]  # beside id and length
     columns: Mapping[str, str]  # theirs → ours
-    prefix: str  # of the columns start and end
+    prefix: str = ""  # of the columns start and end; without one all entries are of whole contigs
 
     @property
     def titles(self) -> tuple[str, ...]:
         """Columns in the joined table."""
-        return (f"{self.prefix}_start", f"{self.prefix}_end", *self.columns.values())
+        places = (f"{self.prefix}_start", f"{self.prefix}_end") if self.prefix else ()
+        return (*places, *self.columns.values())
+
+    def values(self, place: Place, row: Mapping[str, str]) -> tuple[str, ...]:
+        """Values of ``titles``, from a row of the table and the place that it is of."""
+        places = (str(place.start or ""), str(place.end or "")) if self.prefix else ()
+        return (*places, *(row.get(column, "") for column in self.columns))
 
 
 CHECKV = Program(
@@ -93,7 +99,6 @@ GENOMAD_PLASMID = Program(
         "n_hallmarks": "genomad_plasmid_hallmarks",
         "marker_enrichment": "genomad_plasmid_marker_enrichment",
     },
-    "genomad_plasmid",
 )
 
 
@@ -130,7 +135,7 @@ def read_entries(
         matched.add(identifier, place)
         if isinstance(place, Place):
             part = place.start is not None or place.number is not None
-            entries.append(Entry(place, part, tuple(row.get(column, "") for column in kind.columns)))
+            entries.append(Entry(place, part, kind.values(place, row)))
     matched.check(contigs)
     return entries, matched
 
