@@ -135,7 +135,7 @@ def _contigs(sample: Path, frames: Iterator[_Block], partial: MergedEmbeddings) 
         rows.append(
             contig | {"frames": str(counts[0]), "partial_frames": str(counts[1]), "score": contig["mean_score"]}
         )
-        means.append(np.float32(sum(totals) / sum(counts)))
+        means.append(np.asarray(sum(totals) / sum(counts), np.float32))
         if len(means) == _ROWS:
             yield _of_contigs(rows, means)
             rows, means = [], []
