@@ -3,6 +3,7 @@
 import csv
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,31 +16,59 @@ from virnucpro.classifier.dataset import PARTS, Dataset, Sample, split_genomes
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.model import load_classifier
 from virnucpro.classifier.training import TrainOptions, train
-from virnucpro.embeddings.store import create_merged
-from virnucpro.errors import ConfigError, InputError, ModelError
+from virnucpro.embeddings.store import MergedEmbeddings, create_merged, place_of
+from virnucpro.errors import ConfigError, InputError, ModelError, StorageError
+from virnucpro.sequences.shards import FRAMES, PARTIAL
 from virnucpro.settings.tables import read_table
 
 FAST = TrainOptions(hidden=16, optimiser="adam", learning_rate=1e-2, batch_size=64, epochs=8, standardise=True)
 
 
-def embed(path, name, viral, genomes=20, frames=6, shift=1.0, width=8, seed=0, category="", group=None, **provenance):
-    """A file of random vectors; the first column tells the classes apart by ``shift``."""
+def embed(
+    path,
+    name,
+    viral,
+    genomes=20,
+    frames=6,
+    partial=0,
+    shift=1.0,
+    width=8,
+    seed=0,
+    category="",
+    group=None,
+    **provenance,
+):
+    """A file of random vectors; the first column tells the classes apart by ``shift``.
+
+    A genome is one record: chunks of ``frames`` frames, three each, then chunks of a ``partial`` frame each.
+    """
     rng = np.random.default_rng([seed, viral])
-    ids = [
-        f"{name}{g}_chunk_{f // 3 + 1}{'F' if f % 2 else 'R'}{f % 3 + 1}" for g in range(genomes) for f in range(frames)
-    ]
-    vectors = rng.normal(size=(len(ids), width)).astype(np.float32) * 3 + 5
-    vectors[:, 0] += shift * (3 if viral else -3)
+    chunks = -(-frames // 3)
+    ids = {
+        FRAMES: [
+            f"{name}{g}_chunk_{f // 3 + 1}{'F' if f % 2 else 'R'}{f % 3 + 1}"
+            for g in range(genomes)
+            for f in range(frames)
+        ],
+        PARTIAL: [
+            f"{name}{g}_chunk_{chunks + f + 1}F2:{f + 2}-{f + 181}" for g in range(genomes) for f in range(partial)
+        ],
+    }
     about = {
         "chunk_length": 500,
         "dna_encoder": {"name": "A", "weights_sha256": "a" * 64, "pooling": "mean"},
         "protein_encoder": {"name": "B", "weights_sha256": "b" * 64, "pooling": "mean"},
         "shards": [{"shard": f"{name}-{seed}"}],
     }
-    with create_merged(path, len(ids), width - 3, 3, about | provenance) as file:
-        file["ids"][:] = ids
-        file["dna"][:], file["protein"][:] = vectors[:, :-3], vectors[:, -3:]
-    return Sample(name, path, viral, group, category)
+    with create_merged(path, len(ids[FRAMES]), width - 3, 3, about | provenance, partial=len(ids[PARTIAL])) as file:
+        for kind, names in ids.items():
+            vectors = rng.normal(size=(len(names), width)).astype(np.float32) * 3 + 5
+            vectors[:, 0] += shift * (3 if viral else -3)
+            place = place_of(file, kind)
+            place["ids"][:] = names
+            place["dna"][:], place["protein"][:] = vectors[:, :-3], vectors[:, -3:]
+    lengths = {f"{name}{g}": 500 * (chunks + partial) for g in range(genomes)}
+    return Sample(name, path, viral, lengths, group, category)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +125,7 @@ def unlabelled_twice(folder, groups):
             file["ids"][:] = ids
             codes = np.arange(len(ids), dtype=np.float32)
             file["dna"][:], file["protein"][:] = codes[:, None], 0
-        samples.append(Sample(str(viral), folder / f"{viral}.h5", viral))
+        samples.append(Sample(str(viral), folder / f"{viral}.h5", viral, dict.fromkeys(groups, 1000)))
     return samples
 
 
@@ -120,7 +149,7 @@ def test_no_genome_on_both_sides(tmp_path_factory, groups, seed):
 
 @pytest.mark.parametrize("groups", [{"a": "A"}, {"a": "A", "b": "B"}, {"a": "A", "b": "B", "c": "A"}])
 def test_too_few_genomes_for_a_part(tmp_path, groups):
-    with pytest.raises(InputError, match="No viral genome with an open frame falls in the validation part"):
+    with pytest.raises(InputError, match="No viral genome with a frame to score falls in the validation part"):
         Dataset(unlabelled_twice(tmp_path, groups), groups, 0.2, 0.2, 0)
 
 
@@ -128,15 +157,16 @@ def test_a_sample_group_is_one_genome(tmp_path):
     samples = [embed(tmp_path / f"{i}", f"s{i}_", i % 2 == 0, genomes=4, group=f"g{i // 2 % 5}") for i in range(12)]
     data = Dataset(samples, validation=0.2, test=0.2)
     assert len(data.parts) == 5
-    for row in data.rows:
-        assert data.parts[row["genome"]] == data.parts[f"g{int(row['sample'][1:-1]) // 2 % 5}"]
+    for row in data.records:
+        assert data.parts[row.genome] == data.parts[f"g{int(row.sample[1:-1]) // 2 % 5}"]
 
 
 # Streaming
 
 
-def test_shuffled_batches_deal_every_row_once(tmp_path, pair, monkeypatch):
-    monkeypatch.setattr(dataset, "POOL_BYTES", 4 * 8 * 50)
+@pytest.mark.parametrize("pool", [4 * 8 * 50, dataset.POOL_BYTES], ids=["streamed", "in-memory"])
+def test_shuffled_batches_deal_every_row_once(tmp_path, pair, monkeypatch, pool):
+    monkeypatch.setattr(dataset, "POOL_BYTES", pool)
     monkeypatch.setattr(dataset, "ROWS_PER_CHUNK", 16)
     data = Dataset(pair, validation=0.1, test=0.1)
     orders = []
@@ -159,6 +189,68 @@ def test_memory_is_bounded_by_the_pool(tmp_path, monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5 * dataset.POOL_BYTES
+
+
+def test_a_part_that_fits_is_read_once(pair, monkeypatch):
+    """And no row is lost where it doesn't, or where some aren't drawn."""
+    data = Dataset(pair)
+    orders = [list(data.shuffled("train", 32, np.random.default_rng(0))) for _ in range(2)]
+    for one, other in zip(*orders, strict=True):
+        assert all(np.array_equal(*columns) for columns in zip(one, other, strict=True))
+    monkeypatch.setattr(MergedEmbeddings, "features", lambda *_: pytest.fail("was read again"))
+    assert sum(len(batch.viral) for batch in data.shuffled("train", 32, np.random.default_rng(1))) == data.frames(
+        "train"
+    )
+    none = np.where(data.viral, 0.0, 1.0)
+    drawn = list(data.shuffled("train", 32, np.random.default_rng(1), none))
+    assert sum(len(batch.viral) for batch in drawn) == data.frames("train", False) and not drawn[0].viral.any()
+
+
+# Partial frames
+
+
+def test_partial_frames_are_trained_on_and_counted_apart(tmp_path):
+    """Records without a stop-free frame, too; a genome's frames of both kinds are in one part."""
+    samples = [
+        embed(tmp_path / "v.h5", "v", True, partial=2, shift=2),
+        embed(tmp_path / "n.h5", "n", False, partial=1, shift=2),
+        embed(tmp_path / "p.h5", "p", False, genomes=10, frames=0, partial=4, shift=2),
+    ]
+    data = Dataset(samples)
+    assert sum(data.frames(part) for part in PARTS) == 20 * 8 + 20 * 7 + 10 * 4
+    assert sum(data.frames(part, False, PARTIAL) for part in PARTS) == 20 + 40
+    read = sum(len(batch.viral) for part in PARTS for batch in data.blocks(part))
+    assert read == 20 * 8 + 20 * 7 + 10 * 4
+    spec = train(samples, tmp_path / "c", FAST)
+    assert spec.partial_frames
+    rows = {row["record"]: row for row in table(tmp_path / "split.tsv")}
+    assert list(rows) == [f"{name}{g}" for name, genomes in (("v", 20), ("n", 20), ("p", 10)) for g in range(genomes)]
+    assert [(rows[name]["frames"], rows[name]["partial_frames"]) for name in ("v0", "n7", "p9")] == [
+        ("6", "2"),
+        ("6", "1"),
+        ("0", "4"),
+    ]
+    report = json.loads((tmp_path / "training.json").read_text())
+    for key, column in (("frames", "frames"), ("partial_frames", "partial_frames")):
+        for part in PARTS:
+            here = [row for row in rows.values() if row["part"] == part]
+            for name, viral in (("viral", "1"), ("non-viral", "0")):
+                count = sum(int(row[column]) for row in here if row["viral"] == viral)
+                assert report[key][part][name] == count
+
+
+def test_without_partial_frames_the_file_is_not_for_them(tmp_path, pair):
+    assert not train(pair, tmp_path / "c", FAST).partial_frames
+    assert json.loads((tmp_path / "training.json").read_text())["partial_frames"]["train"] == {
+        "viral": 0,
+        "non-viral": 0,
+    }
+
+
+def test_frames_that_a_sample_does_not_have_are_named(tmp_path, pair):
+    lengths = {record: bases for record, bases in pair[0].lengths.items() if record != "v3"}
+    with pytest.raises(StorageError, match=r"v\.h5: frame v3_chunk_1\w\d isn't where sample v has it"):
+        Dataset([replace(pair[0], lengths=lengths), pair[1]])
 
 
 # Training
@@ -227,7 +319,7 @@ def test_data_digest_follows_the_data(tmp_path, pair):
     digest = Dataset(pair).digest
     assert Dataset(pair).digest == digest
     assert Dataset([embed(tmp_path / "w.h5", "v", True, seed=1), pair[1]]).digest != digest
-    assert Dataset([Sample("v", pair[0].embeddings, False), Sample("n", pair[1].embeddings, True)]).digest != digest
+    assert Dataset([replace(pair[0], viral=False), replace(pair[1], viral=True)]).digest != digest
 
 
 def test_trained_classifier_is_refused_for_other_encoders(tmp_path, pair):

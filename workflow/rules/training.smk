@@ -7,6 +7,7 @@ if SETTINGS.training_data:
     rule train:
         input:
             embeddings=expand(f"{OUT}/{{sample}}/embeddings.h5", sample=SAMPLES),
+            shards=[f"{OUT}/{unit}/shards" for unit in UNITS],
             table=current([SETTINGS.training_data]),
         output:
             classifier=f"{OUT}/training/classifier.safetensors",
@@ -27,6 +28,7 @@ if SETTINGS.training_data:
             identity=identity_of([SETTINGS.training_data]),
             options=SETTINGS.training,
             samples=list(SAMPLES),
+            shards={sample: f"{OUT}/{UNIT_OF[sample]}/shards" for sample in SAMPLES},
         script:
             "../scripts/train.py"
 

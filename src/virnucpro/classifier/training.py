@@ -23,6 +23,8 @@ from virnucpro.errors import ModelError
 from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
 from virnucpro.result_tables import write_table
+from virnucpro.sequences.shards import FRAMES, PARTIAL
+from virnucpro.sequences.split import iter_records
 from virnucpro.settings.options import TrainOptions
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 def train_from_table(
     table: str | Path,
     embeddings: Mapping[str, Path],
+    shards: Mapping[str, Path],
     output: str | Path,
     options: TrainOptions,
     threads: int | None = None,
@@ -38,13 +41,14 @@ def train_from_table(
 ) -> ClassifierSpec:
     """``train`` on the files of a label table (see ``labels.read_labelled_fasta``).
 
-    ``embeddings`` are sample name → ``embeddings.h5``, in the order of the table.
+    ``embeddings`` are sample name → ``embeddings.h5``, in the order of the table, ``shards`` sample name → shard folder.
     """
     rows = read_labelled_fasta(table)
-    samples = [
-        Sample(name, path, row.label.viral, None if row.group == FROM_HEADER else row.group, row.label.category)
-        for (name, path), row in zip(embeddings.items(), rows, strict=True)
-    ]
+    samples = []
+    for (name, path), row in zip(embeddings.items(), rows, strict=True):
+        lengths = {record.id: record.length for record in iter_records(shards[name], name)}
+        group = None if row.group == FROM_HEADER else row.group
+        samples.append(Sample(name, path, row.label.viral, lengths, group, row.label.category))
     groups = groups_from_headers([row.fasta for row in rows if row.group == FROM_HEADER])
     return train(samples, output, options, groups=groups, threads=threads, run=run)
 
@@ -62,9 +66,9 @@ def train(
     """Train, choose the epoch with the lowest validation loss, measure on the test part, and write.
 
     Equal data, options and thread count give equal bytes on a CPU. Memory holds one pool of features
-    (``dataset.POOL_BYTES``), and a byte per frame. ``output`` is the classifier's file; beside it appear
-    ``training.json`` (options, counts, history, metrics) and ``split.tsv`` (genome and part of each record with
-    a stop-free frame). ``groups`` is record → genome; see ``Dataset``. The classifier is called ``name``, or else as
+    (``dataset.POOL_BYTES``), and a few bytes per frame. Partial frames that were embedded are trained on like the others,
+    and the file says so. ``output`` is the classifier's file; beside it appear ``training.json`` (options, counts, history,
+    metrics) and ``split.tsv`` (genome and part of each record with a frame of either kind). ``groups`` is record → genome; see ``Dataset``. The classifier is called ``name``, or else as
     the output's stem; its file and ``training.json`` record the ``run``.
     """
     output = Path(output)
@@ -86,7 +90,8 @@ def train(
         "options": asdict(options),
         "data_sha256": data.digest,
         "genomes": {part: sum(found == part for found in data.parts.values()) for part in PARTS},
-        "frames": {part: {"viral": data.frames(part, True), "non-viral": data.frames(part, False)} for part in PARTS},
+        "frames": _counts(data, FRAMES),
+        "partial_frames": _counts(data, PARTIAL),
         "run": (run or RunRecord()).as_dict(),
         "best_epoch": min(history, key=lambda row: row["validation_loss"])["epoch"],
     }
@@ -99,6 +104,7 @@ def train(
         dna_width=data.dna_width,
         protein_width=data.protein_width,
         chunk_length=data.provenance["chunk_length"],
+        partial_frames=data.frames("train", kind=PARTIAL) > 0,
         pooling={role: data.provenance[f"{role}_encoder"].get("pooling", "") for role in ("dna", "protein")},
         training=training,
         metrics=metrics,
@@ -162,9 +168,9 @@ def _loss_weights(data: Dataset, options: TrainOptions) -> Tensor:
 
 
 def _loss(model: Classifier, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (n, 2), weighted sum of cross entropies (), sum of weights (); ``weights`` are (strata,)."""
-    features, viral, stratum = (torch.from_numpy(column).to(weights.device) for column in batch)
-    logits, weight = model(features), weights[stratum]
+    """Logits (n, 2), weighted sum of cross entropies (), sum of weights (); ``weights`` are (units,)."""
+    features, viral, unit = (torch.from_numpy(column).to(weights.device) for column in batch)
+    logits, weight = model(features), weights[unit]
     return logits, (nn.functional.cross_entropy(logits, viral.long(), reduction="none") * weight).sum(), weight.sum()
 
 
@@ -186,24 +192,33 @@ def _score(model: Classifier, data: Dataset, part: str, weights: Tensor) -> tupl
     return total / weight_sum, binary_metrics(np.concatenate(truth), joined, joined > 0.5)
 
 
+def _counts(data: Dataset, kind: str) -> dict[str, dict[str, int]]:
+    """Frames of a kind, by part and class."""
+    names = (("viral", True), ("non-viral", False))
+    return {part: {name: data.frames(part, viral, kind) for name, viral in names} for part in PARTS}
+
+
 def _weights(data: Dataset, balance: str) -> Tensor:
-    """Loss weight of a frame, by stratum; the mean over training frames is 1."""
-    counts = np.array(data.counts["train"], np.float64)
-    classes = np.array([viral for viral, _ in data.strata])
+    """Loss weight of a frame, by unit; the mean over training frames is 1."""
+    counts = data.by_unit("train").astype(np.float64)
     if balance == "weights":
-        shares = np.array([0.5 / counts[classes == viral].sum() for viral in classes])
+        shares = np.where(data.viral, 0.5 / counts[data.viral].sum(), 0.5 / counts[~data.viral].sum())
     elif balance == "categories":
-        present = counts > 0
-        shares = np.array([0.5 / max(present[classes == viral].sum(), 1) for viral in classes]) / np.maximum(counts, 1)
+        _, stratum = np.unique([f"{unit.viral:d}{unit.category}" for unit in data.units], return_inverse=True)
+        of_stratum = np.bincount(stratum, counts)
+        viral = np.zeros(len(of_stratum), bool)
+        viral[stratum] = data.viral
+        present = np.where(viral, np.sum(of_stratum[viral] > 0), np.sum(of_stratum[~viral] > 0))
+        shares = (0.5 / np.maximum(present, 1) / np.maximum(of_stratum, 1))[stratum]
     else:
         shares = np.full(len(counts), 1 / counts.sum())
     return torch.from_numpy(shares * counts.sum()).float()
 
 
-def _keep(data: Dataset) -> list[float]:
-    """Probability to draw a training frame, by stratum, such that both classes give as many as the smaller has."""
-    smaller = min(data.frames("train", True), data.frames("train", False))
-    return [smaller / data.frames("train", viral) for viral, _ in data.strata]
+def _keep(data: Dataset) -> np.ndarray:
+    """Probability to draw a training frame, by unit, such that both classes give as many as the smaller has."""
+    viral, others = data.frames("train", True), data.frames("train", False)
+    return np.where(data.viral, min(viral, others) / viral, min(viral, others) / others)
 
 
 def _measure(model: Classifier, data: Dataset) -> None:
@@ -224,9 +239,10 @@ def _measure(model: Classifier, data: Dataset) -> None:
 
 def _write_split(path: Path, data: Dataset) -> None:
     samples = {sample.name: sample for sample in data.samples}
-    columns = ("sample", "record", "genome", "part", "viral", "category", "frames")
+    columns = ("sample", "record", "genome", "part", "viral", "category", "frames", "partial_frames")
     rows = []
-    for row in data.rows:
-        sample = samples[row["sample"]]
-        rows.append(row | {"part": data.parts[row["genome"]], "viral": int(sample.viral), "category": sample.category})
+    for row in data.records:
+        sample = samples[row.sample]
+        about = (data.parts[row.genome], int(sample.viral), sample.category)
+        rows.append(dict(zip(columns, (*row[:3], *about, row.frames, row.partial), strict=True)))
     write_table(path, columns, rows)

@@ -122,7 +122,8 @@ class Settings:
         "auto", "Whether a chunk without a stop-free frame is scored by its longest stretch without a stop. `auto` follows "
         "the classifier's file.",
         "The bundled classifiers were validated for them, the published ones weren't: with those, scores of such chunks "
-        "are marked. A stretch has at least 60 bases.", enum=["auto", "true", "false"], command=True)
+        "are marked. A classifier that is trained gets them among its data, unless it is `false`. A stretch has at least 60 "
+        "bases.", enum=["auto", "true", "false"], command=True)
     calls: str = _input(
         "balanced", "Which contigs are called viral; at most 1, 5 or 10 % of the non-viral ones of the classifier's development "
         "data (`strict`, `balanced`, `sensitive`).",
