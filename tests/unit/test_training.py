@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import tracemalloc
 from dataclasses import replace
 
@@ -12,9 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro.classifier import dataset
+from virnucpro.classifier.calibrate import PRESET_COLUMNS
+from virnucpro.classifier.calibrating import fit_calibration
 from virnucpro.classifier.dataset import PARTS, Dataset, Sample, split_genomes
+from virnucpro.classifier.held_back import score_part
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.model import load_classifier
+from virnucpro.classifier.scoring import load_scorer
+from virnucpro.classifier.spec import read_classifier_spec
 from virnucpro.classifier.training import TrainOptions, train
 from virnucpro.embeddings.store import MergedEmbeddings, create_merged, place_of
 from virnucpro.errors import ConfigError, InputError, ModelError, StorageError
@@ -253,6 +259,90 @@ def test_frames_that_a_sample_does_not_have_are_named(tmp_path, pair):
         Dataset([replace(pair[0], lengths=lengths), pair[1]])
 
 
+# Calibration
+
+
+def many(folder, **about):
+    """Samples with enough genomes for a validation part that can be calibrated on, with two categories of non-viral ones."""
+    about = {"genomes": 40, "partial": 2, "shift": 0.5} | about
+    return [
+        embed(folder / "v.h5", "v", True, **about),
+        embed(folder / "n.h5", "n", False, seed=1, category="bacteria", **about),
+        embed(folder / "m.h5", "m", False, seed=2, category="plants", **about),
+    ]
+
+
+PATIENT = replace(FAST, validation=0.25, half=True)
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """A folder in which a classifier was trained, and its samples."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    samples = many(folder)
+    train(samples, folder / "c.safetensors", PATIENT)
+    return folder, samples
+
+
+def test_the_validation_part_calibrates(calibrated):
+    """By the scores that the file's own weights give, chunk by chunk."""
+    folder, samples = calibrated
+    scorer, spec = load_scorer(folder / "c.safetensors")
+    calibration = spec.read_calibration("c")
+    data = Dataset(samples, validation=PATIENT.validation, test=PATIENT.test)
+    contigs = [row for row in data.records if data.parts[row.genome] == "validation"]
+    assert calibration.fitted_on["contigs"] == {"viral": 10, "non-viral": 20}
+    assert calibration.fitted_on["chunks"] == {"frame": 60, "partial": 60}
+    assert calibration.fitted_on["bases"] == [2000, 2000, 2000] and calibration.fitted_on["part"] == "validation"
+    assert calibration.frame[0] > 0 and calibration.partial[0] > 0
+    part = score_part(data, "validation", scorer)
+    assert list(part.contigs) == contigs
+    place = next(place for place, row in enumerate(contigs) if row.record[0] == "n")
+    ids, features = MergedEmbeddings(samples[1].embeddings).read(slice(None))
+    for number in (1, 2):
+        rows = [at for at, frame in enumerate(ids) if frame.startswith(f"{contigs[place].record}_chunk_{number}")]
+        scores = scorer(features[rows]).max(axis=0)
+        at = np.flatnonzero((part.contig == place) & ~part.partial)[number - 1]
+        np.testing.assert_allclose((part.others[at], part.virus[at]), scores, rtol=1e-5)
+    shares = part.share[(part.contig == place) & part.partial]
+    np.testing.assert_allclose(shares, 180 / 500)
+    again = fit_calibration(part.development(), {key: calibration.fitted_on[key] for key in ("part", "data_sha256")})
+    assert again.contig == calibration.contig and again.presets == calibration.presets
+
+
+def test_a_trained_file_tells_of_its_calibration(calibrated):
+    folder, _ = calibrated
+    whole = json.loads((folder / "calibration.json").read_text())
+    spec = read_classifier_spec(folder / "c.safetensors")
+    assert whole["calibration"] == spec.calibration and whole["partial_frames"]
+    assert whole["classifier"]["weights_sha256"] == spec.weights_sha256 and "versions" in whole["run"]
+    assert 0.5 < whole["held_out"]["contigs"]["auroc"] <= 1
+    rows = table(folder / "calibration.tsv")
+    assert {row["preset"] for row in rows} == {"strict", "balanced", "sensitive"} and rows[0].keys() == set(
+        PRESET_COLUMNS
+    )
+
+
+@pytest.mark.parametrize(
+    ("genomes", "validation", "groups"), [(20, 0.1, 2), (20, 0.0, 0), (39, 0.1, 4)], ids=["few", "none", "one-short"]
+)
+def test_too_small_a_validation_part_is_a_warning(tmp_path, caplog, genomes, validation, groups):
+    spec = train(many(tmp_path, genomes=genomes), tmp_path / "c", replace(FAST, validation=validation, epochs=2))
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    whole = json.loads((tmp_path / "calibration.json").read_text())
+    assert spec.calibration is None and spec.partial_frames and load_classifier(tmp_path / "c")[1] == spec
+    assert re.search(f"at least 5 viral groups .*; there are {groups}", warning) and "classifier calibrate" in warning
+    assert whole["calibration"] is None and whole["reason"] in warning
+    assert len((tmp_path / "calibration.tsv").read_text().splitlines()) == 1
+
+
+def test_a_frame_beyond_its_record_is_named(tmp_path):
+    samples = many(tmp_path)
+    samples[0] = replace(samples[0], lengths=dict.fromkeys(samples[0].lengths, 1500))
+    with pytest.raises(StorageError, match=r"v\.h5: the sequences have no chunk for v\d+_chunk_4F2:3-182"):
+        train(samples, tmp_path / "c", replace(PATIENT, epochs=1))
+
+
 # Training
 
 
@@ -270,7 +360,7 @@ def test_same_seed_same_bytes(tmp_path, pair):
     state = torch.random.get_rng_state()
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         train(pair, tmp_path / name / "c", TrainOptions(**{**FAST.__dict__, "seed": seed}), name="same")
-    for file in ("c", "training.json", "split.tsv"):
+    for file in ("c", "training.json", "split.tsv", "calibration.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         assert (tmp_path / "a" / file).read_bytes() != (tmp_path / "c" / file).read_bytes()
     assert torch.equal(torch.random.get_rng_state(), state)

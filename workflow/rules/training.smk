@@ -13,6 +13,8 @@ if SETTINGS.training_data:
             classifier=f"{OUT}/training/classifier.safetensors",
             report=f"{OUT}/training/training.json",
             split=f"{OUT}/training/split.tsv",
+            calibration=f"{OUT}/training/calibration.json",
+            presets=f"{OUT}/training/calibration.tsv",
         log:
             f"{OUT}/logs/train/train.log",
         benchmark:

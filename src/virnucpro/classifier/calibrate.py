@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,21 +151,41 @@ def write_calibrated(
     """
     output = Path(output)
     spec = replace(spec, calibration=calibration.to_dict(), partial_frames=bool(data.partial.any()))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_figures(output.parent, spec, calibration, data, record)
+    write_model(output, spec, dict(stored_tensors(classifier)))
+    return spec
+
+
+def write_figures(
+    folder: Path, spec: ClassifierSpec, calibration: Calibration, data: Development, record: Mapping[str, Any]
+) -> None:
+    """Write ``calibration.json`` and ``calibration.tsv`` of a calibrated classifier, with figures of held-out groups."""
     whole = {
         **record,
-        "classifier": {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256},
-        "partial_frames": spec.partial_frames,
+        **_identity(spec),
         "fitted_on": calibration.fitted_on,
         "held_out": _figures(data),
         "calibration": spec.calibration,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(output.with_name("calibration.json")) as temporary:
-        temporary.write_text(json.dumps(whole, indent=2) + "\n")
-    write_table(output.with_name("calibration.tsv"), PRESET_COLUMNS, _preset_rows(calibration))
-    write_model(output, spec, dict(stored_tensors(classifier)))
+    _write(folder, whole, _preset_rows(calibration))
     logger.info("calibrated %s; contigs held out: %s", spec.name, whole["held_out"]["contigs"])
-    return spec
+
+
+def write_reason(folder: Path, spec: ClassifierSpec, reason: str, record: Mapping[str, Any]) -> None:
+    """Write the same two files of a classifier that couldn't be calibrated: why, and a table without rows."""
+    _write(folder, {**record, **_identity(spec), "calibration": None, "reason": reason}, ())
+
+
+def _write(folder: Path, whole: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    with atomic_file(folder / "calibration.json") as temporary:
+        temporary.write_text(json.dumps(whole, indent=2) + "\n")
+    write_table(folder / "calibration.tsv", PRESET_COLUMNS, rows)
+
+
+def _identity(spec: ClassifierSpec) -> dict[str, Any]:
+    known = {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256}
+    return {"classifier": known, "partial_frames": spec.partial_frames}
 
 
 def _share(start: int, end: int, part_start: int, part_end: int) -> float:

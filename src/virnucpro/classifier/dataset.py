@@ -216,6 +216,10 @@ class Dataset:
         for start in starts:
             yield whole.rows(slice(start, start + ROWS_PER_CHUNK))
 
+    def sample_of(self, file: int) -> Sample:
+        """Whose frames ``files[file]`` holds."""
+        return self.samples[file // len(KINDS)]
+
     def rows_of(self, part: str, file: int, window: slice) -> np.ndarray:
         """(n,) bool: which rows of a window of ``files[file]`` belong to a part."""
         inside: np.ndarray = self.unit_parts[self.row_units[file][window]] == PARTS.index(part)

@@ -67,15 +67,21 @@ def build_classifier(arrays: Mapping[str, np.ndarray], eps: float) -> Classifier
     return model.eval().requires_grad_(False)
 
 
-def write_classifier(path: str | Path, model: Classifier, spec: ClassifierSpec, half: bool = False) -> ClassifierSpec:
-    """Write a classifier's file and return its specification: widths and digest filled in from the model.
-
-    Weights are written as float32, or the two matrices as float16 if ``half``. Equal content gives equal bytes.
-    """
+def stored_arrays(model: Classifier, half: bool = False) -> dict[str, np.ndarray]:
+    """A model's weights as its file stores them: float32, or the two matrices float16 if ``half``."""
     arrays = {name: value.float().cpu().numpy() for name, value in model.state_dict().items() if name != IGNORED}
     if half:
         for name in ("hidden_layer.weight", "output_layer.weight"):  # variances would overflow
             arrays[name] = arrays[name].astype(np.float16)
+    return arrays
+
+
+def write_classifier(path: str | Path, model: Classifier, spec: ClassifierSpec, half: bool = False) -> ClassifierSpec:
+    """Write a classifier's file and return its specification: widths and digest filled in from the model.
+
+    For ``half`` see ``stored_arrays``. Equal content gives equal bytes.
+    """
+    arrays = stored_arrays(model, half)
     spec = replace(spec, width=model.width, hidden=model.hidden, batchnorm_eps=model.bn1.eps)
     spec = replace(spec, weights_sha256=weights_digest(arrays))
     write_model(path, spec, arrays)

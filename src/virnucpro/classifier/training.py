@@ -1,12 +1,12 @@
-"""Train a classifier from labelled embeddings, split by genome."""
+"""Train a classifier from labelled embeddings, split by genome, and calibrate it on the part that chose the epoch."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from virnucpro.classifier.calibrate import write_figures, write_reason
+from virnucpro.classifier.calibrating import fit_calibration
 from virnucpro.classifier.dataset import PARTS, Batch, Dataset, Sample
+from virnucpro.classifier.held_back import score_part
 from virnucpro.classifier.labels import FROM_HEADER, groups_from_headers, read_labelled_fasta
 from virnucpro.classifier.metrics import binary_metrics
-from virnucpro.classifier.model import Classifier, write_classifier
-from virnucpro.classifier.spec import ClassifierSpec
-from virnucpro.errors import ModelError
+from virnucpro.classifier.model import Classifier, stored_arrays, write_classifier
+from virnucpro.classifier.scoring import Scorer
+from virnucpro.classifier.spec import ClassifierSpec, check_weights
+from virnucpro.errors import InputError, ModelError
 from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
 from virnucpro.result_tables import write_table
@@ -63,12 +67,13 @@ def train(
     threads: int | None = None,
     run: RunRecord | None = None,
 ) -> ClassifierSpec:
-    """Train, choose the epoch with the lowest validation loss, measure on the test part, and write.
+    """Train, choose the epoch with the lowest validation loss, calibrate on that part, measure on the test part, and write.
 
     Equal data, options and thread count give equal bytes on a CPU. Memory holds one pool of features
     (``dataset.POOL_BYTES``), and a few bytes per frame. Partial frames that were embedded are trained on like the others,
     and the file says so. ``output`` is the classifier's file; beside it appear ``training.json`` (options, counts, history,
-    metrics) and ``split.tsv`` (genome and part of each record with a frame of either kind). ``groups`` is record → genome; see ``Dataset``. The classifier is called ``name``, or else as
+    metrics), ``split.tsv`` (genome and part of each record with a frame of either kind), ``calibration.json`` and
+    ``calibration.tsv`` (see ``calibrate.write_figures``). ``groups`` is record → genome; see ``Dataset``. The classifier is called ``name``, or else as
     the output's stem; its file and ``training.json`` record the ``run``.
     """
     output = Path(output)
@@ -111,7 +116,9 @@ def train(
         dna_encoder=known["dna_encoder"],
         protein_encoder=known["protein_encoder"],
     )
+    spec, write_calibration = _calibrate(spec, data, stored_arrays(model, options.half), model.bn1.eps)
     spec = write_classifier(output, model, spec, half=options.half)
+    write_calibration(output.parent, spec, {"run": training["run"]})
     _write_split(output.with_name("split.tsv"), data)
     with atomic_file(output.with_name("training.json")) as temporary:
         whole = {"name": spec.name, "weights_sha256": spec.weights_sha256, **training, "metrics": metrics, **encoders}
@@ -119,6 +126,33 @@ def train(
         temporary.write_text(json.dumps(whole, indent=2) + "\n")
     logger.info("trained %s: %s", spec.name, metrics)
     return spec
+
+
+def _calibrate(
+    spec: ClassifierSpec, data: Dataset, arrays: Mapping[str, np.ndarray], eps: float
+) -> tuple[ClassifierSpec, Callable[[Path, ClassifierSpec, dict[str, Any]], None]]:
+    """The specification with a calibration from the validation part, scored by the weights as they are stored; and what
+    writes the files that tell of it.
+
+    Without it, and with a warning, if that part doesn't do for one.
+    """
+    scorer = Scorer(check_weights(arrays, spec.name), eps)
+    about = {"virnucpro_version": spec.virnucpro_version, "part": "validation", "data_sha256": data.digest}
+    about |= {key: getattr(spec, key) for key in ("chunk_length", "dna_encoder", "protein_encoder")}
+    try:
+        development = score_part(data, "validation", scorer).development()
+        calibration = fit_calibration(development, about)
+    except InputError as error:
+        reason = (
+            f"{error} Here that is the validation part: add genomes, make its share `validation` larger, or calibrate the "
+            "classifier with other labelled sequences (virnucpro classifier calibrate)."
+        )
+        logger.warning("%s isn't calibrated, so predictions have no probabilities. %s", spec.name, reason)
+        return spec, lambda folder, written, record: write_reason(folder, written, reason, record)
+    return (
+        replace(spec, calibration=calibration.to_dict()),
+        lambda folder, written, record: write_figures(folder, written, calibration, development, record),
+    )
 
 
 def _fit(model: Classifier, data: Dataset, options: TrainOptions) -> list[dict[str, Any]]:
