@@ -301,7 +301,7 @@ def test_the_validation_part_calibrates(calibrated):
     ids, features = MergedEmbeddings(samples[1].embeddings).read(slice(None))
     for number in (1, 2):
         rows = [at for at, frame in enumerate(ids) if frame.startswith(f"{contigs[place].record}_chunk_{number}")]
-        scores = scorer(features[rows]).max(axis=0)
+        scores = scorer(features[rows]).scores.max(axis=0)
         at = np.flatnonzero((part.contig == place) & ~part.partial)[number - 1]
         np.testing.assert_allclose((part.others[at], part.virus[at]), scores, rtol=1e-5)
     shares = part.share[(part.contig == place) & part.partial]

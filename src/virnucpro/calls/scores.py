@@ -64,4 +64,4 @@ class ScoreBlock:
                     f"{embeddings.path}: holds values that are not finite near "
                     f"{ids[int(np.argmin(finite.all(axis=1)))]}. Delete it and run again."
                 )
-            yield ids, self._scorer(features)
+            yield ids, self._scorer(features).scores
