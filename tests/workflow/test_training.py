@@ -153,6 +153,7 @@ def test_a_classifier_is_calibrated_and_used(trained, tiny, tmp_path):
     assert whole["fitted_on"]["contigs"] == {"viral": 24, "non-viral": 24}
     assert whole["fitted_on"]["chunks"]["partial"] == 32 and whole["fitted_on"]["protein_encoder"]["name"] == "esm_a"
     assert whole["held_out"]["contigs"]["auroc"] > 0.9
+    assert whole["reference"] == spec.reference and spec.reference["classes"] == ["phage", "host"]
 
     config = options | {"classifier": "results/calibration/classifier.safetensors", "labels": "labels.tsv"}
     refused = snakemake(tmp_path, "calibrate", config=config)
@@ -160,7 +161,9 @@ def test_a_classifier_is_calibrated_and_used(trained, tiny, tmp_path):
     run = snakemake(tmp_path, "results/phage/contigs.tsv", config=config).ok()
     assert sum(run.computed.values()) == 0, "the vectors were there, those of partial frames, too"
     with open(tmp_path / "results/phage/contigs.tsv") as file:
-        assert all(float(row["probability"]) > 0.3 for row in csv.DictReader(file, delimiter="\t"))
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert all(float(row["probability"]) > 0.3 for row in rows)
+    assert np.mean([float(row["distance"]) <= 1 for row in rows]) > 0.9 and {row["category"] for row in rows} == {""}
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ if CALIBRATES:
         input:
             chunks=expand(f"{OUT}/{{sample}}/chunks.tsv", sample=SAMPLES),
             contigs=expand(f"{OUT}/{{sample}}/contigs.tsv", sample=SAMPLES),
+            embeddings=expand(f"{OUT}/{{sample}}/embeddings.h5", sample=SAMPLES),
             classifier=CLASSIFIER,
             table=current([SETTINGS.labels]),
             split=current(filter(None, [SETTINGS.evaluate_split])),

@@ -180,7 +180,7 @@ def measure(
 def _choose(data: Development) -> tuple[float, HeldOut]:
     """The k with the lowest weighted log loss of held-out contigs, and the held-out logits with it."""
     scored = data.chunks > 0
-    fold = _folds(data)
+    fold = group_folds(data)
     chunk = np.full(len(data.z), np.nan)
     contig = np.full((len(GRID), len(fold)), np.nan)
     for number in range(FOLDS):
@@ -199,7 +199,7 @@ def _choose(data: Development) -> tuple[float, HeldOut]:
     return GRID[best], HeldOut(chunk, contig[best], fold)
 
 
-def _folds(data: Development) -> np.ndarray:
+def group_folds(data: Development) -> np.ndarray:
     """(n,) int: each contig's fold, that of its group. Groups are dealt in turn by class, then category, else at random."""
     groups, first, place = np.unique(data.group, return_index=True, return_inverse=True)
     chance = np.random.default_rng(0).random(len(groups))

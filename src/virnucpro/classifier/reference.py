@@ -112,10 +112,67 @@ def read_reference(
     return Reference(center, projection, means, float(limit))
 
 
-def fit_reference(blocks: Blocks, classes: int) -> Reference:
-    """The Gaussians of frames whose classes are known; its limit is 1 until ``measure_limit`` told it.
+class Moments:
+    """Sums over frames of known classes, in float64, from which the Gaussians follow.
 
-    One pass, whose sums are float64; memory holds three matrices of width × width.
+    Args:
+        classes: their number.
+        width: columns of the features.
+    """
+
+    def __init__(self, classes: int, width: int) -> None:
+        self.counts = np.zeros(classes)
+        self._sums, self._products = np.zeros((classes, width)), np.zeros((width, width))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Classes and width."""
+        return self._sums.shape  # type: ignore[return-value]
+
+    def add(self, features: np.ndarray, numbers: np.ndarray) -> None:
+        """Frames' features (n, width) float32 and class numbers (n,)."""
+        values = features.astype(np.float64)
+        self._products += values.T @ values
+        for number in np.unique(numbers):
+            rows = numbers == number
+            self._sums[number] += values[rows].sum(axis=0)
+            self.counts[number] += np.count_nonzero(rows)
+
+    def add_moments(self, other: Moments) -> None:
+        """The sums of other frames of the same classes."""
+        self.counts += other.counts
+        self._sums += other._sums
+        self._products += other._products
+
+    def reference(self) -> Reference:
+        """The Gaussians of all classes that have frames; the limit is 1. InputError if all frames are alike."""
+        there = self.counts > 0
+        counts, rows = self.counts[there], self.counts.sum()
+        if not rows:
+            raise InputError("A reference of the training data needs frames, and there are none. Give more sequences.")
+        means, center = self._sums[there] / counts[:, None], self._sums.sum(axis=0) / rows
+        total = self._products / rows - np.outer(center, center)
+        scale = np.sqrt(np.maximum(np.diag(total), 0))
+        # A constant column stays constant, as when training standardises.
+        scale[scale < 1e-6 * np.maximum(np.abs(center), 1)] = 1
+        values, vectors = np.linalg.eigh(total / np.outer(scale, scale))
+        leading = np.argsort(values)[::-1][:DIRECTIONS]
+        leading = leading[values[leading] > 1e-9 * max(values.max(), 1e-9)]
+        if not len(leading):
+            raise InputError("A reference of the training data needs frames that differ, and these are all alike.")
+        directions = vectors[:, leading] / scale[:, None]
+        between = (means - center) @ directions
+        within = directions.T @ total @ directions - (between.T * (counts / rows)) @ between
+        spread, axes = np.linalg.eigh(within)
+        spread = np.maximum(spread, _SMALLEST * max(spread.mean(), np.finfo(np.float32).tiny))
+        whitened = axes / np.sqrt(spread)
+        return Reference(center.astype(np.float32), _single(directions @ whitened), _single(between @ whitened))
+
+
+def fit_reference(blocks: Blocks, classes: int) -> Reference:
+    """The Gaussians of frames whose classes are known; the limit is 1 until ``measure_limit`` told it.
+
+    One pass, whose sums are float64; memory holds a few matrices of width × width.
 
     Args:
         blocks: the frames.
@@ -124,37 +181,13 @@ def fit_reference(blocks: Blocks, classes: int) -> Reference:
     Raises:
         InputError: a class has no frame, or all frames are alike.
     """
-    sums = products = counts = None
+    moments = None
     for features, numbers in blocks():
-        values = features.astype(np.float64)
-        if sums is None or products is None or counts is None:
-            width = values.shape[1]
-            sums, products, counts = np.zeros((classes, width)), np.zeros((width, width)), np.zeros(classes)
-        products += values.T @ values
-        for number in np.unique(numbers):
-            sums[number] += values[numbers == number].sum(axis=0)
-            counts[number] += np.count_nonzero(numbers == number)
-    if sums is None or products is None or counts is None or not counts.all():
+        moments = moments or Moments(classes, features.shape[1])
+        moments.add(features, numbers)
+    if moments is None or not moments.counts.all():
         raise InputError("A reference of the training data needs frames of every class. Give sequences of each.")
-    rows, means = counts.sum(), sums / counts[:, None]
-    center = sums.sum(axis=0) / rows
-    total = products / rows - np.outer(center, center)
-    scale = np.sqrt(np.maximum(np.diag(total), 0))
-    scale[scale < 1e-6 * np.maximum(np.abs(center), 1)] = (
-        1  # a constant column stays constant, as when training standardises
-    )
-    values, vectors = np.linalg.eigh(total / np.outer(scale, scale))
-    leading = np.argsort(values)[::-1][:DIRECTIONS]
-    leading = leading[values[leading] > 1e-9 * max(values.max(), 1e-9)]
-    if not len(leading):
-        raise InputError("A reference of the training data needs frames that differ, and these are all alike.")
-    directions = vectors[:, leading] / scale[:, None]
-    between = (means - center) @ directions
-    within = directions.T @ total @ directions - (between.T * (counts / rows)) @ between
-    spread, axes = np.linalg.eigh(within)
-    spread = np.maximum(spread, _SMALLEST * max(spread.mean(), np.finfo(np.float32).tiny))
-    whitened = axes / np.sqrt(spread)
-    return Reference(center.astype(np.float32), _single(directions @ whitened), _single(between @ whitened))
+    return moments.reference()
 
 
 def measure_limit(distances: np.ndarray, weights: np.ndarray) -> float:
@@ -179,8 +212,7 @@ class ContigDistances:
     def add(self, ids: Sequence[str], distances: np.ndarray) -> None:
         """Add frames, or partial frames: n ids in order, chunk by chunk, and their distances (n,) (``Reference.distance``)."""
         for identifier, distance in zip(ids, distances.tolist(), strict=True):
-            frame = identifier if identifier[-2] in "FR" else identifier.rpartition(":")[0]  # of a partial frame's id
-            chunk = frame[:-2]
+            chunk = _chunk(identifier)
             if chunk != self._chunk:
                 self._end()
                 self._chunk, self._least = chunk, distance
@@ -195,9 +227,24 @@ class ContigDistances:
 
     def _end(self) -> None:
         if self._chunk:
-            sums = self._sums.setdefault(self._chunk.rpartition("_chunk_")[0], [0.0, 0])
+            sums = self._sums.setdefault(_record(self._chunk), [0.0, 0])
             sums[0] += self._least
             sums[1] += 1
+
+
+def frame_record(identifier: str) -> str:
+    """The record of a frame or partial frame, by its id."""
+    return _record(_chunk(identifier))
+
+
+def _chunk(identifier: str) -> str:
+    """``a_chunk_1`` of the frame ``a_chunk_1F2`` and of the partial frame ``a_chunk_1F2:4-90``."""
+    frame = identifier if identifier[-2] in "FR" else identifier.rpartition(":")[0]
+    return frame[:-2]
+
+
+def _record(chunk: str) -> str:
+    return chunk.rpartition("_chunk_")[0]
 
 
 def _single(matrix: np.ndarray) -> np.ndarray:
