@@ -6,6 +6,7 @@ import re
 import tracemalloc
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 from virnucpro.classifier import dataset
 from virnucpro.classifier.calibrate import PRESET_COLUMNS
 from virnucpro.classifier.calibrating import fit_calibration
+from virnucpro.classifier.categories import Head, Kinds, kinds_of
 from virnucpro.classifier.dataset import PARTS, Dataset, Sample, split_genomes
 from virnucpro.classifier.held_back import score_part
 from virnucpro.classifier.importer import prepare_classifier
-from virnucpro.classifier.model import load_classifier
+from virnucpro.classifier.model import Classifier, load_classifier
 from virnucpro.classifier.scoring import load_scorer
-from virnucpro.classifier.spec import read_classifier_spec
-from virnucpro.classifier.training import TrainOptions, train
+from virnucpro.classifier.spec import read_classifier, read_classifier_spec
+from virnucpro.classifier.training import TrainOptions, _weights, train
 from virnucpro.embeddings.store import MergedEmbeddings, create_merged, place_of
 from virnucpro.errors import ConfigError, InputError, ModelError, StorageError
 from virnucpro.sequences.shards import FRAMES, PARTIAL
@@ -343,10 +345,118 @@ def test_a_frame_beyond_its_record_is_named(tmp_path):
         train(samples, tmp_path / "c", replace(PATIENT, epochs=1))
 
 
+# Reference and category head
+
+
+def test_the_reference_is_of_the_training_part(calibrated):
+    folder, samples = calibrated
+    spec = read_classifier_spec(folder / "c.safetensors")
+    data = Dataset(samples, validation=PATIENT.validation, test=PATIENT.test)
+    assert spec.reference["classes"] == ["viral", "bacteria", "plants"]
+    assert spec.reference["rows"] == data.frames("train") and spec.reference == json.loads(
+        (folder / "calibration.json").read_text()
+    ).get("reference")
+    scorer, _ = load_scorer(folder / "c.safetensors")
+    part = score_part(data, "validation", scorer)
+    assert part.distances.shape == (30,) and part.distances.max() >= spec.reference["limit"] > np.median(part.distances)
+    features = next(data.blocks("train")).features
+    assert scorer(features + 100).distances.min() > 5 * spec.reference["limit"]
+    ids, features = MergedEmbeddings(samples[0].embeddings).read(slice(None))
+    first = next(row.record for row in part.contigs)
+    rows = [at for at, frame in enumerate(ids) if frame.startswith(f"{first}_chunk_1")]
+    assert part.distance[0] == pytest.approx(float(scorer(features[rows]).distances.min()), rel=1e-5)
+
+
+def coloured(folder, **about):
+    """Samples whose categories differ in the second column."""
+    samples = many(folder, **about)
+    for sample, column in ((samples[1], 2.0), (samples[2], -2.0)):
+        with h5py.File(sample.embeddings, "r+") as file:
+            for place in (file, file["partial"]):
+                vectors = place["dna"][:]
+                vectors[:, 1] += 3 * column
+                place["dna"][:] = vectors
+    return samples
+
+
+def test_a_category_head_changes_no_score(tmp_path, monkeypatch):
+    samples = coloured(tmp_path)
+    with_head = train(samples, tmp_path / "a" / "c", PATIENT)
+    assert with_head.categories == [
+        {"name": "viral", "viral": True},
+        {"name": "bacteria", "viral": False},
+        {"name": "plants", "viral": False},
+    ]
+    assert with_head.metrics["category_recall"].keys() == {"viral", "bacteria", "plants"}
+    assert min(with_head.metrics["category_recall"][name] for name in ("bacteria", "plants")) > 0.6
+    monkeypatch.setattr(Kinds, "several", False)
+    without = train(samples, tmp_path / "b" / "c", PATIENT)
+    assert without.categories is None and without.weights_sha256 != with_head.weights_sha256
+    arrays, others = read_classifier(tmp_path / "a" / "c")[0], read_classifier(tmp_path / "b" / "c")[0]
+    assert arrays.keys() - others.keys() == {"category_layer.weight", "category_layer.bias"}
+    assert all(np.array_equal(value, arrays[name]) for name, value in others.items())
+    assert with_head.calibration == without.calibration and with_head.reference == without.reference
+
+
+def test_categories_weigh_the_same(tmp_path):
+    """In the head's loss, however many frames each has."""
+    samples = [*many(tmp_path), embed(tmp_path / "l.h5", "l", False, genomes=5, seed=3, category="lichens")]
+    data = Dataset(samples)
+    head = Head(Classifier(data.width, 4), data, kinds_of(data), 0)
+    weights = head._weights.numpy() * data.by_unit("train")
+    found = {category: 0.0 for category in ("", "bacteria", "plants", "lichens")}
+    for unit, weight in zip(data.units, weights.tolist(), strict=True):
+        found[unit.category] += weight
+    assert np.allclose(list(found.values()), data.frames("train") / 4)
+
+
+def test_kinds_are_those_of_the_training_part(tmp_path):
+    samples = many(tmp_path)
+    samples[0] = replace(samples[0], category="plants")
+    kinds = kinds_of(Dataset(samples))
+    assert kinds.names == ["plants (viral)", "bacteria", "plants (non-viral)"] and kinds.several
+    assert not kinds_of(Dataset(samples[:2])).several
+    shared = replace(samples[1], name="x", group="g", category="rare")  # the genome of a viral sample
+    data = Dataset([replace(samples[0], group="g"), *samples[1:], embed(tmp_path / "w.h5", "w", True), shared], seed=1)
+    data.unit_parts[[unit.category == "rare" for unit in data.units]] = PARTS.index("test")
+    data.counts = {part: {kind: data._counted(part, kind) for kind in (FRAMES, PARTIAL)} for part in PARTS}
+    kinds = kinds_of(data)
+    assert "rare" not in kinds.names and kinds.of_unit[[u.category == "rare" for u in data.units]].tolist() == [-1]
+    with pytest.raises(InputError, match=r"printable"):
+        kinds_of(Dataset([replace(samples[0], category="a\x07"), samples[1]]))
+
+
+# Weights
+
+
+def test_genomes_weigh_the_same(tmp_path):
+    """With ``balance: groups``, in their category, as categories do in a class, and both classes; in each part."""
+    samples = many(tmp_path, partial=0)
+    samples.append(embed(tmp_path / "l.h5", "l", False, genomes=12, frames=60, seed=3, category="plants"))
+    data = Dataset(samples, validation=0.2)
+    for part in ("train", "validation"):
+        counts = data.by_unit(part)
+        of_units = _weights(data, "groups", part).numpy() * counts
+        assert of_units[data.viral].sum() == pytest.approx(of_units[~data.viral].sum())
+        assert of_units.sum() == pytest.approx(data.frames(part), rel=1e-5)
+        for category, share in (("bacteria", 4), ("plants", 4)):
+            here = [i for i, unit in enumerate(data.units) if unit.category == category and counts[i]]
+            assert of_units[here].sum() == pytest.approx(of_units.sum() / share, rel=1e-5)
+            assert np.ptp(of_units[here]) < 1e-4 * of_units[here].max()
+
+
+def test_smoothed_labels_make_scores_less_sure(tmp_path, pair):
+    scores = []
+    for smoothing in (0.0, 0.4):
+        train(pair, tmp_path / "c", replace(FAST, label_smoothing=smoothing))
+        scores.append(load_scorer(tmp_path / "c")[0](MergedEmbeddings(pair[0].embeddings).features(slice(None))).scores)
+    assert np.median(scores[1][:, 1]) < np.median(scores[0][:, 1]) - 0.05
+
+
 # Training
 
 
-@pytest.mark.parametrize("balance", ["sampling", "weights", "categories", "none"])
+@pytest.mark.parametrize("balance", ["sampling", "weights", "categories", "groups", "none"])
 def test_learns_what_can_be_learnt(tmp_path, pair, balance):
     spec = train(pair, tmp_path / "c.safetensors", TrainOptions(**{**FAST.__dict__, "balance": balance}))
     assert spec.metrics["part"] == "test" and spec.metrics["auroc"] > 0.9

@@ -37,10 +37,17 @@ def with_stops(sequence: str) -> str:
 def trained(tmp_path_factory, tiny) -> Path:
     """A folder in which `snakemake train` ran."""
     folder = tmp_path_factory.mktemp("train")
-    for name, seed, codons in (("viral", 1, ["GCT", "GAA", "CTG"]), ("plain", 2, ["AAA", "TTC", "ACA"])):
+    kinds = (
+        ("viral", 1, ["GCT", "GAA", "CTG"]),
+        ("plain", 2, ["AAA", "TTC", "ACA"]),
+        ("green", 5, ["ATG", "TGG", "CAT"]),
+    )
+    for name, seed, codons in kinds:
         records = {record: with_stops(found) for record, found in sequences(seed, 25, codons).items()}
         (folder / f"{name}.fa").write_text(fasta(records))
-    (folder / "labels.tsv").write_text("fasta\tlabel\tcategory\nviral.fa\tviral\tphage\nplain.fa\t0\tbacteria\n")
+    (folder / "labels.tsv").write_text(
+        "fasta\tlabel\tcategory\nviral.fa\tviral\tphage\nplain.fa\t0\tbacteria\ngreen.fa\t0\tplants\n"
+    )
     config = tiny.config() | {
         "classifier": "null",
         "shard_frames": 1000,
@@ -63,10 +70,11 @@ def test_train_makes_a_classifier_that_knows_its_encoders(trained, tiny):
     assert made["computed"]["protein"][0]["precision"] == "fp32" and made["run"]["configuration_sha256"]
     assert report["metrics"]["part"] == "test"
     assert report["metrics"]["auroc"] > 0.9
-    assert report["frames"]["train"]["viral"] and report["partial_frames"]["train"] == {"viral": 12, "non-viral": 12}
-    assert spec.partial_frames and spec.calibration["fitted_on"]["chunks"]["partial"] == 10
+    assert report["frames"]["train"]["viral"] and report["partial_frames"]["train"] == {"viral": 12, "non-viral": 24}
+    assert spec.partial_frames and spec.calibration["fitted_on"]["chunks"]["partial"] == 15
     calibration = json.loads((trained / "results/training/calibration.json").read_text())
     assert calibration["calibration"] == spec.calibration and calibration["held_out"]["contigs"]["auroc"] > 0.9
+    assert [each["name"] for each in spec.categories] == spec.reference["classes"] == ["phage", "bacteria", "plants"]
     parts = {
         row["genome"]: set() for row in csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t")
     }
@@ -108,10 +116,23 @@ def test_evaluate_measures_the_test_part(trained, tiny):
     split = list(csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t"))
     records = sum(row["part"] == "test" for row in split)
     (made,) = read_provenance(trained / "results/evaluation/metrics.tsv")["predicted"]
-    assert made["classifier"]["name"] == "classifier" and sorted(made["samples"]) == ["plain", "viral"]
+    assert made["classifier"]["name"] == "classifier" and sorted(made["samples"]) == ["green", "plain", "viral"]
     assert made["computed"]["dna"][0]["precision"] == "fp32" and made["protein_encoder"]["name"] == "esm_a"
     contigs = next(row for row in rows if (row["level"], row["group"]) == ("contig", "all"))
     assert int(contigs["items"] if "items" in contigs else contigs["n"]) == records
+
+
+def test_predictions_have_all_that_training_made(trained):
+    """After the test above, which predicts."""
+    right = 0
+    for sample, category in (("viral", "phage"), ("plain", "bacteria"), ("green", "plants")):
+        with open(trained / "results" / sample / "contigs.tsv") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                assert (
+                    0 < float(row["probability"]) < 1 and 0 < float(row["distance"]) < 5 and row["category_probability"]
+                )
+                right += row["category"] == category
+    assert right > 50, "of 75"
 
 
 def test_the_command_evaluates_the_same(trained, tiny):
@@ -163,7 +184,7 @@ def test_a_classifier_is_calibrated_and_used(trained, tiny, tmp_path):
     with open(tmp_path / "results/phage/contigs.tsv") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert all(float(row["probability"]) > 0.3 for row in rows)
-    assert np.mean([float(row["distance"]) <= 1 for row in rows]) > 0.9 and {row["category"] for row in rows} == {""}
+    assert np.mean([float(row["distance"]) <= 1 for row in rows]) > 0.9 and {row["category"] for row in rows} == {"phage"}
 
 
 @pytest.mark.parametrize(

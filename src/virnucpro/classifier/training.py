@@ -1,12 +1,12 @@
-"""Train a classifier from labelled embeddings, split by genome, and calibrate it on the part that chose the epoch."""
+"""Train a classifier from labelled embeddings, split by genome, with all that predictions make of it."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from virnucpro.classifier.calibrate import write_figures, write_reason
-from virnucpro.classifier.calibrating import fit_calibration
+from virnucpro.classifier.categories import Head, kinds_of
 from virnucpro.classifier.dataset import PARTS, Batch, Dataset, Sample
-from virnucpro.classifier.held_back import score_part
+from virnucpro.classifier.finishing import finish
 from virnucpro.classifier.labels import FROM_HEADER, groups_from_headers, read_labelled_fasta
 from virnucpro.classifier.metrics import binary_metrics
 from virnucpro.classifier.model import Classifier, stored_arrays, write_classifier
-from virnucpro.classifier.scoring import Scorer
-from virnucpro.classifier.spec import ClassifierSpec, check_weights
-from virnucpro.errors import InputError, ModelError
+from virnucpro.classifier.spec import ClassifierSpec
+from virnucpro.classifier.weighted import group_weights
+from virnucpro.errors import ModelError
 from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
 from virnucpro.result_tables import write_table
@@ -67,7 +66,9 @@ def train(
     threads: int | None = None,
     run: RunRecord | None = None,
 ) -> ClassifierSpec:
-    """Train, choose the epoch with the lowest validation loss, calibrate on that part, measure on the test part, and write.
+    """Train, choose the epoch with the lowest validation loss, finish on that part, measure on the test part, and write.
+
+    Where a class has several categories, a head for them is trained beside; what else the file gets is in ``finishing``.
 
     Equal data, options and thread count give equal bytes on a CPU. Memory holds one pool of features
     (``dataset.POOL_BYTES``), and a few bytes per frame. Partial frames that were embedded are trained on like the others,
@@ -80,6 +81,7 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     data = Dataset(samples, groups, options.validation, options.test, options.seed)
+    kinds = kinds_of(data)
     device = torch.device(options.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
@@ -88,9 +90,12 @@ def train(
         nn.init.xavier_uniform_(model.output_layer.weight)
         if options.standardise:
             _measure(model, data)
-        history = _fit(model.to(device), data, options)
+        head = Head(model.to(device), data, kinds, options.seed) if kinds.several else None
+        history = _fit(model, head, data, options)
     part = next(part for part in reversed(PARTS) if data.frames(part))
-    metrics = {"part": part, **_score(model, data, part, _loss_weights(data, options).to(device))[1]}
+    metrics = {"part": part, **_score(model, data, part, _weights(data, options.balance, part).to(device))[1]}
+    if head:
+        metrics["category_recall"] = head.recall(part)
     training = {
         "options": asdict(options),
         "data_sha256": data.digest,
@@ -111,14 +116,15 @@ def train(
         chunk_length=data.provenance["chunk_length"],
         partial_frames=data.frames("train", kind=PARTIAL) > 0,
         pooling={role: data.provenance[f"{role}_encoder"].get("pooling", "") for role in ("dna", "protein")},
+        categories=kinds.described() if head else None,
         training=training,
         metrics=metrics,
         dna_encoder=known["dna_encoder"],
         protein_encoder=known["protein_encoder"],
     )
-    spec, write_calibration = _calibrate(spec, data, stored_arrays(model, options.half), model.bn1.eps)
-    spec = write_classifier(output, model, spec, half=options.half)
-    write_calibration(output.parent, spec, {"run": training["run"]})
+    done = finish(spec, data, kinds, stored_arrays(model, options.half), model.bn1.eps)
+    spec = write_classifier(output, model, done.spec, half=options.half, reference=done.reference)
+    done.write(output.parent, spec, {"run": training["run"]})
     _write_split(output.with_name("split.tsv"), data)
     with atomic_file(output.with_name("training.json")) as temporary:
         whole = {"name": spec.name, "weights_sha256": spec.weights_sha256, **training, "metrics": metrics, **encoders}
@@ -128,60 +134,37 @@ def train(
     return spec
 
 
-def _calibrate(
-    spec: ClassifierSpec, data: Dataset, arrays: Mapping[str, np.ndarray], eps: float
-) -> tuple[ClassifierSpec, Callable[[Path, ClassifierSpec, dict[str, Any]], None]]:
-    """The specification with a calibration from the validation part, scored by the weights as they are stored; and what
-    writes the files that tell of it.
-
-    Without it, and with a warning, if that part doesn't do for one.
-    """
-    scorer = Scorer(check_weights(arrays, spec.name), eps)
-    about = {"virnucpro_version": spec.virnucpro_version, "part": "validation", "data_sha256": data.digest}
-    about |= {key: getattr(spec, key) for key in ("chunk_length", "dna_encoder", "protein_encoder")}
-    try:
-        development = score_part(data, "validation", scorer).development()
-        calibration = fit_calibration(development, about)
-    except InputError as error:
-        reason = (
-            f"{error} Here that is the validation part: add genomes, make its share `validation` larger, or calibrate the "
-            "classifier with other labelled sequences (virnucpro classifier calibrate)."
-        )
-        logger.warning("%s isn't calibrated, so predictions have no probabilities. %s", spec.name, reason)
-        return spec, lambda folder, written, record: write_reason(folder, written, reason, record)
-    return (
-        replace(spec, calibration=calibration.to_dict()),
-        lambda folder, written, record: write_figures(folder, written, calibration, development, record),
-    )
-
-
-def _fit(model: Classifier, data: Dataset, options: TrainOptions) -> list[dict[str, Any]]:
+def _fit(model: Classifier, head: Head | None, data: Dataset, options: TrainOptions) -> list[dict[str, Any]]:
     """Train in place, ending with the weights of the best epoch; one row per epoch."""
     device = model.output_layer.weight.device
-    loss_weights = _loss_weights(data, options).to(device)
     rates: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
     optimiser: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), **rates)
     if options.optimiser == "sgd":
         optimiser = torch.optim.SGD(model.parameters(), momentum=0.9, **rates)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_size=10, gamma=0.85)
     order = np.random.default_rng(options.seed)
-    weights = _weights(data, options.balance).to(device)
-    keep = _keep(data) if options.balance == "sampling" else None
+    drawn = options.balance == "sampling"
+    weights = _weights(data, "none" if drawn else options.balance, "train").to(device)
+    keep = _keep(data) if drawn else None
     watched = "validation" if data.frames("validation") else "train"
+    weights_watched = _weights(data, options.balance, watched).to(device)
     history: list[dict[str, Any]] = []
     best, best_loss, waited = copy.deepcopy(model.state_dict()), float("inf"), 0
     for epoch in range(1, options.epochs + 1):
         model.train()
         total = weight_sum = 0.0
         for batch in data.shuffled("train", options.batch_size, order, keep):
-            _, loss, weight = _loss(model, batch, weights)
+            hidden, _, loss, weight = _loss(model, batch, weights, options.label_smoothing)
+            whole = loss / weight
+            if head:
+                whole = whole + head.loss(hidden, torch.from_numpy(batch.unit).to(device))
             optimiser.zero_grad()
-            (loss / weight).backward()
+            whole.backward()
             optimiser.step()
             total += float(loss.detach())
             weight_sum += float(weight)
         schedule.step()
-        loss_now, found = _score(model, data, watched, loss_weights)
+        loss_now, found = _score(model, data, watched, weights_watched)
         row = {"epoch": epoch, "train_loss": total / max(weight_sum, 1e-12), "validation_loss": loss_now}
         history.append(row | {"validation_auroc": found["auroc"]})
         logger.info("epoch %(epoch)d: training %(train_loss).4f, validation %(validation_loss).4f", row)
@@ -196,16 +179,15 @@ def _fit(model: Classifier, data: Dataset, options: TrainOptions) -> list[dict[s
     return history
 
 
-def _loss_weights(data: Dataset, options: TrainOptions) -> Tensor:
-    """Weights for measuring; classes that training draws equally often count equally."""
-    return _weights(data, "weights" if options.balance == "sampling" else options.balance)
-
-
-def _loss(model: Classifier, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (n, 2), weighted sum of cross entropies (), sum of weights (); ``weights`` are (units,)."""
+def _loss(
+    model: Classifier, batch: Batch, weights: Tensor, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Activations (n, hidden), logits (n, 2), weighted sum of cross entropies (), sum of weights (); ``weights`` are (units,)."""
     features, viral, unit = (torch.from_numpy(column).to(weights.device) for column in batch)
-    logits, weight = model(features), weights[unit]
-    return logits, (nn.functional.cross_entropy(logits, viral.long(), reduction="none") * weight).sum(), weight.sum()
+    hidden, weight = model.hidden(features), weights[unit]
+    logits = model.output_layer(hidden)
+    losses = nn.functional.cross_entropy(logits, viral.long(), reduction="none", label_smoothing=smoothing)
+    return hidden, logits, (losses * weight).sum(), weight.sum()
 
 
 @torch.inference_mode()
@@ -215,7 +197,7 @@ def _score(model: Classifier, data: Dataset, part: str, weights: Tensor) -> tupl
     total = weight_sum = 0.0
     scores, truth = [], []
     for batch in data.blocks(part):
-        logits, loss, weight = _loss(model, batch, weights)
+        _, logits, loss, weight = _loss(model, batch, weights)
         total += float(loss)
         weight_sum += float(weight)
         scores.append(torch.softmax(logits, 1)[:, 1].cpu().numpy())
@@ -232,10 +214,20 @@ def _counts(data: Dataset, kind: str) -> dict[str, dict[str, int]]:
     return {part: {name: data.frames(part, viral, kind) for name, viral in names} for part in PARTS}
 
 
-def _weights(data: Dataset, balance: str) -> Tensor:
-    """Loss weight of a frame, by unit; the mean over training frames is 1."""
+def _weights(data: Dataset, balance: str, part: str) -> Tensor:
+    """Loss weight of a frame in a part, by unit. The mean over training frames is 1.
+
+    Where training draws both classes equally often, they count equally here.
+    """
     counts = data.by_unit("train").astype(np.float64)
-    if balance == "weights":
+    if balance == "groups":  # a part's own: its genomes are in no other
+        counts = data.by_unit(part).astype(np.float64)
+        present = counts > 0
+        category = np.array([unit.category for unit in data.units])
+        shares = np.zeros(len(counts))
+        shares[present] = group_weights(data.viral[present], np.flatnonzero(present), category[present]) / 2
+        shares[present] /= counts[present]
+    elif balance in ("weights", "sampling"):
         shares = np.where(data.viral, 0.5 / counts[data.viral].sum(), 0.5 / counts[~data.viral].sum())
     elif balance == "categories":
         _, stratum = np.unique([f"{unit.viral:d}{unit.category}" for unit in data.units], return_inverse=True)

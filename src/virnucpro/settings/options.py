@@ -58,10 +58,14 @@ class TrainOptions:
     patience: int = _train(5, "Epochs without a better validation loss that end the training.", minimum=1)
     balance: str = _train(
         "weights", "`sampling` draws equally many frames of both classes each epoch; `weights` gives both classes "
-        "equal weight in the loss; `categories` also each category within its class; `none` takes frames as they come.",
-        enum=["sampling", "weights", "categories", "none"])
+        "equal weight in the loss; `categories` also each category within its class; `groups` also each genome within its "
+        "category; `none` takes frames as they come.",
+        enum=["sampling", "weights", "categories", "groups", "none"])
+    label_smoothing: float = _train(
+        0.0, "Share of a frame's label that is spread over both classes in the training loss.", minimum=0,
+        exclusiveMaximum=1)
     standardise: bool = _train(False, "Columns to mean 0, deviation 1 over the training part; kept in the file.")
-    validation: float = _train(0.1, "Share of the genomes for early stopping.", minimum=0, maximum=0.9)
+    validation: float = _train(0.1, "Share of the genomes for early stopping and calibration.", minimum=0, maximum=0.9)
     test: float = _train(0.1, "Share of the genomes that is measured at the end.", minimum=0, maximum=0.9)
     seed: int = _train(0, "Of the split, the weights and the order.")
     half: bool = _train(False, "Store matrices as float16.")
