@@ -21,6 +21,7 @@ from virnucpro.classifier.dataset import PARTS, Dataset, Sample, split_genomes
 from virnucpro.classifier.held_back import score_part
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.model import Classifier, load_classifier
+from virnucpro.classifier.reference import measure_limit
 from virnucpro.classifier.scoring import load_scorer
 from virnucpro.classifier.spec import read_classifier, read_classifier_spec
 from virnucpro.classifier.training import TrainOptions, _weights, train
@@ -299,15 +300,16 @@ def test_the_validation_part_calibrates(calibrated):
     assert calibration.frame[0] > 0 and calibration.partial[0] > 0
     part = score_part(data, "validation", scorer)
     assert list(part.contigs) == contigs
-    place = next(place for place, row in enumerate(contigs) if row.record[0] == "n")
-    ids, features = MergedEmbeddings(samples[1].embeddings).read(slice(None))
-    for number in (1, 2):
-        rows = [at for at, frame in enumerate(ids) if frame.startswith(f"{contigs[place].record}_chunk_{number}")]
-        scores = scorer(features[rows]).scores.max(axis=0)
-        at = np.flatnonzero((part.contig == place) & ~part.partial)[number - 1]
-        np.testing.assert_allclose((part.others[at], part.virus[at]), scores, rtol=1e-5)
-    shares = part.share[(part.contig == place) & part.partial]
-    np.testing.assert_allclose(shares, 180 / 500)
+    for place, row in enumerate(contigs):
+        sample = next(sample for sample in samples if sample.name == row.sample)
+        ids, features = MergedEmbeddings(sample.embeddings).read(slice(None))
+        for number in (1, 2):
+            rows = [at for at, frame in enumerate(ids) if frame.startswith(f"{row.record}_chunk_{number}")]
+            found = scorer(features[rows])
+            at = np.flatnonzero((part.contig == place) & ~part.partial)[number - 1]
+            np.testing.assert_allclose((part.others[at], part.virus[at]), found.scores.max(axis=0), rtol=1e-5)
+            np.testing.assert_allclose(part.distance[at], found.distances.min(), rtol=1e-5)
+    np.testing.assert_allclose(part.share[part.partial], 180 / 500)
     again = fit_calibration(part.development(), {key: calibration.fitted_on[key] for key in ("part", "data_sha256")})
     assert again.contig == calibration.contig and again.presets == calibration.presets
 
@@ -358,13 +360,10 @@ def test_the_reference_is_of_the_training_part(calibrated):
     ).get("reference")
     scorer, _ = load_scorer(folder / "c.safetensors")
     part = score_part(data, "validation", scorer)
-    assert part.distances.shape == (30,) and part.distances.max() >= spec.reference["limit"] > np.median(part.distances)
+    assert part.distances.shape == (30,)
+    assert spec.reference["limit"] == pytest.approx(measure_limit(part.distances, part.weights))
     features = next(data.blocks("train")).features
     assert scorer(features + 100).distances.min() > 5 * spec.reference["limit"]
-    ids, features = MergedEmbeddings(samples[0].embeddings).read(slice(None))
-    first = next(row.record for row in part.contigs)
-    rows = [at for at, frame in enumerate(ids) if frame.startswith(f"{first}_chunk_1")]
-    assert part.distance[0] == pytest.approx(float(scorer(features[rows]).distances.min()), rel=1e-5)
 
 
 def coloured(folder, **about):

@@ -184,7 +184,9 @@ def test_a_classifier_is_calibrated_and_used(trained, tiny, tmp_path):
     with open(tmp_path / "results/phage/contigs.tsv") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert all(float(row["probability"]) > 0.3 for row in rows)
-    assert np.mean([float(row["distance"]) <= 1 for row in rows]) > 0.9 and {row["category"] for row in rows} == {"phage"}
+    assert np.mean([float(row["distance"]) <= 1 for row in rows]) > 0.9 and {row["category"] for row in rows} == {
+        "phage"
+    }
 
 
 @pytest.mark.parametrize(
