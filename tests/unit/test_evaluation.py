@@ -14,6 +14,8 @@ from tests.unit.tables import tables_of
 from virnucpro.classifier.evaluation import evaluate, evaluate_from_table
 from virnucpro.classifier.labels import Label, Labelled
 from virnucpro.classifier.metrics import METRICS, binary_metrics, calibration_error, reliability
+from virnucpro.classifier.ranking import Ranking
+from virnucpro.classifier.weighted import recall_at
 from virnucpro.errors import InputError, StorageError
 
 
@@ -30,21 +32,33 @@ def find(result, level, group="all", name=""):
     return row
 
 
-@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1), st.booleans()), max_size=50))
-def test_metrics_are_scikit_learns(items):
-    truth, scores, calls = (np.array([item[i] for item in items]) for i in range(3))
-    found = binary_metrics(truth, scores, calls)
+ITEM = st.tuples(
+    st.booleans(), st.sampled_from([0.0, 0.2, 0.25, 0.7, 1.0]) | st.floats(0, 1), st.booleans(), st.integers(1, 9)
+)
+
+
+@given(st.lists(ITEM, max_size=50), st.booleans())
+def test_metrics_are_scikit_learns(items, weighted):
+    truth, scores, calls, weights = (np.array([item[i] for item in items]) for i in range(4))
+    truth, calls, weights = truth.astype(bool), calls.astype(bool), weights.astype(float)
+    found = binary_metrics(truth, scores, calls, weights if weighted else None)
+    given = {"sample_weight": weights if weighted else None}
     assert tuple(found) == METRICS and found["items"] == len(items)
     assert all(value is None or math.isfinite(value) for value in found.values())
-    if len(set(truth)) == 2:
-        assert found["auroc"] == sk.roc_auc_score(truth, scores)
-        assert found["average_precision"] == sk.average_precision_score(truth, scores)
-        assert found["f1"] == sk.f1_score(truth, calls, zero_division=0)
-        assert found["mcc"] == sk.matthews_corrcoef(truth, calls)
-        assert found["brier"] == pytest.approx(sk.brier_score_loss(truth, scores))
+    if len(set(truth.tolist())) == 2:
+        assert found["auroc"] == pytest.approx(sk.roc_auc_score(truth, scores, **given))
+        assert found["average_precision"] == pytest.approx(sk.average_precision_score(truth, scores, **given))
+        assert found["f1"] == pytest.approx(sk.f1_score(truth, calls, zero_division=0, **given))
+        assert found["mcc"] == pytest.approx(sk.matthews_corrcoef(truth, calls, **given))
+        assert found["recall"] == pytest.approx(sk.recall_score(truth, calls, **given))
+        assert found["specificity"] == pytest.approx(sk.recall_score(~truth, ~calls, **given))
+        assert found["brier"] == pytest.approx(sk.brier_score_loss(truth, scores, **given))
+        even = weights if weighted else np.ones(len(items))
+        for share in (0.01, 0.3):
+            assert Ranking(truth, scores).recall_at(even, share) == pytest.approx(recall_at(truth, scores, even, share))
     else:
         assert found["auroc"] is None
-    rows = reliability(truth.astype(bool), scores)
+    rows = reliability(truth, scores, weights if weighted else None)
     assert sum(row["items"] for row in rows) == len(items)
     if items:
         assert 0 <= calibration_error(rows) <= 1
@@ -75,7 +89,7 @@ def test_levels(result):
         assert row["items"] == 7
         assert row["auroc"] == pytest.approx(sk.roc_auc_score(truth, scores))
         assert row["mcc"] == pytest.approx(sk.matthews_corrcoef(truth, scores > 0.5))
-    assert found["chunks_without_open_frame"] == {"viral": 5, "non-viral": 1}
+    assert found["unscored_chunks"] == {"viral": 5, "non-viral": 1}
     assert find(found, "chunk_all")["items"] == 13
     whole = sk.roc_auc_score([*truth, *[1] * 5, 0], [*scores, *[0] * 6])
     assert find(found, "chunk_all")["auroc"] == pytest.approx(whole)
@@ -101,7 +115,12 @@ def test_files(result):
     assert float(rows[0]["auroc"]) == pytest.approx(found["metrics"][0]["auroc"], abs=1e-6)
     assert (folder / "evaluation.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (folder / "evaluation.svg").read_bytes()
-    assert len((folder / "reliability.tsv").read_text().splitlines()) == 1 + 5 * 10
+    # Partial frames weren't scored: no chunk of either class has one.
+    assert len((folder / "reliability.tsv").read_text().splitlines()) == 1 + (7 + 6) * 10
+    assert {path.name for path in folder.iterdir()} == {
+        *("metrics.tsv", "calls.tsv", "fdr.tsv", "categories.tsv", "confusion.tsv", "reliability.tsv", "contigs.tsv"),
+        *("evaluation.json", "evaluation.md", "evaluation.png", "evaluation.svg"),
+    }
 
 
 def test_equal_results_give_equal_files(tmp_path):
