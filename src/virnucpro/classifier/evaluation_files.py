@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from virnucpro.classifier.items import CALLS, LEVELS, Level, Tables
 from virnucpro.rendering import saved_figure
 from virnucpro.result_tables import write_table
@@ -15,6 +17,8 @@ CONTIG_COLUMNS = (
     *("score", "probability", "logit", "call", "named"),
 )
 _INTERVAL = "95 % interval"
+_POINTS = 1000
+"""Of a curve: more can't be seen."""
 
 
 def write_contigs(path: Path, tables: Tables) -> None:
@@ -162,16 +166,13 @@ def summary(result: Mapping[str, Any]) -> str:
 
 def write_plot(stem: Path, levels: Mapping[str, Level], curves: Mapping[str, Any]) -> None:
     """ROC, precision-recall and reliability of each level in one figure, as PNG and SVG; each item weighs the same."""
-    from sklearn.metrics import precision_recall_curve, roc_curve
-
     with saved_figure(stem, 13, 4) as figure:
         roc, recall_precision, reliable = figure.subplots(1, 3)
         for name, level in levels.items():
             if level.both:
-                false, true, _ = roc_curve(level.viral, level.rank)
-                roc.plot(false, true, label=name)
-                precision, recall, _ = precision_recall_curve(level.viral, level.rank, drop_intermediate=True)
-                recall_precision.plot(recall, precision, label=name)
+                recall, false, precision = _curve(level)
+                roc.plot(false, recall, label=name)
+                recall_precision.plot(recall[1:], precision[1:], label=name)
             points = [(row["mean_score"], row["viral_share"]) for row in curves[name] if row["items"]]
             reliable.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=name)
         roc.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
@@ -182,6 +183,16 @@ def write_plot(stem: Path, levels: Mapping[str, Level], curves: Mapping[str, Any
         for axes in (roc, reliable):
             axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
         reliable.legend(frameon=False)
+
+
+def _curve(level: Level) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Recall, false positive rate and precision at up to ``_POINTS`` thresholds, from the highest; the first calls nothing."""
+    viral = level.viral[::-1]
+    ends = np.flatnonzero(np.append(np.diff(level.rank[::-1]) != 0, True))  # the last of equals
+    kept = ends[np.unique(np.linspace(0, len(ends) - 1, _POINTS).round().astype(int))]
+    right, called = np.append(0, np.cumsum(viral)[kept]), np.append(0, kept + 1)
+    false = called - right
+    return right / right[-1], false / false[-1], right / np.maximum(called, 1)
 
 
 def _decided(result: Mapping[str, Any]) -> str:
