@@ -109,8 +109,8 @@ def evaluate(
     """Measure per frame, chunk and record (``LEVELS``), write everything to a folder, and return what the JSON holds.
 
     Parts of each level: all items; each category; each contrast, and of it records of ``LONG`` bases and more; each class
-    of record length. A category of one class only is measured against all items of the other class. Intervals are given
-    for records, and of frames and chunks for all and for contrasts.
+    of record length. A category of one class only is measured against all items of the other class. Intervals are of
+    all parts of ``contig_all``, of other levels for all items and contrasts, which keeps it fast.
 
     Args:
         samples: tables of ``predict`` and their labels.
@@ -218,9 +218,8 @@ def _figures(name: str, kind: str, part: Level) -> dict[str, Any]:
     weighted = binary_metrics(part.viral, part.even, called, weights, ranking)
     row |= {f"weighted_{key}": value for key, value in weighted.items() if key not in _UNWEIGHTED}
     # One group can't be drawn otherwise: it would look as if its class were known exactly.
-    if min(row["viral_groups"], row["non_viral_groups"]) > 1 and (
-        name.startswith("contig") or kind in ("all", "contrast")
-    ):
+    drawable = min(row["viral_groups"], row["non_viral_groups"]) > 1
+    if drawable and (name == "contig_all" or kind in ("all", "contrast")):
         both = intervals(
             lambda drawn: ranking.auroc_and_recall(drawn, FALSE_POSITIVES), part.viral, part.group, part.category, DRAWS
         )
