@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from tests.unit.tables import contig_table, tables_of
-from virnucpro.classifier.evaluation import _confusion, evaluate, evaluate_from_table
-from virnucpro.classifier.items import read_tables
+from virnucpro.classifier.evaluation import evaluate, evaluate_from_table
 from virnucpro.classifier.labels import Label, Labelled
 from virnucpro.classifier.metrics import METRICS, binary_metrics, calibration_error, reliability
 from virnucpro.classifier.ranking import Ranking
@@ -312,16 +310,28 @@ def test_contigs_of_an_evaluation(answers):
     }
 
 
-def test_confusion_where_the_classifier_names_categories(tmp_path):
+def test_confusion_where_the_classifier_names_categories(tmp_path, answers):
     sample, _, _ = kinds(tmp_path, count=3)
-    tables = read_tables([sample])
-    assert list(_confusion(tables)) == []
-    named = ["phage", "", "phage", "giant", "giant", "phage", *["bacterium"] * 6]
-    rows = list(_confusion(replace(tables, called=named)))
-    assert [(row["category"], row["named"], row["contigs"]) for row in rows] == [
+    path = sample.folder / "contigs.tsv"
+    header, *lines = (line.split("\t") for line in path.read_text().splitlines())
+    place = header.index("category")
+    for line, named in zip(lines, ["", "phage", "phage", "giant", "giant", "phage", *["bacterium"] * 6], strict=True):
+        line[place] = named
+    path.write_text("".join("\t".join(line) + "\n" for line in (header, *lines)))
+    found = evaluate([sample], tmp_path / "out")
+    assert [(row["category"], row["named"], row["contigs"]) for row in found["confusion"]] == [
         *(("phage", "", 1), ("phage", "phage", 2), ("giant", "giant", 2), ("giant", "phage", 1)),
         *(("bacteria", "bacterium", 3), ("plasmid", "bacterium", 3)),
     ]
+    assert [row["share"] for row in rows_of(tmp_path / "out" / "confusion.tsv")][:2] == ["0.333333", "0.666667"]
+    page = (tmp_path / "out" / "evaluation.md").read_text()
+    assert page.splitlines()[-4:] == [
+        "| phage    |    1 |         0 |     0 |     2 |",
+        "| giant    |    0 |         0 |     2 |     1 |",
+        "| bacteria |    0 |         3 |     0 |     0 |",
+        "| plasmid  |    0 |         3 |     0 |     0 |",
+    ]
+    assert answers[0]["confusion"] == []
 
 
 def test_without_calibration_scores_are_used_and_it_says_so(result):

@@ -249,7 +249,7 @@ def test_scores_of_the_bundled_models_hardly_change_with_float16(tmp_path, lengt
         merged = tmp_path / f"{kind}.h5"
         merge(tmp_path / "shards", "s", [files["dna"]], [files["protein"]], *models.values(), merged)
         vectors = MergedEmbeddings(merged)
-        scores[kind] = score(vectors.features(slice(0, vectors.count)))[:, 1]
+        scores[kind] = score(vectors.features(slice(0, vectors.count))).scores[:, 1]
     change = np.abs(scores["float16"] - scores["float32"]).max()
     print(f"{len(scores['float32'])} frames: scores change by up to {change:.1e}; vectors' largest value {largest:.1f}")
     assert 0 < change < 1e-3

@@ -202,26 +202,23 @@ def read_tables(samples: Sequence[Labelled], only: Collection[tuple[str, str]] |
     categories: dict[str, int] = {}
     contigs, chunks, frames = Items(), Items(), Items()
     first: dict[bool, Path] = {}  # whether calibrated → a folder that is
-    wanted = ["record", "length", "call", "mean_score", "probability", "logit"]
-    names_categories = "category" in CONTIG_COLUMNS
-    if names_categories:
-        wanted.append("category")
+    of_contigs = ("record", "length", "category", "call", "mean_score", "probability", "logit")
     for sample in samples:
         place: dict[str, int] = {}
-        for record, bases, *said in read_rows(sample.folder / "contigs.tsv", CONTIG_COLUMNS, wanted):
+        for record, bases, named, *said in read_rows(sample.folder / "contigs.tsv", CONTIG_COLUMNS, of_contigs):
             if only is not None and (sample.name, record) not in only:
                 continue
             label = sample.label_of(record)
             place[record] = number = len(viral)
             sample_of.append(sample.name)
             record_of.append(record)
-            called.append(said[4] if names_categories else "")
+            called.append(named)
             viral.append(label.viral)
             # No name of a group has a tab.
             group.append(groups.setdefault(label.group or f"{sample.name}\t{record}", len(groups)))
             category.append(categories.setdefault(label.category, len(categories)))
             length.append(int(bases))
-            call, score, likely, logit = said[:4]
+            call, score, likely, logit = said
             contigs.add(number, call, "", score, likely, logit)
             if score:
                 first.setdefault(bool(likely), sample.folder)
