@@ -51,7 +51,7 @@ def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **g
 def evaluate(table: str, output: str, dry_run: bool, **given: Any) -> None:
     """Predict for labelled FASTA files and measure how good it is.
 
-    TABLE has the columns fasta and label. OUTPUT/evaluation holds metrics.tsv, evaluation.json and the plots.
+    TABLE has the columns fasta and label. OUTPUT/evaluation holds evaluation.md, tables, and the plots.
 
     \b
     Example:
