@@ -50,12 +50,12 @@ def test_a_misspelt_switch_ends_the_run_before_any_job(tmp_path):
     ("config", "says"),
     [
         ({"chunk_lenght": 300}, ["chunk_lenght", "chunk_length"]),
-        pytest.param({"precision": "fp61"}, ["precision", "fp61", "fp16"], marks=pytest.mark.ci),
+        pytest.param({"precision": "fp61"}, ["precision", "fp61", "fp16"], marks=pytest.mark.soak),
         ({"samples": "absent.tsv"}, ["absent.tsv", "no such sample sheet"]),
         ({"samples": "typo.tsv"}, ["inptu.fa", "did you mean 'input.fa'", "typo.tsv"]),
-        pytest.param({"samples": "slash.tsv"}, ["a/b"], marks=pytest.mark.ci),
+        pytest.param({"samples": "slash.tsv"}, ["a/b"], marks=pytest.mark.soak),
         ({"esm_model": "4B"}, ["esm_model", "4B", "did you mean '3B'"]),
-        pytest.param({"classifier": "absent.pth"}, ["classifier", "absent.pth"], marks=pytest.mark.ci),
+        pytest.param({"classifier": "absent.pth"}, ["classifier", "absent.pth"], marks=pytest.mark.soak),
     ],
     ids=["unknown-key", "wrong-value", "no-sheet", "no-fasta", "bad-sample", "no-such-model", "no-classifier"],
 )
@@ -75,11 +75,11 @@ def test_errors_before_any_job(tmp_path, tiny, config, says):
     ("config", "says"),
     [
         ({"output_dir": "2024_01_15"}, "'output_dir' was read as a number (20240115)"),
-        pytest.param({"output_dir": "a{b}"}, "'output_dir': a{b}: has { or }", marks=pytest.mark.ci),
+        pytest.param({"output_dir": "a{b}"}, "'output_dir': a{b}: has { or }", marks=pytest.mark.soak),
         ({"output_dir": "taken"}, "taken/s: is a file, where the folder of sample 's' has to be"),
-        pytest.param({"samples": "twice.tsv"}, "twice.tsv, line 3: ", marks=pytest.mark.ci),
+        pytest.param({"samples": "twice.tsv"}, "twice.tsv, line 3: ", marks=pytest.mark.soak),
         ({"samples": "pipe.tsv"}, "pipe: is a pipe"),
-        pytest.param({"samples": "link.tsv"}, "link: is a link to gone, which doesn't exist", marks=pytest.mark.ci),
+        pytest.param({"samples": "link.tsv"}, "link: is a link to gone, which doesn't exist", marks=pytest.mark.soak),
         ({"samples": "~nosuchuser/s.tsv"}, "~nosuchuser/s.tsv: no such sample sheet"),
     ],
     ids=["number", "braces", "taken", "twice", "pipe", "link", "nobody"],
@@ -168,7 +168,11 @@ def test_what_only_looks_wrong_is_right(tmp_path, tiny):
     ("folder", "says"),
     [
         ("results/here", "output_dir: results is a file. Name a folder."),
-        ("/proc/here", "output_dir: /proc/here can't be written to (No such file or directory). Name another folder."),
+        pytest.param(
+            "/proc/here",
+            "output_dir: /proc/here can't be written to (No such file or directory). Name another folder.",
+            marks=pytest.mark.soak,
+        ),
         ("/proc", "output_dir: /proc can't be written to (No such file or directory). Name another folder."),
     ],
 )
