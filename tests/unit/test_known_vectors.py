@@ -94,7 +94,7 @@ def test_equal_sequences_are_embedded_once(tmp_path, models, caplog):
             distinct = len(set(sequences))
             assert file.attrs["distinct"] == file.attrs["computed"] == distinct < len(ids) == file.attrs["count"]
             assert file.attrs["packs"] == distinct
-        assert f"{len(ids)} sequences, {distinct} distinct, vectors of 0 known" in caplog.text
+        assert f"{len(ids)} frames, {distinct} distinct, vectors of 0 known" in caplog.text
 
 
 def test_rows_and_distinct_sequences():

@@ -216,7 +216,8 @@ class Settings:
         {}, "For the target evaluate. Name: list of categories that are measured apart from the others.",
         additionalProperties={"type": "array", "items": {"type": "string"}, "minItems": 1})
 
-    check_frames: int = _check(200, "For the target check. How many frames of the samples are compared.", minimum=1)
+    check_frames: int = _check(
+        200, "For the target check. How many frames of the samples are compared, partial ones included.", minimum=1)
     check_published: str | None = _check(
         None, "For the target check. Vectors that were published (`.npz`, with their sequences beside it) to compare "
         "with as well.", format="path")
