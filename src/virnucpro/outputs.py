@@ -18,6 +18,7 @@ TABLES = {
     "contigs": "contigs.tsv",
     "results": "prediction_results.txt",
     "highest": "prediction_results_highestscore.csv",
+    "chunk_scores": "chunk_scores.tsv",
     "summary": "summary.json",
 }
 """What ``calls.predict`` writes to a sample's folder; the keys are the fields of ``calls.predict.Outputs``."""

@@ -22,6 +22,8 @@ CHUNK_COLUMNS = (
     *("record", "chunk_id", "start", "end", "open_frames", "score", "best_frame", "call"),
     *("kind", "part_start", "part_end", "max_score_others", "max_score_virus", "logit", "probability", "reason"),
 )
+CHUNK_SCORE_COLUMNS = ("Modified_ID", "max_score_0", "max_score_1")
+"""What viral-ngs reads of a chunk: class 0 is others, 1 is virus."""
 CONTIG_COLUMNS = (
     *("record", "length", "chunks", "scored_chunks", "viral_chunks", "viral_share"),
     *("mean_score", "best_score", "call", "logit", "probability", "q_value", "reason"),

@@ -41,7 +41,7 @@ class Frames:
 def tables_of(folder, records, frames, batch=3, max_chunks=MAX_CHUNKS, ending="", partial=None, likeness=None, **rules):
     """Write tables of (name, length) records and their frames, and partial ones if these are scored; returns paths, counts."""
     paths = TablePaths(
-        *(folder / f"{name}{ending}" for name in ("predictions", "chunks", "contigs", "results", "highest"))
+        *(folder / f"{name}{ending}" for name in ("predictions", "chunks", "contigs", "results", "highest", "scores"))
     )
     given = likeness or {}
     return paths, write(paths, records, Frames(frames, batch, **given), max_chunks, partial, given, **rules)

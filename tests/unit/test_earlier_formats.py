@@ -81,12 +81,13 @@ def test_the_classifier_and_the_tables(tmp_path, shards):
         "summary": "summary.json",
     }
     names |= {"results": "prediction_results.txt", "highest": "prediction_results_highestscore.csv"}
+    names |= {"chunk_scores": "chunk_scores.tsv"}
     predict(
         SAMPLE / "embeddings.h5", EARLIER / "models" / "classifier_a.safetensors", shards, "s",
         Outputs(**{name: tmp_path / file for name, file in names.items()}), Rules(chunk_length=300),
         encoders=tuple(MODELS.values()),
     )  # fmt: skip
-    for file in set(names.values()) - {"summary.json"}:
+    for file in set(names.values()) - {"summary.json", "chunk_scores.tsv"}:
         before, now = (read(folder / file) for folder in (SAMPLE, tmp_path))
         assert len(before) == len(now) > 0
         for old, new in zip(before, now, strict=True):

@@ -36,6 +36,7 @@ def results(tmp_path_factory):
         ("predictions.tsv", "predictions"),
         ("prediction_results.txt", "results"),
         ("prediction_results_highestscore.csv", "highest"),
+        ("chunk_scores.tsv", "chunk_scores"),
     ],
 )
 def test_columns(results, title, output):
@@ -55,6 +56,6 @@ def test_datasets(tmp_path):
 
 
 def test_every_result_has_a_section():
-    assert len(SAMPLE_FILES) == 9
+    assert len(SAMPLE_FILES) == 10
     for name in SAMPLE_FILES:
         assert f"\n## {name}\n" in DOCUMENT

@@ -83,7 +83,7 @@ def write_run(folder, ids, features, dna_width, records=None, chunk_length=500, 
 
 def outputs_in(folder):
     names = ["predictions.tsv", "chunks.tsv", "contigs.tsv", "prediction_results.txt"]
-    names += ["prediction_results_highestscore.csv", "summary.json"]
+    names += ["prediction_results_highestscore.csv", "chunk_scores.tsv", "summary.json"]
     return Outputs(*(folder / name for name in names))
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 import tempfile
 import tracemalloc
 from pathlib import Path
@@ -31,6 +32,22 @@ def test_exact_ties(tmp_path):
     assert column(paths.highest, "Is_Virus") == ["True"]
     assert column(paths.chunks, "call") == column(paths.contigs, "call") == ["viral"]
     assert column(paths.chunks, "score") == ["0.5"]
+
+
+def test_scores_as_viral_ngs_reads_them(tmp_path):
+    """``virnucpro_contigs`` of viral-ngs wants these columns, separated by tabs, and ids that end in _chunk_NUMBER."""
+    frames = [("a|b_1_chunk_2F1", 0.1, 0.9), ("a|b_1_chunk_2R3", 0.7, 0.3), ("c_chunk_1F2", 0.25, 0.75)]
+    partial = [("a|b_1_chunk_1F2:2-61", 0.5)]
+    paths, _ = tables_of(tmp_path, [("a|b_1", 800), ("c", 400)], frames, partial=partial)
+    header, *rows = paths.chunk_scores.read_text().splitlines()
+    assert header == "Modified_ID\tmax_score_0\tmax_score_1"
+    assert rows == ["a|b_1_chunk_2\t0.7\t0.9", "c_chunk_1\t0.25\t0.75"], "0 is others, 1 virus; no partial frames"
+    assert [re.sub(r"_chunk_\d+$", "", row.split("\t")[0]) for row in rows] == ["a|b_1", "c"]
+    chunks = [row for row in read(paths.chunks) if row["kind"] == "frame"]
+    assert rows == [
+        "\t".join(row[name] for name in ("chunk_id", "max_score_others", "max_score_virus")) for row in chunks
+    ]
+    assert sorted(column(paths.chunk_scores, "Modified_ID")) == column(paths.highest, "Modified_ID")
 
 
 def test_threshold_moves_the_own_calls_and_not_the_compatible_ones(tmp_path):
@@ -335,7 +352,7 @@ class ManyFrames:
 )
 def test_memory_does_not_grow_with_the_table(tmp_path, records):
     """One record of many chunks, a third of them with frames: about 40 bytes a chunk, its start."""
-    paths = TablePaths(*(tmp_path / name for name in "abcde"))
+    paths = TablePaths(*(tmp_path / name for name in "abcdef"))
     tracemalloc.start()
     counts = write(paths, records, ManyFrames(60_000, 2730), 8192)
     peak = tracemalloc.get_traced_memory()[1]

@@ -82,6 +82,7 @@ class BlockTables:
     predictions: bytes = b""
     results: bytes = b""
     chunks: bytes = b""
+    chunk_scores: bytes = b""
     contigs: bytes = b""  # of those that are in no other block, with ``Q_VALUE``
     logits: list[float] = field(default_factory=list)  # of those contigs that have one, in their order
     highest: list[tuple[str, bool]] = field(default_factory=list)  # sorted: a chunk's id, and the original's call
@@ -172,6 +173,7 @@ class BlockRows:
         self._predictions: list[str] = []
         self._results: list[str] = []
         self._chunk_rows: list[str] = []
+        self._chunk_scores: list[str] = []
         self._contigs: list[Contig | None] = []  # None: in another block, too
         self._totals = FrameTotals(rules)
         self._tables = BlockTables()
@@ -230,8 +232,12 @@ class BlockRows:
         for chunk, partial in self._partial.items():
             raise misplaced(f"{chunk}{partial.frame}")
         tables = self._tables
-        tables.predictions, tables.results, tables.chunks, tables.contigs = (
-            "".join(rows).encode() for rows in (self._predictions, self._results, self._chunk_rows, self._contig_rows())
+        tables.predictions, tables.results, tables.chunks, tables.chunk_scores, tables.contigs = (
+            "".join(rows).encode()
+            for rows in (
+                *(self._predictions, self._results, self._chunk_rows, self._chunk_scores),
+                self._contig_rows(),
+            )
         )
         tables.highest.sort()
         return tables
@@ -300,6 +306,7 @@ class BlockRows:
             self._totals.end_chunk(chunk.frames)
             frame, others, virus = chunk.best_frame, chunk.others, chunk.virus
             self._tables.highest.append((chunk.id, virus >= others))
+            self._chunk_scores.append(f"{chunk.id}\t{np.float32(others)!s}\t{np.float32(virus)!s}\n")
         elif partial := self._partial.pop(chunk.id, None):
             kind, part = PARTIAL, f"{chunk.start + partial.first}\t{chunk.start + partial.last}"
             share = (partial.last - partial.first + 1) / chunk.length

@@ -19,7 +19,14 @@ from virnucpro.calls.rows import ALTERNATIVE, PROBABILITY_DECIMALS, Q_VALUE, Blo
 from virnucpro.calls.rules import UNUSUAL, Rules, is_unusual
 from virnucpro.classifier.evidence import Prevalence, estimate_prevalence, q_values
 from virnucpro.io import atomic_file
-from virnucpro.result_tables import AMBIGUOUS, CHUNK_COLUMNS, CONTIG_COLUMNS, PREDICTION_COLUMNS, VIRAL
+from virnucpro.result_tables import (
+    AMBIGUOUS,
+    CHUNK_COLUMNS,
+    CHUNK_SCORE_COLUMNS,
+    CONTIG_COLUMNS,
+    PREDICTION_COLUMNS,
+    VIRAL,
+)
 
 _CALL, _REASON, _DISTANCE, _CATEGORY = map(CONTIG_COLUMNS.index, ("call", "reason", "distance", "category"))
 
@@ -33,10 +40,11 @@ class TablePaths:
     contigs: Path
     results: Path  # prediction_results.txt
     highest: Path  # prediction_results_highestscore.csv
+    chunk_scores: Path
 
 
 class Tables:
-    """Context manager that writes the five tables; they appear together when the block succeeds.
+    """Context manager that writes the six tables; they appear together when the block succeeds.
 
     Rules of the calls, with t the score threshold (0.5 unless one is given):
 
@@ -70,6 +78,7 @@ class Tables:
         with ExitStack() as stack:  # undone if one of the files can't be made
             self._predictions = _table(stack, self._paths.predictions, PREDICTION_COLUMNS)
             self._chunks = _table(stack, self._paths.chunks, CHUNK_COLUMNS)
+            self._chunk_scores = _table(stack, self._paths.chunk_scores, CHUNK_SCORE_COLUMNS)
             self._contigs = _table(stack, self._paths.contigs, CONTIG_COLUMNS)
             # Rows that lack their q-values.
             self._drafts = stack.enter_context(tempfile.TemporaryFile(dir=self._paths.contigs.parent))
@@ -87,6 +96,7 @@ class Tables:
         self._predictions.write(block.predictions)
         self._results.write(block.results)
         self._chunks.write(block.chunks)
+        self._chunk_scores.write(block.chunk_scores)
         if block.opening:
             self._add_part(block.opening)
         self._drafts.write(block.contigs)
