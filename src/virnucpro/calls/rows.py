@@ -234,10 +234,7 @@ class BlockRows:
         tables = self._tables
         tables.predictions, tables.results, tables.chunks, tables.chunk_scores, tables.contigs = (
             "".join(rows).encode()
-            for rows in (
-                *(self._predictions, self._results, self._chunk_rows, self._chunk_scores),
-                self._contig_rows(),
-            )
+            for rows in (*(self._predictions, self._results, self._chunk_rows, self._chunk_scores), self._contig_rows())
         )
         tables.highest.sort()
         return tables

@@ -88,23 +88,25 @@ def auroc(viral: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
     return Ranking(viral, scores).auroc(weights)
 
 
-def thresholds(viral: np.ndarray, logits: np.ndarray, weights: np.ndarray, share: float) -> tuple[float, float]:
-    """The thresholds (viral, non-viral) on contig logits (n,) at which at most ``share`` of either class is wrong.
+def thresholds(
+    viral: np.ndarray, logits: np.ndarray, weights: np.ndarray, share: float, missed: float
+) -> tuple[float, float]:
+    """The thresholds (viral, non-viral) on contig logits (n,) at which at most ``share`` and ``missed`` of a class are wrong.
 
-    The first is the smallest with at most that share of the non-viral weight at or above it; the second the largest with
-    at most that share of the viral weight below it, but never above the first. Each is moved towards its own class as far
+    The first is the smallest with at most ``share`` of the non-viral weight at or above it; the second the largest with
+    at most ``missed`` of the viral weight below it, but never above the first. Each is moved towards its own class as far
     as no call of that class is lost, so that classes that separate have no wrong calls; and it lies in the middle of the
     gap between the two logits that decide, so that no rounding changes a call.
     """
     below, last = _gap(logits[~viral], weights[~viral], logits[viral], share)
-    above, first = _gap(-logits[viral], weights[viral], -logits[~viral], share)
+    above, first = _gap(-logits[viral], weights[viral], -logits[~viral], missed)
     high, low = _within(below, last), _within(-first, -above)
     return high, min(low, high)
 
 
 def recall_at(viral: np.ndarray, scores: np.ndarray, weights: np.ndarray, share: float) -> float:
     """Weighted recall at the threshold where at most ``share`` of the others' weight is called viral."""
-    high, _ = thresholds(viral, scores, weights, share)
+    high, _ = thresholds(viral, scores, weights, share, share)
     return float(np.sum(weights[viral & (scores >= high)]) / np.sum(weights[viral]))
 
 
