@@ -6,8 +6,10 @@ import pytest
 
 TIERS = ("test", "ci", "soak")
 LONG = (
-    "test_resilience",
     "slurm",
+    "test_pooled",
+    "test_user_files",
+    "test_resilience",
     "test_caching",
     "test_parity",
     "test_training",

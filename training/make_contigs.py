@@ -1,52 +1,33 @@
-"""Whole genomes of viruses and hosts → development contigs with labels, to calibrate and to measure with.
+"""A part of the corpus → contigs with labels, to train classifiers on, to calibrate and to measure with.
 
-    python make_contigs.py GENOMES ../resources/example/contigs.fa OUTPUT --contigs-per-category 30
-    snakemake evaluate --config samples=OUTPUT/samples.tsv labels=OUTPUT/labels.tsv
-
-GENOMES holds `<category>.fa.gz` with headers `>ID category= group= name= source=` and SOURCES.tsv.gz. Left out are
-records that share a canonical 31-mer with the example, and what the bundled encoders saw: groups of viruses of which a
-record has at least 5 % of its 31-mers in their training files, such records of hosts, and viral_excised.
+    python make_contigs.py corpus.npz OUTPUT --parts dev --contigs-per-category 100
+    virnucpro evaluate OUTPUT/labels.tsv …
 
 Every category gives as many contigs, if it has the bases; its groups in turn. Contigs don't overlap and have no unknown
 base. Lengths are log-uniform from 500 to 25,000 bases in both classes: what a category can't give (plasmids end at
 15 kb), another of its class gives, in exchange for a shorter one. Three categories are made from the contigs: shuffled
 codons (frame F1) and shuffled dinucleotides of viral ones, and tandem repeats of a piece of any, as long as the
-shuffled ones. They are non-viral and keep the group of their source.
+shuffled ones. They are non-viral and keep the group of their source; `shuffled_host_codons` are those of others, so that
+calls of the same contigs before and after can be compared.
 
 OUTPUT: contigs.fa; labels.tsv, by record (id, label, category, group); categories/, the same contigs with a file a
 category and labels.tsv by file (fasta, label, group, category), as `train` reads it.
 """
 
 import argparse
-import csv
-import gzip
 import itertools
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sequences import base_kmers, decode, encode, positional_kmers, read_fasta, reverse_complement
+from make_corpus import CELLULAR, PARTS, VIRAL
+from sequences import decode, reverse_complement
+from windows import Corpus
 
-VIRAL = ("viral_phage", "viral_animal", "viral_plant", "viral_giant", "viral_other")
-CELLULAR = (
-    "bacteria",
-    "archaea",
-    "plasmid",
-    "organelle_mito",
-    "organelle_plastid",
-    "vertebrate",
-    "invertebrate",
-    "plant",
-    "fungi",
-    "protozoa",
-    "repeat",
-)
 SHORTEST, LONGEST = 500, 25_000
 UNIT = (45, 150)  # bases of a tandem repeat's unit
-MOST_SEEN = 0.05  # of a record's 31-mers in the encoders' training files
 MOST_USED = 0.6  # of a category's bases: of the rest, pieces are soon too short for the lengths wanted
 
 
@@ -110,14 +91,6 @@ class Pool:
             codes, strand = reverse_complement(codes), "-"
         source = f"{self.records[i].id}:{first + 1}-{last}:{strand}"
         return Contig(slot.category, group, source, codes.copy())
-
-
-def shares(codes: np.ndarray, reference: np.ndarray) -> bool:
-    """Whether a sequence has one of the 31-mers of `reference` (sorted, see `base_kmers`), on either strand."""
-    kmers, known = positional_kmers(codes)
-    kmers = kmers[known]
-    at = np.minimum(np.searchsorted(reference, kmers), len(reference) - 1)
-    return bool((reference[at] == kmers).any())
 
 
 def wanted(category: str, count: int, rng: np.random.Generator) -> list[Slot]:
@@ -225,9 +198,13 @@ def in_turn(contigs: Sequence[Contig], rng: np.random.Generator) -> list[Contig]
 def make_negatives(
     viral: Sequence[Contig], others: Sequence[Contig], count: int, rng: np.random.Generator
 ) -> list[Contig]:
-    """Three categories of non-viral contigs, at most `count` each, with lengths spread like those of the viral ones."""
+    """Four categories of non-viral contigs, at most `count` each, with lengths spread like those of the viral ones."""
     sources = spread(viral, count, rng)
     codons = [s._replace(category="shuffled_codons", codes=shuffle_codons(s.codes, rng)) for s in sources]
+    host_codons = [
+        s._replace(category="shuffled_host_codons", codes=shuffle_codons(s.codes, rng))
+        for s in spread(others, count, rng)
+    ]
     repeats = [
         unit._replace(category="tandem_repeat", codes=tandem_repeat(unit.codes, len(source.codes), rng))
         for source, unit in zip(sources, in_turn([*viral, *others], rng), strict=False)
@@ -235,42 +212,16 @@ def make_negatives(
     dinucleotides = [
         s._replace(category="shuffled_dinucleotides", codes=shuffle_dinucleotides(s.codes, rng)) for s in sources
     ]
-    return codons + repeats + dinucleotides
+    return codons + host_codons + repeats + dinucleotides
 
 
-def seen_by_encoders(sources: Path) -> tuple[set[str], set[str]]:
-    """Groups of viruses, and records of hosts, with at least `MOST_SEEN` of their 31-mers in the training files.
-
-    Hosts go by record because a group may be all that there is of a category.
-    """
-    with gzip.open(sources, "rt") as handle:
-        rows = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if missing := {"id", "category", "group", "frac31_in_existing_train"} - set(rows.fieldnames or ()):
-            sys.exit(f"{sources}: has no column {', '.join(sorted(missing))}.")
-        seen = [row for row in rows if float(row["frac31_in_existing_train"] or 0) >= MOST_SEEN]
-    groups = {row["group"] for row in seen if row["category"] in VIRAL}
-    return groups, {row["id"] for row in seen if row["category"] not in VIRAL}
-
-
-def read_category(
-    path: Path, groups: set[str], ids: set[str], reference: np.ndarray
-) -> tuple[list[Record], Counter[str]]:
-    """The records to draw from, without those groups, ids and 31-mers; numbers of records: `all`, `seen`, `example`."""
-    records, counts = [], Counter()
-    for header, text in read_fasta(path):
-        name, *words = header.split()
-        group = next((word.removeprefix("group=") for word in words if word.startswith("group=")), "")
-        if not group:
-            sys.exit(f"{path}: the header of '{name}' has no group=NAME.")
-        counts["all"] += 1
-        codes = encode(text)
-        if group in groups or name in ids:
-            counts["seen"] += 1
-        elif shares(codes, reference):
-            counts["example"] += 1
-        else:
-            records.append(Record(name, group, codes))
-    return records, counts
+def read_part(corpus: Corpus, category: str) -> list[Record]:
+    """A category's records, to draw from."""
+    rows = np.flatnonzero(corpus.category == corpus.categories.index(category))
+    return [
+        Record(corpus.names[i], corpus.groups[corpus.group[i]], corpus.bases[corpus.start[i] :][: corpus.length[i]])
+        for i in rows
+    ]
 
 
 def write(folder: Path, contigs: Sequence[Contig]) -> None:
@@ -321,40 +272,26 @@ def report(contigs: Sequence[Contig]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("genomes", type=Path, help="folder of <category>.fa.gz and SOURCES.tsv.gz")
-    parser.add_argument(
-        "example", type=Path, help="FASTA of the example contigs, which nothing may share a 31-mer with"
-    )
+    parser.add_argument("corpus", type=Path, help="corpus.npz of make_corpus.py")
     parser.add_argument("output", type=Path, help="output folder")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, required=True)
     parser.add_argument("--contigs-per-category", type=int, default=30)
+    parser.add_argument("--negatives", type=int, help="contigs of each made category; as many if not given")
     parser.add_argument("--seed", type=int, default=26)
     args = parser.parse_args()
-    files = [args.genomes / f"{category}.fa.gz" for category in (*VIRAL, *CELLULAR)]
-    for path in (args.example, args.genomes / "SOURCES.tsv.gz", *files):
-        if not path.is_file():
-            parser.error(f"{path} is not there")
     if args.contigs_per_category < 1:
         parser.error("--contigs-per-category must be at least 1")
     rng = np.random.default_rng(args.seed)
-    kmers = [base_kmers(encode(text)) for _, text in read_fasta(args.example)]
-    if not sum(map(len, kmers)):
-        parser.error(f"{args.example} has no sequence of 31 bases or more: is it a FASTA file?")
-    reference = np.unique(np.concatenate(kmers))
-    groups, ids = seen_by_encoders(args.genomes / "SOURCES.tsv.gz")
-    print(f"seen by the encoders: {len(groups)} groups of viruses, {len(ids)} records of hosts")
+    corpus = Corpus(args.corpus, tuple(PARTS.index(part) for part in args.parts))
     classes = []
     for categories in (VIRAL, CELLULAR):
         pools = {}
         for category in categories:
-            records, counts = read_category(args.genomes / f"{category}.fa.gz", groups, ids, reference)
-            pools[category] = Pool(records, rng)
-            print(
-                f"{category}: {counts['all']} records, {counts['seen']} left out as seen, {counts['example']} as like "
-                f"the example; {pools[category].bases()} bases",
-                flush=True,
-            )
+            if records := read_part(corpus, category):
+                pools[category] = Pool(records, rng)
+                print(f"{category}: {len(records)} stretches, {pools[category].bases()} bases", flush=True)
         contigs, exchanged, unfilled = draw_class(pools, args.contigs_per_category, rng)
-        for category in categories:
+        for category in pools:
             given = Counter(giver for slot, giver in exchanged if slot.category == category)
             lengths = sorted(slot.length for slot, _ in exchanged if slot.category == category)
             if given:
@@ -365,9 +302,8 @@ def main() -> None:
         if unfilled:
             print("no category could give: " + ", ".join(str(slot.length) for slot in unfilled))
         classes.append(sorted(contigs, key=lambda contig: categories.index(contig.category)))
-    contigs = [*classes[0], *classes[1], *make_negatives(*classes, args.contigs_per_category, rng)]
-    if any(shares(contig.codes, reference) for contig in contigs):  # of a repeat's joints, by chance
-        sys.exit("A contig shares a 31-mer with the example. Give another --seed.")
+    made = args.contigs_per_category if args.negatives is None else args.negatives
+    contigs = [*classes[0], *classes[1], *make_negatives(*classes, made, rng)]
     write(args.output, contigs)
     report(contigs)
 

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from chunks import Corpus, Sampler
 from sequences import decode
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from windows import MIXTURE, Corpus, Options, Windows
 
 SPECIALS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 
@@ -19,8 +19,8 @@ def main():
     parser.add_argument("--chunks", type=int, default=30000)
     parser.add_argument("--seed", type=int, default=21)
     args = parser.parse_args()
-    sampler = Sampler(Corpus.load(args.corpus), (0,), recode=0, seed=args.seed)
-    texts = [decode(sampler.draw()[2]) for _ in range(args.chunks)]
+    codes, sizes, _ = Windows(Corpus(args.corpus, (0,)), Options(MIXTURE), args.seed).codes(args.chunks, 500)
+    texts = [decode(row[:size]) for row, size in zip(codes, sizes, strict=True)]
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(vocab_size=args.vocabulary, special_tokens=SPECIALS, show_progress=False)

@@ -1,4 +1,4 @@
-"""The pair of encoders with its training heads, and a padded forward pass for GPUs.
+"""The encoders with their training heads, and a padded forward pass for GPUs.
 
 The encoders are the library's own modules, so what is trained is what is saved; only the batching differs (rows
 padded to one length instead of packed tokens), because frames of a chunk have nearly the same length.
@@ -97,25 +97,24 @@ def classifier(inputs: int, classes: int, hidden: int = 512, dropout: float = 0.
     )
 
 
-class Pair(nn.Module):
-    """Both encoders, masked-token heads, and classification heads on the pooled vectors."""
+class Learner(nn.Module):
+    """One encoder, its masked-token head, and heads on the pooled vector: viral or not, and the category."""
 
-    def __init__(self, esm: dict, dna: dict, categories: int, tokenizer_json: str | None = None):
+    def __init__(self, kind: str, config: dict, categories: int, dropout: float = 0.5, tokenizer: str | None = None):
         super().__init__()
-        self.esm, self.dna = ESM2(ESM2Config(**esm)), DNABERT(DNABERTConfig(**dna), tokenizer_json)
-        self.esm_masked, self.dna_masked = MaskedHead(self.esm.embed_tokens), MaskedHead(self.dna.embed_tokens)
-        d1, d2 = dna["width"], esm["width"]
-        self.both = classifier(d1 + d2, 2)
-        self.only_dna, self.only_protein = classifier(d1, 2, 128), classifier(d2, 2, 128)
-        self.category_dna, self.category_protein = classifier(d1, categories, 128), classifier(d2, categories, 128)
+        self.kind, self.config = kind, config
+        if kind == "protein":
+            self.encoder = ESM2(ESM2Config(**config))
+        else:
+            self.encoder = DNABERT(DNABERTConfig(**config), tokenizer)
+        width = config["width"]
+        self.masked = MaskedHead(self.encoder.embed_tokens)
+        self.viral, self.category = classifier(width, 2, 256, dropout), classifier(width, categories, 256, dropout)
 
-    def forward(self, protein, dna, dropout: float = 0.0, which: str = "both"):
-        """Padded tokens → (protein hidden, dna hidden, protein vector, dna vector); None for an encoder not asked for."""
-        hp = hd = vp = vd = None
-        if which != "dna":
-            hp = esm_hidden(self.esm, protein, dropout)
-            vp = pool_protein(hp, protein)
-        if which != "protein":
-            hd = dna_hidden(self.dna, dna, dropout)
-            vd = pool_dna(hd, dna)
-        return hp, hd, vp, vd
+    def forward(self, tokens, dropout: float = 0.0):
+        """(b, t) padded tokens → hidden states (b, t, width), pooled vectors (b, width)."""
+        if self.kind == "protein":
+            hidden = esm_hidden(self.encoder, tokens, dropout)
+            return hidden, pool_protein(hidden, tokens)
+        hidden = dna_hidden(self.encoder, tokens, dropout)
+        return hidden, pool_dna(hidden, tokens)

@@ -108,3 +108,24 @@ def residue_kmers(residues: np.ndarray, k: int) -> np.ndarray:
         good &= (window >= 4) & (window <= 23)
         code = code * 20 + (np.maximum(window, 4).astype(np.int64) - 4)
     return code[good]
+
+
+class KmerSet:
+    """A set of 31-mers with a hashed bitmap in front, so that most look-ups touch one byte."""
+
+    def __init__(self, sequences):
+        self.kmers = np.unique(np.concatenate([base_kmers(c) for c in sequences]))
+        self.bitmap = np.zeros(2**30, bool)
+        self.bitmap[self._hash(self.kmers)] = True
+
+    @staticmethod
+    def _hash(kmers: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return (kmers * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(34)
+
+    def hits(self, codes: np.ndarray) -> np.ndarray:
+        """Positions of the sequence whose 31-mer is in the set."""
+        kmers, known = positional_kmers(codes)
+        at = np.flatnonzero(known & self.bitmap[self._hash(kmers)])
+        found = np.minimum(np.searchsorted(self.kmers, kmers[at]), len(self.kmers) - 1)
+        return at[self.kmers[found] == kmers[at]]

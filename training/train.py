@@ -1,53 +1,54 @@
-"""Pretrain (masked tokens) and fine-tune (viral or not) the pair of encoders on pools of frames.
+"""Pretrain (masked tokens) and fine-tune (viral or not) one of the two encoders on windows drawn without end.
 
-One call runs one or several stages from a JSON plan; each stage starts from a checkpoint (or at random), stops at
-its step or time limit, and writes a checkpoint with optimiser state, so that a run can go on in pieces.
+    python train.py plan.json STAGE … --corpus corpus.npz --tokenizer tokenizer.json --folder checkpoints
+
+Runs stages of a JSON plan one after the other; each starts from the checkpoint of another (or at random), ends at its steps
+or seconds, and writes a checkpoint of averaged weights. Other processes draw the windows. `dev` windows of groups that
+nothing is trained on are measured on the way, and the averaged weights that do best on them are kept.
 """
 
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from evaluate import report
-from models import DNA_MASK, DNA_PAD, PROTEIN_MASK, Pair
+from models import DNA_MASK, DNA_PAD, PROTEIN_MASK, Learner
+from windows import MIXTURE, NAMELESS, UNKNOWN, Corpus, Options, Windows
 
-VIRAL = 0
+from virnucpro.classifier.weighted import auroc
+
 DEFAULT = {
-    "steps": 2000,
-    "seconds": 600,
+    "encoder": "protein",  # or dna
+    "start": None,  # a stage whose averaged weights are taken
+    "steps": 100_000,
+    "seconds": 120,
     "batch": 2048,
     "lr": 1.5e-3,
-    "warmup": 200,
-    "weight_decay": 0.05,
-    "seed": 0,
-    "classify": True,
-    "masked": 0.25,
-    "only": 1.0,
-    "both": 1.0,
-    "category": 0.2,
-    "noise": 0.15,
-    "mask_rate": 0.15,
-    "ema": 0.999,
-    "evaluate_every": 0,
-    "label_smoothing": 0.05,
-    "head_dropout": 0.5,
-    "start": None,
-    "resume": False,
-    "encoder": "both",
     "final_lr": 0.02,
-    "drop_modality": 0.2,
-    "timed": False,
-    "dropout": 0.0,
-    "pool": 0,
+    "warmup": 200,
+    "weight_decay": 0.1,
+    "ema": 0.999,
+    "seed": 0,
+    "parts": [0],
+    "classify": True,
+    "proteins": 0.0,  # share of a pretraining batch that are whole proteins
+    "masked": 0.25,  # weight of the masked tokens
     "masked_rows": 0.25,
-    "light_mask": 0.02,
+    "mask_rate": 0.15,
+    "light_mask": 0.05,  # of the other rows
+    "category": 0.3,
+    "noise": 0.1,  # most residues that are replaced by similar ones
+    "label_smoothing": 0.05,
+    "dropout": 0.1,
+    "head_dropout": 0.5,
+    "evaluate_every": 500,
+    "windows": {},  # see windows.Options
 }
 
 # BLOSUM62, rows and columns in BLOSUM_ORDER: where conservative substitutions go.
@@ -85,221 +86,230 @@ def substitution_table(device) -> torch.Tensor:
 
 
 class Augment:
-    """Conservative substitutions and masking of a batch of tokens, on the GPU."""
+    """Conservative substitutions and masks, on the device."""
 
-    def __init__(self, options, vocabulary, device):
-        self.o, self.vocabulary, self.table = options, vocabulary, substitution_table(device)
+    def __init__(self, o, vocabulary, device):
+        self.o, self.vocabulary, self.table = o, vocabulary, substitution_table(device)
 
-    def mask(self, tokens, first_real, mask_id, rate, random_high):
-        """BERT masking: 80 % mask, 10 % random, 10 % kept. Returns (tokens, chosen positions)."""
-        chosen = (torch.rand(tokens.shape, device=tokens.device) < rate) & first_real
+    def mask(self, tokens, eligible, mask_id, rate, random_ids):
+        """BERT's: 80 % mask, 10 % random, 10 % kept. Returns tokens and chosen positions."""
+        chosen = (torch.rand(tokens.shape, device=tokens.device) < rate) & eligible
         kind = torch.rand(tokens.shape, device=tokens.device)
-        noise = torch.randint(random_high[0], random_high[1], tokens.shape, device=tokens.device)
-        result = torch.where(chosen & (kind < 0.8), torch.full_like(tokens, mask_id), tokens)
-        return torch.where(chosen & (kind >= 0.9), noise, result), chosen
+        other = torch.randint(*random_ids, tokens.shape, device=tokens.device)
+        result = torch.where(chosen & (kind < 0.8), mask_id, tokens)
+        return torch.where(chosen & (kind >= 0.9), other, result), chosen
 
-    def __call__(self, protein, dna):
-        """→ protein tokens, DNA tokens, targets of the masked positions (flat masks)."""
-        b, device, clean = len(protein), protein.device, protein
-        residue = (protein > 3) & (protein < 24)
-        if self.o["noise"]:
-            rate = torch.rand(b, 1, device=device) * self.o["noise"]
-            hit = residue & (torch.rand(protein.shape, device=device) < rate)
-            draw = torch.rand(protein.shape, device=device)
-            new = torch.searchsorted(self.table[protein[hit]], draw[hit][:, None]).squeeze(1).clamp(max=19) + 4
-            protein = protein.clone()
-            protein[hit] = new
-        # Some rows are masked for the token objective (all of them in pretraining), the rest a little.
-        rows = torch.arange(b, device=device)[:, None] < (self.o["masked_rows"] * b if self.o["classify"] else b)
-        rate = torch.where(rows, self.o["mask_rate"], self.o["light_mask"])
-        masked_protein, at_protein = self.mask(protein, residue, PROTEIN_MASK, rate, (4, 24))
-        masked_dna, at_dna = self.mask(dna, (dna > 4) & (dna != DNA_PAD), DNA_MASK, rate, (5, self.vocabulary))
-        return masked_protein, masked_dna, (clean, at_protein & rows), (dna, at_dna & rows)
-
-
-class Pool:
-    """A pool of frames on the device; batches are drawn without replacement, viral and others as the pool has them."""
-
-    def __init__(self, arrays, device):
-        self.size = len(arrays["chunk"])
-        self.protein = torch.from_numpy(arrays["protein"]).to(device)
-        self.dna = torch.from_numpy(arrays["dna"]).to(device)
-        self.category = torch.from_numpy(arrays["category"].astype(np.int64)).to(device)
-        self.weight = torch.ones(self.size, device=device)
-
-    def batches(self, size, generator):
-        while True:
-            order = torch.randperm(self.size, device=self.protein.device, generator=generator)
-            for i in range(0, self.size - size + 1, size):
-                at = order[i : i + size]
-                yield self.protein[at].long(), self.dna[at].long(), self.category[at]
+    def __call__(self, tokens):
+        """(tokens, their targets, positions of the masked-token objective)."""
+        o, b, clean = self.o, len(tokens), tokens
+        protein = o["encoder"] == "protein"
+        if protein:
+            eligible = (tokens > 3) & (tokens < 24)
+            if o["noise"]:
+                rate = torch.rand(b, 1, device=tokens.device) * o["noise"]
+                hit = eligible & (torch.rand(tokens.shape, device=tokens.device) < rate)
+                draw = torch.rand(tokens.shape, device=tokens.device)[..., None]
+                new = (self.table[tokens] < draw).sum(-1).clamp(max=19) + 4
+                tokens = torch.where(hit, new, tokens)
+        else:
+            eligible = (tokens > 4) & (tokens != DNA_PAD)
+        rows = torch.arange(b, device=tokens.device)[:, None] < (o["masked_rows"] * b if o["classify"] else b)
+        rate = torch.where(rows, o["mask_rate"], o["light_mask"])
+        ids = (PROTEIN_MASK, rate, (4, 24)) if protein else (DNA_MASK, rate, (5, self.vocabulary))
+        tokens, at = self.mask(tokens, eligible, *ids)
+        return tokens, clean, at & rows
 
 
-def losses(pair, step_pair, augment, batch, o):
-    """Weighted sum of the objectives, and each of them for the log."""
-    protein, dna, category = batch
-    protein, dna, protein_target, dna_target = augment(protein, dna)
-    hp, hd, vp, vd = step_pair(protein, dna, o["dropout"], o["encoder"])
-    parts = [
-        ("protein", hp, vp, protein_target, pair.esm_masked, pair.esm, pair.only_protein, pair.category_protein),
-        ("dna", hd, vd, dna_target, pair.dna_masked, pair.dna, pair.only_dna, pair.category_dna),
-    ]
-    parts = [part for part in parts if part[1] is not None]
-    total = torch.zeros((), device=category.device)
-    log = {}
-    label, smooth = (category == VIRAL).long(), o["label_smoothing"]
-    for name, hidden, vector, (target, at), masked_head, encoder, label_head, category_head in parts:
-        if o["masked"] or not o["classify"]:
-            if o["classify"]:
-                few = int(o["masked_rows"] * len(at))
-                hidden, at, target = hidden[:few], at[:few], target[:few]
-            logits = masked_head(hidden[at], encoder.embed_tokens).float()
-            log[f"masked_{name}"] = F.cross_entropy(logits, target[at])
-            total = total + (o["masked"] if o["classify"] else 1.0) * log[f"masked_{name}"]
-        if o["classify"]:
-            log[name] = F.cross_entropy(label_head(vector).float(), label, label_smoothing=smooth)
-            log[f"category_{name}"] = F.cross_entropy(category_head(vector).float(), category, label_smoothing=smooth)
-            total = total + o["only"] * log[name] + o["category"] * log[f"category_{name}"]
-    if o["classify"] and len(parts) == 2 and o["both"]:
-        drop = torch.rand(len(vp), 1, device=vp.device)
-        both = torch.cat([vd * (drop < 1 - o["drop_modality"] / 2), vp * (drop > o["drop_modality"] / 2)], 1)
-        log["both"] = F.cross_entropy(pair.both(both).float(), label, label_smoothing=smooth)
-        total = total + o["both"] * log["both"]
+def losses(learner, forward, augment, batch, o):
+    """Weighted sum of the objectives, and each for the log."""
+    tokens, viral, category = batch
+    tokens, target, at = augment(tokens)
+    hidden, vector = forward(tokens, o["dropout"])
+    total, log = torch.zeros((), device=tokens.device), {}
+    if o["masked"] or not o["classify"]:
+        few = int(o["masked_rows"] * len(at)) if o["classify"] else len(at)
+        at = at[:few]
+        logits = learner.masked(hidden[:few][at], learner.encoder.embed_tokens).float()
+        log["masked"] = F.cross_entropy(logits, target[:few][at])
+        total = total + (o["masked"] if o["classify"] else 1.0) * log["masked"]
+    if o["classify"]:
+        smooth = o["label_smoothing"]
+        log["viral"] = F.cross_entropy(learner.viral(vector).float(), viral, label_smoothing=smooth)
+        log["category"] = F.cross_entropy(
+            learner.category(vector).float(), category, label_smoothing=smooth, ignore_index=UNKNOWN
+        )
+        total = total + log["viral"] + o["category"] * log["category"]
     return total, log
 
 
-def average_gradients(pair):
-    """With several GPUs (torchrun): the mean of their gradients, in one transfer."""
-    if not dist.is_initialized():
-        return
-    gradients = [p.grad for p in pair.parameters() if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in gradients])
-    dist.all_reduce(flat, op=dist.ReduceOp.AVG)
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=False):
-        gradient.copy_(mean.view_as(gradient))
+def _produce(corpus, tokenizer, o, seed, queue):
+    """A process that puts (tokens, viral, category) of drawn windows into the queue, for ever."""
+    drawer = Windows(corpus, Options(**{"mixture": MIXTURE, **o["windows"]}), seed)
+    protein = o["encoder"] == "protein"
+    while True:
+        rows = drawer.draw(512, None if protein else tokenizer, protein)
+        tokens, viral, category = rows[o["encoder"]], rows["viral"], rows["category"]
+        if protein and o["proteins"]:
+            extra = drawer.draw_proteins(int(512 * o["proteins"]))
+            tokens = np.concatenate([tokens, extra])
+            viral, category = np.pad(viral, (0, len(extra))), np.pad(category, (0, len(extra)))
+        queue.put((tokens, viral.astype(np.int64), category.astype(np.int64)))
 
 
-def run_stage(pair, step_pair, pool, evaluations, o, device, folder, name, state=None):
-    """Train `pair` in place; writes the last and the best (first evaluation set) averaged weights."""
-    rank = int(os.environ.get("RANK", 0))  # every GPU has its own batches and noise
-    torch.manual_seed(o["seed"] + 1000 * rank)
-    generator = torch.Generator(device=device).manual_seed(o["seed"] + 1000 * rank)
+def batches(queue, o, device):
+    """Batches of equal size from what the processes draw."""
+    held = []
+    while True:
+        while sum(len(part[0]) for part in held) < o["batch"]:
+            held.append(queue.get())
+        joined = [np.concatenate(column) for column in zip(*held, strict=True)]
+        held = [tuple(column[o["batch"] :] for column in joined)]
+        yield tuple(torch.from_numpy(column[: o["batch"]]).to(device).long() for column in joined)
+
+
+def dev_rows(corpus_path, part, tokenizer, count, seed=5):
+    """Rows of windows of 500 of a part, every named category alike in its class."""
+    corpus = Corpus(corpus_path, (part,))
+    named = [name for name in MIXTURE if name not in NAMELESS]
+    classes = [[n for n in named if n.startswith("viral") == viral] for viral in (True, False)]
+    mixture = {name: 0.5 / len(members) for members in classes for name in members}
+    drawer = Windows(corpus, Options(mixture, made=0, mutated=0, recoded=0, lengths=((500, 1.0),)), seed)
+    return drawer.draw(count, tokenizer)
+
+
+@torch.no_grad()
+def evaluate(learner, rows, o, device):
+    """AUROC of the learner's own head over dev rows: all, of frames, of stretches."""
+    learner.eval()
+    scores = []
+    for i in range(0, len(rows["viral"]), 2048):
+        tokens = torch.from_numpy(rows[o["encoder"]][i : i + 2048]).to(device).long()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            scores.append(torch.softmax(learner.viral(learner(tokens)[1]).float(), 1)[:, 1])
+    learner.train()
+    scores = torch.cat(scores).cpu().numpy()
+    viral, partial = rows["viral"], rows["partial"]
+    by = {"all": np.ones(len(viral), bool), "frames": ~partial, "partial": partial}
+    found = {name: auroc(viral[kept], scores[kept], np.ones(len(scores[kept]))) for name, kept in by.items()}
+    others = [c for c in np.unique(rows["category"]) if not viral[rows["category"] == c].any()]
+    kinds = {
+        int(c): float(auroc(viral[k], scores[k], np.ones(len(scores[k]))))
+        for c in others
+        for k in [viral | (rows["category"] == c)]
+    }
+    return found, kinds
+
+
+def run_stage(name, o, learner, queue, rows, device, folder):
+    """Train in place; writes the averaged weights that did best on the dev rows (of a pretraining: the last)."""
+    torch.manual_seed(o["seed"])
     cuda = device.type == "cuda"
-    decay = [p for p in pair.parameters() if p.ndim > 1]
-    plain = [p for p in pair.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": o["weight_decay"]}, {"params": plain, "weight_decay": 0.0}],
-        lr=o["lr"],
-        betas=(0.9, 0.98),
-        fused=cuda,
-    )
-    first = 0
-    average = {k: v.detach().clone() for k, v in pair.state_dict().items()}
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
-        first, average = state["step"], {k: v.to(device) for k, v in state["average"].items()}
-    augment = Augment(o, pair.dna.config.vocabulary, device)
-    batches = pool.batches(o["batch"], generator)
-    pair.train()
-    begin, sums, counted, best = time.time(), {}, 0, (0.0, 0, None)
-    for step in range(first, o["steps"]):
-        part = max(step / o["steps"], (time.time() - begin) / o["seconds"] if o["timed"] else 0.0)
-        rate = min(1.0, (step + 1) / o["warmup"]) * (
-            o["final_lr"] + (1 - o["final_lr"]) * 0.5 * (1 + math.cos(math.pi * part))
-        )
+    decay = [p for p in learner.parameters() if p.ndim > 1]
+    plain = [p for p in learner.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": o["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=o["lr"], betas=(0.9, 0.98), fused=cuda)
+    average = {k: v.detach().clone() for k, v in learner.state_dict().items()}
+    floats = [k for k in average if average[k].is_floating_point()]
+    augment = Augment(o, learner.config.get("vocabulary", 33), device)
+    forward = torch.compile(learner) if cuda else learner
+    source = batches(queue, o, device)
+    learner.train()
+    begin, sums, counted, best, history = time.time(), {}, 0, (0.0, 0, None), []
+    for step in range(o["steps"]):
+        part = max(step / o["steps"], (time.time() - begin) / o["seconds"])
+        cosine = o["final_lr"] + (1 - o["final_lr"]) * 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
         for group in optimizer.param_groups:
-            group["lr"] = o["lr"] * rate
+            group["lr"] = o["lr"] * min(1.0, (step + 1) / o["warmup"]) * cosine
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cuda):
-            loss, log = losses(pair, step_pair, augment, next(batches), o)
+            loss, log = losses(learner, forward, augment, next(source), o)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        average_gradients(pair)
-        torch.nn.utils.clip_grad_norm_(pair.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
-            momentum = min(o["ema"], step / (step + 20))
-            source = pair.state_dict()
-            floats = [k for k in average if average[k].is_floating_point()]
-            torch._foreach_lerp_([average[k] for k in floats], [source[k] for k in floats], 1 - momentum)
+            state, momentum = learner.state_dict(), min(o["ema"], step / (step + 20))
+            torch._foreach_lerp_([average[k] for k in floats], [state[k] for k in floats], 1 - momentum)
         for key, value in log.items():
             sums[key] = sums.get(key, 0) + value.detach()
         counted += 1
         last = step + 1 == o["steps"] or time.time() - begin > o["seconds"]
-        if rank == 0 and ((step + 1) % 200 == 0 or last):
-            text = " ".join(f"{k} {float(v) / max(counted, 1):.4f}" for k, v in sums.items())
-            rows = (step + 1 - first) * o["batch"] / (time.time() - begin)
-            print(f"{name} step {step + 1} {time.time() - begin:.0f} s {rows:.0f} rows/s {text}", flush=True)
+        if last or (step + 1) % o["evaluate_every"] == 0:
+            seconds = time.time() - begin
+            text = " ".join(f"{k} {float(v) / counted:.4f}" for k, v in sums.items())
+            text = f"{name} step {step + 1} {seconds:.0f} s {(step + 1) * o['batch'] / seconds:.0f} rows/s {text}"
             sums, counted = {}, 0
-        if last or (o["evaluate_every"] and (step + 1) % o["evaluate_every"] == 0):
-            if o["classify"] and rank == 0:
-                kept = {k: v.clone() for k, v in pair.state_dict().items()}
-                pair.load_state_dict(average)
-                for number, (title, arrays) in enumerate(evaluations.items()):
-                    auroc, text = report(pair, arrays, device, o["encoder"])
-                    print(f"{name} step {step + 1} {title}: {text}", flush=True)
-                    if number == 0 and auroc > best[0]:
-                        best = auroc, step + 1, {k: v.clone() for k, v in average.items()}
-                pair.load_state_dict(kept)
-                pair.train()
+            if o["classify"]:
+                kept = {k: v.clone() for k, v in learner.state_dict().items()}
+                learner.load_state_dict(average)
+                found, kinds = evaluate(learner, rows, o, device)
+                learner.load_state_dict(kept)
+                text += " | dev " + " ".join(f"{k} {v:.4f}" for k, v in found.items())
+                if found["all"] > best[0]:
+                    best = found["all"], step + 1, {k: v.clone() for k, v in average.items()}
+                    text += " *"
+                if last:
+                    text += " | " + " ".join(f"{k}:{v:.3f}" for k, v in kinds.items())
+                history.append({"step": step + 1, **found})
+            print(text, flush=True)
         if last:
             break
-    state = {
-        "model": pair.state_dict(),
-        "average": average,
-        "best": best,
-        "optimizer": optimizer.state_dict(),
-        "step": step + 1,
-        "options": o,
-        "esm": vars(pair.esm.config),
-        "dna": vars(pair.dna.config),
-    }
-    if rank == 0:
-        torch.save(state, folder / f"{name}.pt")
-    if dist.is_initialized():
-        dist.barrier()
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in (best[2] or average).items()}
+    last_weights = {k: v.half() if v.is_floating_point() else v for k, v in average.items()}
+    made = {"model": weights, "last": last_weights, "best": best[:2], "steps": step + 1, "options": o}
+    torch.save({**made, "config": learner.config, "history": history}, folder / f"{name}.pt")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("plan", type=Path, help='JSON: {"esm": {…}, "dna": {…}, "stages": [{"name": …, …}]}')
-    parser.add_argument("folder", type=Path, help="checkpoints")
-    parser.add_argument("--pool", type=Path, nargs="+", required=True, help='a stage picks one by its number, "pool"')
-    parser.add_argument("--evaluate", type=Path, nargs="*", default=[])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", type=Path, help='JSON: {"protein": {…}, "dna": {…}, "stages": {NAME: {…}}}')
+    parser.add_argument("stages", nargs="+")
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True, help="checkpoints")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
+    parser.add_argument("--dev", type=int, default=24_000, help="windows to measure with")
     args = parser.parse_args()
     plan = json.loads(args.plan.read_text())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(args.tokenizer))
     torch.set_float32_matmul_precision("high")
-    torch._dynamo.config.cache_size_limit = 64
-    torch._dynamo.config.specialize_float = True
     args.folder.mkdir(parents=True, exist_ok=True)
-    pool, loaded, evaluations = None, None, {}
-    pair = Pair(plan["esm"], plan["dna"], 10).to(device)
-    step_pair = torch.compile(pair) if device.type == "cuda" else pair
-    for stage in plan["stages"]:
-        o = {**DEFAULT, **{k: v for k, v in stage.items() if k != "name"}}
-        torch.manual_seed(plan.get("seed", 0))  # one initialisation for all stages of a plan
-        pair.load_state_dict(Pair(plan["esm"], plan["dna"], 10).state_dict())
-        for head in (pair.both, pair.only_dna, pair.only_protein, pair.category_dna, pair.category_protein):
-            head[3].p = o["head_dropout"]
-        state = None
-        own = args.folder / f"{stage['name']}.pt"
-        if o["resume"] and own.exists():
-            state = torch.load(own, map_location=device)
-            pair.load_state_dict(state["model"])
-        elif o["start"]:
-            previous = torch.load(args.folder / f"{o['start']}.pt", map_location=device)
-            pair.load_state_dict(previous["average"])
-        if loaded != o["pool"]:
-            while not args.pool[o["pool"]].exists():  # another process is still making it
-                time.sleep(1)
-            loaded, pool = o["pool"], Pool(np.load(args.pool[o["pool"]]), device)
-            evaluations = {p.stem: dict(np.load(p)) for p in args.evaluate if p.exists()}
-            print(f"{pool.size} frames, {(pool.category == VIRAL).float().mean():.3f} viral")
-        run_stage(pair, step_pair, pool, evaluations, o, device, args.folder, stage["name"], state)
+    context = multiprocessing.get_context("fork")  # the corpus is shared, not copied
+    corpora, rows = {}, None
+    stages = {name: {**DEFAULT, **plan["stages"][name]} for name in args.stages}
+    if any(o["classify"] for o in stages.values()):
+        rows = dev_rows(args.corpus, 1, tokenizer, args.dev)
+        print(f"{len(rows['viral'])} dev rows, {rows['viral'].mean():.2f} viral, {rows['partial'].mean():.2f} partial")
+    producers = {}
+    for name, o in stages.items():  # all are started before CUDA is
+        parts = tuple(o["parts"])
+        corpora[parts] = corpora.get(parts) or Corpus(args.corpus, parts)
+        queue = context.Queue(args.workers * 4)
+        producers[name] = (
+            queue,
+            [
+                context.Process(
+                    target=_produce, args=(corpora[parts], tokenizer, o, (o["seed"], i), queue), daemon=True
+                )
+                for i in range(args.workers)
+            ],
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for name, o in stages.items():
+        queue, processes = producers[name]
+        for process in processes:
+            process.start()
+        torch.manual_seed(plan.get("seed", 0))
+        shape = {**plan[o["encoder"]], **o.get("shape", {})}
+        learner = Learner(o["encoder"], shape, len(MIXTURE) + 1, o["head_dropout"]).to(device)
+        if o["start"]:
+            before = torch.load(args.folder / f"{o['start']}.pt", map_location=device)
+            learner.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in before["model"].items()})
+        run_stage(name, o, learner, queue, rows, device, args.folder)
+        for process in processes:
+            process.kill()
 
 
 if __name__ == "__main__":

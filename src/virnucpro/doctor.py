@@ -307,7 +307,7 @@ def duration(case: Case) -> Iterator[Finding]:
     partial = frames - case.work.open_frames
     read = "" if case.work.share_read == 1 else f", from {case.work.share_read:.1%} of the input"
     counted = f"{case.work.records:,} records, {case.work.bases:,} bases, {case.work.open_frames:,} stop-free frames"
-    counted += f" and {partial:,} partial ones{read}" if partial else read
+    counted += f" and {partial:,} partial frames{read}" if partial else read
     if not frames:
         yield Finding("time", NOTE, f"{counted}: nothing to embed", "Only frames without a stop codon are scored.")
     elif len(case.shapes) < 2:

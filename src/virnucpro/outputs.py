@@ -31,7 +31,7 @@ SAMPLE_LOGS = ("split", "merge", "predict")
 """Folders of ``logs`` that have a file per sample."""
 
 TARGETS = {
-    "training": ("training.json", "classifier.safetensors", "split.tsv"),
+    "training": ("training.json", "classifier.safetensors", "calibration.json", "calibration.tsv", "split.tsv"),
     "evaluation": ("evaluation.json", "metrics.tsv"),
     "calibration": ("calibration.json", "calibration.tsv", "classifier.safetensors"),
     "check": ("check.json", "check.txt", "check.png", "check.svg"),

@@ -27,7 +27,7 @@ CHUNK_SCORE_COLUMNS = ("Modified_ID", "max_score_0", "max_score_1")
 CONTIG_COLUMNS = (
     *("record", "length", "chunks", "scored_chunks", "viral_chunks", "viral_share"),
     *("mean_score", "best_score", "call", "logit", "probability", "q_value", "reason"),
-    *("scored_share", "low_complexity", "gc", "n_share"),
+    *("scored_share", "low_complexity", "gc", "n_share", "distance", "category", "category_probability"),
 )
 VIRAL, AMBIGUOUS, NON_VIRAL = "viral", "ambiguous", "non-viral"
 UNSCORED = "unscored"

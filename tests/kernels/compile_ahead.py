@@ -2,7 +2,8 @@
 
 Each must fit into that GPU's shared memory, keep its values in registers, and move what it can 16 bytes at a time.
 
-usage: compile_ahead.py CAPABILITY (80, 86, 89, 90 or 100); prints a line per kernel, fails where one doesn't fit.
+usage: compile_ahead.py CAPABILITY (80, 86, 89, 90 or 100) [widest: the attention that takes most memory];
+prints a line per kernel, fails where one doesn't fit.
 """
 
 import re
@@ -47,10 +48,12 @@ def disassembled(binary: bytes) -> tuple[int, str]:
     return int(re.search(r"STACK:(\d+)", usage).group(1)), code
 
 
-def main(capability: int) -> None:
+def main(capability: int, widest: bool = False) -> None:
     cases = []
     for dtype, pointer in TYPES.items():
         for head_dim in (16, 24, 64, 128) if dtype == torch.float16 else (64,):
+            if widest and head_dim != (128 if dtype == torch.float16 else 64):
+                continue
             for rotary, alibi in ((True, False), (False, True)):
                 signature = {name: pointer for name in ("q", "k", "v", "out")} | {
                     "cu_seqlens": "*i32",
@@ -63,6 +66,8 @@ def main(capability: int) -> None:
                     kernel = attention.short_attention_kernel if "A" in constants else attention.attention_kernel
                     if (kernel, signature, constants) not in cases:
                         cases.append((kernel, signature, constants))
+        if widest:
+            continue
         floats = {"shift": "*fp32", "scales": "*fp32", "eps": "fp32", "rows": "i32"}
         same = dict.fromkeys(("x", "added", "weight", "bias", "out"), pointer) | floats
         for add, quantise in ((False, False), (True, True)):
@@ -100,4 +105,4 @@ def main(capability: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), "widest" in sys.argv[2:])

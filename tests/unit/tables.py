@@ -6,14 +6,22 @@ from virnucpro.calls.blocks import MAX_CHUNKS, blocks
 from virnucpro.calls.rows import BlockRows
 from virnucpro.calls.rules import Rules
 from virnucpro.calls.tables import TablePaths, Tables
+from virnucpro.classifier.scoring import Scores
 from virnucpro.result_tables import CONTIG_COLUMNS
 from virnucpro.sequences.records import RecordRow
 
 
 class Frames:
-    """Stands for a sample's embeddings: ids, and scores in the place of vectors; (id, score_virus) or (id, others, virus)."""
+    """Stands for a sample's embeddings: ids, and scores in the place of vectors; (id, score_virus) or (id, others, virus).
 
-    def __init__(self, frames, rows=1000):
+    ``distances`` and ``categories`` are None, or by frame's id.
+    """
+
+    def __init__(self, frames, rows=1000, distances=None, categories=None):
+        self.distances, self.categories = (
+            None if each is None else np.array([each[frame[0]] for frame in frames], np.float32).reshape(shape)
+            for each, shape in ((distances, (len(frames),)), (categories, (len(frames), -1) if frames else (0, 3)))
+        )
         scores = [(1 - frame[1], frame[1]) if len(frame) == 2 else frame[1:] for frame in frames]
         self.names, self.rows, self.count = [frame[0] for frame in frames], rows, len(frames)
         self.scores = np.array(scores, np.float32).reshape(-1, 2)
@@ -25,20 +33,23 @@ class Frames:
         return self.names[window]
 
     def read(self, window):
-        return self.names[window], self.scores[window]
+        return self.names[window], Scores(
+            self.scores[window], *(None if each is None else each[window] for each in (self.categories, self.distances))
+        )
 
 
-def tables_of(folder, records, frames, batch=3, max_chunks=MAX_CHUNKS, ending="", partial=None, **rules):
+def tables_of(folder, records, frames, batch=3, max_chunks=MAX_CHUNKS, ending="", partial=None, likeness=None, **rules):
     """Write tables of (name, length) records and their frames, and partial ones if these are scored; returns paths, counts."""
     paths = TablePaths(
         *(folder / f"{name}{ending}" for name in ("predictions", "chunks", "contigs", "results", "highest", "scores"))
     )
-    return paths, write(paths, records, Frames(frames, batch), max_chunks, partial, **rules)
+    given = likeness or {}
+    return paths, write(paths, records, Frames(frames, batch, **given), max_chunks, partial, given, **rules)
 
 
-def write(paths, records, sample, max_chunks=MAX_CHUNKS, partial=None, **rules):
+def write(paths, records, sample, max_chunks=MAX_CHUNKS, partial=None, likeness=None, **rules):
     """Write the tables of a sample, block by block; returns the counts."""
-    rules, rest = Rules(**rules), Frames(partial or [])
+    rules, rest = Rules(**rules), Frames(partial or [], **(likeness or {}))
     records = (record if len(record) > 2 else RecordRow(*record, "x.fa", 0.5, 0.0, 0.0) for record in records)
     with Tables(paths, rules) as tables:
         for block in blocks(sample, rest, records, rules.chunk_length, max_chunks):

@@ -157,7 +157,7 @@ scores = st.lists(st.tuples(st.booleans(), st.integers(-5, 5) | st.floats(-5, 5)
 def test_thresholds_find_most_with_at_most_the_share_wrong(rows, share):
     viral, logits = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], float)
     weights = group_weights(viral, np.arange(len(rows)))
-    high, low = thresholds(viral, logits, weights, share)
+    high, low = thresholds(viral, logits, weights, share, share)
     assert low <= high
     called, denied = logits >= high, logits < low
     assert weights[~viral & called].sum() <= share + 1e-9
@@ -172,8 +172,8 @@ def test_thresholds_find_most_with_at_most_the_share_wrong(rows, share):
 
 def test_thresholds_of_classes_that_separate_leave_nothing_between():
     viral = np.array([True, True, False, False])
-    assert thresholds(viral, np.array([2.0, 3.0, -1.0, -2.0]), np.full(4, 0.5), 0.01) == (0.5, 0.5)
-    assert thresholds(viral, np.zeros(4), np.full(4, 0.5), 0.01)[0] > 0
+    assert thresholds(viral, np.array([2.0, 3.0, -1.0, -2.0]), np.full(4, 0.5), 0.01, 0.01) == (0.5, 0.5)
+    assert thresholds(viral, np.zeros(4), np.full(4, 0.5), 0.01, 0.01)[0] > 0
 
 
 def test_classes_that_separate_have_finite_logits_and_no_wrong_call():

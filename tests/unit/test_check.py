@@ -25,6 +25,7 @@ from virnucpro.encoders.loading import write_encoder
 from virnucpro.encoders.precision import PRECISIONS, Gate
 from virnucpro.errors import InputError, ModelError
 from virnucpro.provenance import read_provenance
+from virnucpro.sequences.shards import KINDS, PARTIAL
 from virnucpro.sequences.split import read_shard, split_samples
 from virnucpro.settings.options import Settings
 
@@ -67,7 +68,10 @@ def test_gates():
 def made(tmp_path_factory):
     """Shards, two random encoders and a classifier."""
     folder = tmp_path_factory.mktemp("check")
-    records = dna([600] * 40, seed=3, letters=b"ACG")  # no T, so no stop on the forward strand
+    # No T, so no stop on the forward strand; then records with stops in all frames of each chunk.
+    records = dna([600] * 40, seed=3, letters=b"ACG")
+    stops = b"TTAATTAATTAA"
+    records += [record[:140] + stops + record[152:300] for record in records[:12]]
     (folder / "in.fa").write_bytes(b"".join(b">r%d\n%s\n" % pair for pair in enumerate(records)))
     split_samples(
         {"s": [folder / "in.fa"]}, folder / "shards", chunk_length=300, shard_frames=40, empty_records="error"
@@ -90,6 +94,21 @@ def test_frames_come_from_all_over_the_samples(made):
         known = {name: sequence for ids, sequences in files for name, sequence in zip(ids, sequences, strict=True)}
         assert frames.sequences[kind] == [known[name] for name in frames.ids]
     assert len(sample_frames(made[0], 10**6).ids) > 60
+
+
+def test_partial_frames_are_compared_where_they_are_scored(made, tmp_path):
+    """Beside the others, counted apart; alone, where there are no others."""
+    frames = sample_frames(made[0], 30, KINDS)
+    assert 0 < frames.partial < len(frames.ids)
+    assert [":" in name for name in frames.ids] == [False] * (len(frames.ids) - frames.partial) + [
+        True
+    ] * frames.partial
+    assert sample_frames(made[0], 30).partial == 0
+    result = measure(*made, tmp_path, Settings(), frames=12, kinds=KINDS)
+    assert result["passed"] and result["frames"] > 0 < result["partial_frames"]
+    said = f"{result['frames']} frames and {result['partial_frames']} partial frames on CPU: PASSED"
+    assert said in (tmp_path / "check.txt").read_text()
+    assert sample_frames(made[0], 5, (PARTIAL,)).partial == 5
 
 
 def test_no_frames_is_an_error(tmp_path):

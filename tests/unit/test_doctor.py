@@ -47,7 +47,7 @@ def test_the_bundled_example_can_be_run_and_is_timed(tmp_path, monkeypatch):
     assert "mini-500 takes 160 + 160 inputs, 500-base chunks" in said["fit"]
     assert "snakemake 9" in said["packages"]
     assert re.search(
-        r" 173 stop-free frames and 238 partial ones; embedding takes (a minute|about \d).* on one cpu device .* measured",
+        r" 173 stop-free frames and 238 partial frames; embedding takes (a minute|about \d).* on one cpu device .* measured",
         said["time"],
     )
     assert not (tmp_path / "out").exists()
@@ -57,7 +57,7 @@ def test_the_bundled_example_can_be_run_and_is_timed(tmp_path, monkeypatch):
 def test_how_long_it_takes(monkeypatch, rate, took):
     monkeypatch.setattr(doctor, "_frames_per_second", lambda *_: rate)  # 173 frames through each of two encoders
     assert (
-        f"173 stop-free frames and 238 partial ones; embedding takes {took} on one cpu device"
+        f"173 stop-free frames and 238 partial frames; embedding takes {took} on one cpu device"
         in only(doctor.duration(case(device="cpu"))).found
     )
 

@@ -1,4 +1,4 @@
-"""Vectors and scores of the bundled models, fp32 on a CPU, as the first version that had them gave them."""
+"""Vectors and scores of the bundled models, fp32 on a CPU, as they were when the models were bundled."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_scores_are_those_that_were_stored(length):
 
 
 @pytest.mark.parametrize("name", STORED["weights_sha256"])
-def test_files_of_the_first_format_are_read_and_keep_their_digest(name):
+def test_files_keep_their_digest(name):
     """Vectors are stored, and classifiers say what they were trained on, by digest."""
     path = MODELS / f"{name}.safetensors"
     spec = read_classifier(path)[1] if name[-1].isdigit() and "esm" not in name else verify_encoder(path)

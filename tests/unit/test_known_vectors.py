@@ -94,7 +94,7 @@ def test_equal_sequences_are_embedded_once(tmp_path, models, caplog):
             distinct = len(set(sequences))
             assert file.attrs["distinct"] == file.attrs["computed"] == distinct < len(ids) == file.attrs["count"]
             assert file.attrs["packs"] == distinct
-        assert f"{len(ids)} sequences, {distinct} distinct, vectors of 0 known" in caplog.text
+        assert f"{len(ids)} frames, {distinct} distinct, vectors of 0 known" in caplog.text
 
 
 def test_rows_and_distinct_sequences():
@@ -249,7 +249,7 @@ def test_scores_of_the_bundled_models_hardly_change_with_float16(tmp_path, lengt
         merged = tmp_path / f"{kind}.h5"
         merge(tmp_path / "shards", "s", [files["dna"]], [files["protein"]], *models.values(), merged)
         vectors = MergedEmbeddings(merged)
-        scores[kind] = score(vectors.features(slice(0, vectors.count)))[:, 1]
+        scores[kind] = score(vectors.features(slice(0, vectors.count))).scores[:, 1]
     change = np.abs(scores["float16"] - scores["float32"]).max()
     print(f"{len(scores['float32'])} frames: scores change by up to {change:.1e}; vectors' largest value {largest:.1f}")
     assert 0 < change < 1e-3

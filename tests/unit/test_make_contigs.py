@@ -1,8 +1,7 @@
-"""training/make_contigs.py: what is drawn, what is left out, what the shuffles keep."""
+"""training/: how the corpus is divided, what contigs and windows are drawn, what the shuffles keep."""
 
 from __future__ import annotations
 
-import gzip
 import sys
 from collections import Counter
 from importlib import import_module
@@ -14,9 +13,12 @@ from hypothesis import strategies as st
 
 from virnucpro import installation
 from virnucpro.classifier.labels import groups_from_headers, read_labelled_fasta, read_labelled_records
+from virnucpro.sequences.frames import stop_free_frames
 
 sys.path.insert(0, str(installation.root() / "training"))  # its scripts import each other
-make_contigs, sequences = map(import_module, ("make_contigs", "sequences"))
+make_contigs, make_corpus, make_reads, make_training_labels, sequences, windows = map(
+    import_module, ("make_contigs", "make_corpus", "make_reads", "make_training_labels", "sequences", "windows")
+)
 sys.path.pop(0)
 
 BASES = st.lists(st.integers(0, 3), min_size=2, max_size=80).map(lambda codes: np.array(codes, np.uint8))
@@ -59,16 +61,6 @@ def test_tandem_repeat_has_a_unit_of_the_source():
     assert sequences.decode(repeat[: units[0]]) in sequences.decode(codes)
 
 
-def test_shared_31mers_are_seen_on_both_strands():
-    example = random_codes(200, 4)
-    reference = sequences.base_kmers(example)
-    for piece, shared in ((example[50:81], True), (example[50:80], False)):
-        inside = np.concatenate([random_codes(300, 5), piece, random_codes(300, 6)])
-        assert make_contigs.shares(inside, reference) is shared
-        assert make_contigs.shares(sequences.reverse_complement(inside), reference) is shared
-    assert not make_contigs.shares(example[:30], reference)
-
-
 def test_contigs_of_a_pool_do_not_overlap_and_avoid_unknown_bases():
     one = pool([4000, 4000, 700])
     one.records[0].codes[2000] = 4
@@ -108,45 +100,83 @@ def test_lengths_are_alike_whatever_a_category_can_give():
     assert Counter(contig.category for contig in scarce)["a"] < 4
 
 
-def test_command_writes_tables_that_labels_read(tmp_path, monkeypatch, capsys):
-    genomes = tmp_path / "genomes"
-    genomes.mkdir()
-    example = random_codes(2000, 0)
-    (tmp_path / "example.fa").write_text(f">example\n{sequences.decode(example)}\n")
-    rows = ["id\tcategory\tgroup\tfrac31_in_existing_train\n"]
+def write_corpus(path, groups=4):
+    """A corpus with some groups of each category, in the part `dev`, and one in `train`."""
+    parts = {"train": [], "dev": []}
     for c, category in enumerate((*make_contigs.VIRAL, *make_contigs.CELLULAR)):
-        text = ""
-        for i, share in enumerate(("0.0100", "0.0500", "", "")):
-            codes = random_codes(60_000, (c, i))
-            if i == 2:
-                codes[500:600] = sequences.reverse_complement(example[100:200])
-            name = f"{category}.{i}"
-            rows.append(f"{name}\t{category}\tG{name}\t{share}\n")
-            text += f">{name} category={category} group=G{name} name=x source=y\n{sequences.decode(codes)}\n"
-        with gzip.open(genomes / f"{category}.fa.gz", "wt") as out:
-            out.write(text)
-    with gzip.open(genomes / "SOURCES.tsv.gz", "wt") as out:
-        out.writelines(rows)
+        for i in range(groups):
+            record = make_corpus.Record(f"{category}.{i}", category, f"G{category}.{i}", random_codes(60_000, (c, i)))
+            parts["dev" if i else "train"].append(record)
+    make_corpus.save(path, parts, [np.full(40, 5, np.uint8)])
+
+
+def test_command_writes_tables_that_labels_read(tmp_path, monkeypatch):
+    write_corpus(tmp_path / "corpus.npz")
     outputs = [tmp_path / "out", tmp_path / "again"]
     for output in outputs:
-        command = ["make_contigs.py", genomes, tmp_path / "example.fa", output, "--contigs-per-category", "5"]
+        command = ["make_contigs.py", tmp_path / "corpus.npz", output, "--parts", "dev", "--contigs-per-category", "5"]
         monkeypatch.setattr(sys, "argv", [str(word) for word in command])
         make_contigs.main()
-    assert "1 left out as seen, 1 as like the example" in capsys.readouterr().out
     assert outputs[0].joinpath("contigs.fa").read_bytes() == outputs[1].joinpath("contigs.fa").read_bytes()
     labels = read_labelled_records(outputs[0] / "labels.tsv")
     categories = Counter(label.category for label in labels.values())
-    assert len(categories) == 19 and set(categories.values()) == {5}
+    assert len(categories) == len(make_contigs.VIRAL + make_contigs.CELLULAR) + 4 and set(categories.values()) == {5}
     files = read_labelled_fasta(outputs[0] / "categories" / "labels.tsv")
     groups = groups_from_headers([file.fasta for file in files])
     assert groups == groups_from_headers([outputs[0] / "contigs.fa"]) and groups.keys() == labels.keys()
-    assert {group[-2:] for group in groups.values()} == {".0", ".3"}
+    assert {group[-2:] for group in groups.values()} == {".1", ".2", ".3"}  # .0 trains
     for record, label in labels.items():
         assert label.viral == (label.category in make_contigs.VIRAL) and record.startswith(label.category)
+    monkeypatch.setattr(sys, "argv", ["make_training_labels.py", str(outputs[0] / "categories")])
+    make_training_labels.main()
+    named = read_labelled_fasta(outputs[0] / "categories" / "training.tsv")
+    assert {row.label.category for row in named} == {*make_training_labels.NAMES.values(), "artificial"}
+    monkeypatch.setattr(sys, "argv", ["make_reads.py", str(outputs[0]), str(tmp_path / "reads")])
+    make_reads.main()
+    reads = read_labelled_records(tmp_path / "reads" / "labels.tsv")
+    shuffled = sum(label.category.startswith("shuffled") for label in labels.values())
+    assert len(reads) == 3 * (len(labels) - shuffled)
 
 
-def test_what_is_missing_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["make_contigs.py", str(tmp_path), str(tmp_path / "example.fa"), str(tmp_path)])
-    with pytest.raises(SystemExit):
-        make_contigs.main()
-    assert "example.fa is not there" in capsys.readouterr().err
+def test_groups_are_divided_whole():
+    codes = random_codes(1000, 0)
+    records = [make_corpus.Record(f"{g}.{i}", "viral_phage", f"g{g}", codes) for g in range(100) for i in range(2)]
+    parts = make_corpus.divide(records, {"g1", "g2"})
+    assert Counter(parts.values()) == {"train": 68, "test": 20, "dev": 12}
+    assert parts["g1"] == parts["g2"] == "train" and parts == make_corpus.divide(records[::-1], {"g1", "g2"})
+
+
+def test_what_resembles_the_example_is_cut_out():
+    example = random_codes(200, 4)
+    known = sequences.KmerSet([example])
+    for piece, shared in ((example[50:81], True), (example[50:80], False)):
+        for turned in (piece, sequences.reverse_complement(piece)):
+            codes = np.concatenate([random_codes(300, 5), turned, random_codes(300, 6)])
+            (record,), lost = make_corpus.cut([make_corpus.Record("r", "plant", "g", codes)], known)
+            assert bool(lost) == shared and bool((record.codes[300:331] > 3).all()) == shared
+            assert not len(known.hits(record.codes))
+
+
+@pytest.mark.parametrize("length", [500, 300, 151])
+def test_windows_are_cut_as_the_workflow_cuts_them(tmp_path, length):
+    write_corpus(tmp_path / "corpus.npz", 2)
+    drawer = windows.Windows(windows.Corpus(tmp_path / "corpus.npz", (0, 1)), windows.Options(windows.MIXTURE), 1)
+    codes, sizes, _ = drawer.codes(300, length)
+    sizes[::7] -= np.arange(len(sizes[::7])) % 40  # records may end early
+    frame, begin, codons, partial = windows.choose_frames(codes, sizes, np.random.default_rng(0))
+    tokens = windows.protein_tokens(codes, sizes, frame, begin, codons)
+    texts = [sequences.decode(row[:size]).encode() for row, size in zip(codes, sizes, strict=True)]
+    free, stretches = [set() for _ in texts], {}
+    for batch in stop_free_frames(texts, length):
+        for record, _, at, _, protein in zip(*batch.frames, strict=True):
+            free[record].add((int(at), protein.decode()))
+        for record, _, at, _, protein in zip(*batch.partial, strict=True):
+            stretches[record] = int(at), protein.decode()
+    for i in range(len(texts)):
+        protein = "".join(sequences.ESM_ORDER[token - 4] for token in tokens[i] if token > 3)
+        found = int(frame[i]), protein
+        if partial[i]:
+            assert stretches[i] == found if codons[i] >= windows.MIN_CODONS else i not in stretches
+        else:
+            assert found in free[i]
+    assert partial.any() or length == 151

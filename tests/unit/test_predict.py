@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from virnucpro.calls.predict import Outputs, predict
 from virnucpro.calls.rules import Rules
 from virnucpro.classifier.importer import import_original
 from virnucpro.classifier.model import Classifier, write_classifier
+from virnucpro.classifier.reference import Reference
 from virnucpro.classifier.spec import ClassifierSpec
 from virnucpro.embeddings.store import MergedEmbeddings, create_merged
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
@@ -125,6 +127,9 @@ def test_one_blas_thread_is_set_before_numpy_is_there():
     assert "one_blas_thread()" in (installation.root() / "workflow/scripts/predict.py").read_text()
 
 
+CATEGORIES = ("phage", "bacterium", "plant")
+
+
 def many(folder, records, width=70, chance=0.4):
     """A run of random vectors, with frames on some chunks of these records."""
     rng = np.random.default_rng(0)
@@ -138,7 +143,11 @@ def many(folder, records, width=70, chance=0.4):
     ]
     write_run(folder, ids, rng.standard_normal((len(ids), width), dtype=np.float32), width - 30, records)
     torch.manual_seed(0)
-    write_classifier(folder / "classifier", Classifier(width, 16), ClassifierSpec("c", width, 16))
+    spec = ClassifierSpec("c", width, 16, categories=[{"name": name, "viral": name == "phage"} for name in CATEGORIES])
+    arrays = (rng.standard_normal(shape, dtype=np.float32) for shape in (width, (width, 8), (2, 8)))
+    reference = Reference(*arrays, limit=6.0)
+    spec = replace(spec, reference=reference.described(["viral", "non-viral"], 100))
+    write_classifier(folder / "classifier", Classifier(width, 16, categories=3), spec, reference=reference)
     return len(ids)
 
 
@@ -170,6 +179,10 @@ def test_tables_do_not_depend_on_the_number_of_processes(tmp_path, monkeypatch, 
     for mine, other in zip(read(three.predictions), read(whole.predictions), strict=True):
         assert mine["frame_id"] == other["frame_id"]
         assert float(mine["score_virus"]) == pytest.approx(float(other["score_virus"]), abs=1e-6)
+    for row in read(three.contigs):
+        viral, scored = row["call"] == "viral", row["call"] != "unscored"
+        assert row["category"] in (("phage",) if viral else CATEGORIES[1:] if scored else ("",))
+        assert (row["distance"] != "") == (row["category_probability"] != "") == scored
 
 
 def test_what_a_process_refuses_is_the_same_message(tmp_path, monkeypatch):

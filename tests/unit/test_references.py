@@ -160,7 +160,7 @@ def test_a_shard_that_is_not_the_one_meant_is_named(folder, how, role):
         with pytest.raises(StorageError, match=says):
             read(slice(0, 2))
     with pytest.raises(StorageError, match=says):
-        Dataset([Sample("s", before.path, True)])
+        Dataset([Sample("s", before.path, True, {})])
     assert read_provenance(before.path)["keys"], "what was done is known all the same"
 
 

@@ -202,6 +202,10 @@ def test_unscored_by_choice(tmp_path):
         ),
         ({"reason": "many_n", "n_share": 0.15}, "15 % of its letters aren't A, C, G or T: gaps of a scaffold?"),
         ({"reason": "q_value", "q_value": 0.2134}, "its q-value, 0.213, is above fdr (0.1): look at its genes."),
+        (
+            {"reason": "between_thresholds,unusual", "distance": 1.3456},
+            "unlike what the classifier was trained on (distance 1.3; of sequences like those it is up to 1): look at its genes.",
+        ),
         ({"reason": "no_q_value"}, "without the q-value that fdr asks for: it needs more contigs, or no fdr."),
         ({"reason": "between_thresholds", "gc": 0.19}, "GC is only 19 %, as in many organelles"),
         (
@@ -219,13 +223,30 @@ def test_what_to_look_at_next(tmp_path, cells, advice):
     assert advice in words_of(folder)
 
 
+def test_viral_contigs_by_category_and_those_unlike_the_training_data(tmp_path):
+    folder = change(write_sample(tmp_path, 30, calibrated=True), viral_records=11)
+    contigs_of(
+        folder,
+        call=lambda number, row: row["call"] if number % 10 == 9 else "viral" if number < 12 else "non-viral",
+        category=lambda number, _: "bacterium" if number >= 12 else "phage" if number % 4 else "plant virus",
+        category_probability=lambda *_: 0.75,
+        distance=lambda number, _: 1.5 if number in (3, 4, 20) else 1.0,
+    )
+    words = words_of(folder)
+    assert "Of the contigs called viral, by the likeliest category: 8 phage, 3 plant virus." in words
+    assert "Of the 11 contigs called viral, 2 are unlike what the classifier was trained on" in words
+    contigs_of(folder, category=lambda *_: "", distance=lambda *_: "", category_probability=lambda *_: "")
+    words = words_of(folder)
+    assert "likeliest category" not in words and "unlike what" not in words
+
+
 def test_every_reason_of_a_call_has_its_words(tmp_path):
     """Reasons as the rules give them, none of them seen as such by a reader."""
     rules = Rules(calibration=CALIBRATION)
-    _, reasons = rules.contig_call(0.5, 0.0, 1, 0.9, 0.5)
-    assert reasons.count(",") == 3
+    _, reasons = rules.contig_call(0.5, 0.0, 1, 0.9, 0.5, 1.2)
+    assert reasons.count(",") == 4
     folder = change(write_sample(tmp_path, 1, calibrated=True), ambiguous_records=1, viral_records=0)
-    contigs_of(folder, call=lambda *_: "ambiguous", reason=lambda *_: reasons)
+    contigs_of(folder, call=lambda *_: "ambiguous", reason=lambda *_: reasons, distance=lambda *_: 1.2)
     words = words_of(folder)
     assert not any(reason in words for reason in reasons.split(","))
 

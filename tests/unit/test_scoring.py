@@ -33,7 +33,7 @@ def test_scores_are_pytorchs(tmp_path, width, hidden, rows, standardise):
     write_classifier(tmp_path / "c", model, ClassifierSpec("c", width, hidden))
     scorer, spec = load_scorer(tmp_path / "c")
     given = features.numpy().copy()
-    scores = scorer(given)
+    scores = scorer(given).scores
     assert scores.dtype == np.float32 and scores.shape == (rows, 2) and spec.width == width
     assert np.array_equal(given, features.numpy()), "what is given stays as it is"
     assert np.abs(scores - model.scores(features).numpy()).max() <= 1e-6
@@ -51,16 +51,16 @@ def test_scores_of_an_original_classifier(original):
     """In float32, PyTorch's own differ from exact ones by 1e-6, and by batch and number of threads as much."""
     model, scorer, features = original
     exact = deepcopy(model).double().scores(torch.from_numpy(features).double()).numpy()
-    assert np.abs(scorer(features) - exact).max() <= 3e-6
+    assert np.abs(scorer(features).scores - exact).max() <= 3e-6
 
 
 def test_scores_do_not_depend_on_the_batch(original):
     _, scorer, features = original
-    parts = np.concatenate([scorer(features[at : at + 7]) for at in range(0, len(features), 7)])
-    assert np.allclose(scorer(features), parts, atol=3e-6)
+    parts = np.concatenate([scorer(features[at : at + 7]).scores for at in range(0, len(features), 7)])
+    assert np.allclose(scorer(features).scores, parts, atol=3e-6)
 
 
 def test_extreme_logits_are_no_overflow(original):
     _, scorer, features = original
-    scores = scorer(features * np.float32(1e6))
+    scores = scorer(features * np.float32(1e6)).scores
     assert np.isfinite(scores).all() and np.allclose(scores.sum(axis=1), 1)

@@ -17,6 +17,7 @@ from virnucpro.calls.blocks import blocks
 from virnucpro.calls.rows import chunk_score, numbers
 from virnucpro.calls.tables import SortedRows, TablePaths
 from virnucpro.classifier.evidence import Calibration, Preset
+from virnucpro.classifier.scoring import Scores
 from virnucpro.errors import StorageError
 from virnucpro.result_tables import CONTIG_COLUMNS
 from virnucpro.sequences.frames import FRAME_NAMES
@@ -80,6 +81,7 @@ def test_contig_row(tmp_path):
         **{"mean_score": str(round((0.75 + third) / 2, 9)), "best_score": "0.75", "call": "viral"},
         **{"logit": "", "probability": "", "q_value": "", "reason": ""},
         **{"scored_share": "0.666666667", "low_complexity": "0.02", "gc": "0.25", "n_share": "0.01"},
+        **{"distance": "", "category": "", "category_probability": ""},
     }
     assert (rows[1]["chunks"], rows[1]["call"], rows[1]["mean_score"]) == ("0", "unscored", "")
     assert (rows[1]["reason"], rows[1]["scored_share"]) == ("no_scored_chunk", "0.0")
@@ -188,6 +190,97 @@ def test_fdr_and_its_edges(tmp_path):
     assert set(column(few.contigs, "reason")) == {"no_q_value"}
 
 
+# What contigs are like
+
+CATEGORIES = (("phage", True), ("plant virus", True), ("bacterium", False))
+
+
+def like(frames, partial, seed=0):
+    """Random log-probabilities and distances by id."""
+    random = np.random.default_rng(seed)
+    names = [frame[0] for frame in [*frames, *partial]]
+    return {
+        "categories": {name: np.log(random.dirichlet(np.ones(3))) for name in names},
+        "distances": dict(zip(names, random.uniform(0, 3, len(names)), strict=True)),
+    }
+
+
+def test_distance_is_the_mean_over_chunks_of_the_nearest_frame():
+    frames = [
+        ("a_chunk_1F1", *odds(0.5)),
+        ("a_chunk_1R1", *odds(0)),
+        ("a_chunk_2F2", *odds(0)),
+        ("b_chunk_1F1", *odds(9)),
+    ]
+    partial = [("a_chunk_3R3:1-90", *odds(0))]
+    far = {"a_chunk_1F1": 3, "a_chunk_1R1": 1, "a_chunk_2F2": 2, "a_chunk_3R3:1-90": 6, "b_chunk_1F1": 4.5}
+    given = {"likeness": {"distances": far}, "limit": 2.0, "calibration": calibration(contig=(0.0, 1.0, 0.0))}
+    with tempfile.TemporaryDirectory() as folder:
+        paths, _ = tables_of(Path(folder), [("a", 2000), ("b", 400), ("c", 20)], frames, partial=partial, **given)
+        a, b, c = read(paths.contigs)
+    assert (a["distance"], a["reason"]) == ("1.5", "between_thresholds,unusual"), "(1 + 2 + 6) / 3 / 2"
+    assert (b["distance"], b["call"], b["reason"]) == ("2.25", "viral", ""), "it changes no call"
+    assert (c["distance"], c["category"], c["category_probability"]) == ("", "", "")
+
+
+def test_a_distance_at_the_limit_is_usual(tmp_path):
+    given = {"likeness": {"distances": {"a_chunk_1F1": 2}}, "limit": 2.0, "calibration": calibration()}
+    paths, _ = tables_of(tmp_path, [("a", 400)], [("a_chunk_1F1", *odds(0))], **given)
+    assert read(paths.contigs)[0]["reason"] == "between_thresholds,few_chunks"
+
+
+@pytest.mark.parametrize(
+    ("logit", "rules", "call", "category", "probability"),
+    [
+        (9, {}, "viral", "plant virus", 0.3 / 0.5),
+        (-9, {}, "non-viral", "bacterium", 1),
+        (0, {}, "ambiguous", "bacterium", 0.5),
+        (9, {"fdr": 0.1}, "ambiguous", "bacterium", 0.5),
+        (9, {"fdr": 0.1, "threshold": 0.5}, "viral", "plant virus", 0.3 / 0.5),
+    ],
+)
+def test_the_category_fits_the_call(tmp_path, logit, rules, call, category, probability):
+    frames = [("a_chunk_1F1", *odds(logit)), ("a_chunk_2F1", *odds(logit))]
+    named = {"a_chunk_1F1": np.log([0.2, 0.3, 0.5]) + 1, "a_chunk_2F1": np.log([0.2, 0.3, 0.5]) - 1}
+    given = {
+        "likeness": {"categories": named},
+        "categories": CATEGORIES,
+        "calibration": calibration(contig=(0.0, 1.0, 0.0)),
+    }
+    paths, _ = tables_of(tmp_path, [("a", 900)], frames, **given, **rules)
+    (row,) = read(paths.contigs)
+    assert (row["call"], row["category"], row["distance"]) == (call, category, "")
+    assert float(row["category_probability"]) == pytest.approx(probability, abs=1e-5)
+
+
+def test_a_head_without_a_category_of_the_call_names_none(tmp_path):
+    given = {"likeness": {"categories": {"a_chunk_1F1": np.log([0.2, 0.3, 0.5])}}, "calibration": calibration()}
+    viral = tuple((name, True) for name, _ in CATEGORIES)
+    paths, _ = tables_of(tmp_path, [("a", 400)], [("a_chunk_1F1", *odds(-9))], categories=viral, **given)
+    (row,) = read(paths.contigs)
+    assert (row["call"], row["category"], row["category_probability"]) == ("non-viral", "", "")
+
+
+def test_fdr_names_unusual_contigs_and_their_category_among_all(tmp_path):
+    records, frames = many_contigs(40, 60)
+    given = {"likeness": like(frames, []), "categories": CATEGORIES, "limit": 1.5}
+    given |= {"calibration": calibration(contig=(0.0, 1.0, 0.0))}
+    for fdr, call, reasons in ((0.05, "viral", {""}), (0, "ambiguous", {"q_value", "q_value,unusual"})):
+        paths, _ = tables_of(tmp_path, records, frames, fdr=fdr, ending=str(fdr), **given)
+        rows = read(paths.contigs)[:40]
+        assert {row["call"] for row in rows} == {call} and {row["reason"] for row in rows} == reasons
+        names = {row["category"] for row in rows}
+        assert names == {"phage", "plant virus"} | ({"bacterium"} if call == "ambiguous" else set())
+
+
+def test_a_category_or_distance_that_is_not_finite_never_passes(tmp_path):
+    for field in ("categories", "distances"):
+        given = like(frames := [("a_chunk_1F1", 0.5)], [])
+        given[field]["a_chunk_1F1"] = given[field]["a_chunk_1F1"] * np.nan
+        with pytest.raises(StorageError, match="a_chunk_1F1: its score isn't a number"):
+            tables_of(tmp_path, [("a", 60)], frames, likeness=given, limit=1.0, categories=CATEGORIES)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite_never_pass(tmp_path, value):
     with pytest.raises(StorageError, match=r"b_chunk_1F1: its score isn't a number"):
@@ -251,7 +344,7 @@ class ManyFrames:
     def read(self, window):
         rows = range(window.start, window.stop)
         ids = [f"r_chunk_{3 * row + 1}F{self.rng.randint(1, 3)}" for row in rows]
-        return ids, np.full((len(ids), 2), 0.5, np.float32)
+        return ids, Scores(np.full((len(ids), 2), 0.5, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +379,8 @@ def test_tables_do_not_depend_on_the_blocks(tmp_path, batch, max_chunks):
     with_frames = {name[:-2] for name, _ in frames}
     chunks = (f"{record}_chunk_{n + 1}" for record, length in records for n in range(-(-length // 500)))
     partial = [(f"{chunk}R1:1-60", rng.random()) for chunk in chunks if chunk not in with_frames and rng.random() < 0.6]
-    given = {"partial": partial, "calibration": calibration()}
+    given = {"partial": partial, "calibration": calibration(), "likeness": like(frames, partial)}
+    given |= {"limit": 1.2, "categories": CATEGORIES}
     whole, counts = tables_of(tmp_path / "whole", records, frames, batch=10**6, **given)
     paths, again = tables_of(tmp_path / "blocks", records, frames, batch=batch, max_chunks=max_chunks, **given)
     assert counts.partial_chunks == len(partial)

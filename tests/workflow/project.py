@@ -10,17 +10,19 @@ from tests.workflow.conftest import Models, coding, fasta
 from tests.workflow.runner import Run, snakemake
 
 NONE = {"embed_dnabert_s": 0, "embed_esm2": 0}
+RECORDS = 6
+"""Of a sample: as few as make three shards of 24 frames, since every shard costs a run two jobs."""
 TABLES = ("predictions.tsv", "chunks.tsv", "contigs.tsv", "prediction_results.txt")
 
 
-def records(count: int = 12) -> dict[str, str]:
+def records(count: int = RECORDS) -> dict[str, str]:
     return {f"r{number}": coding(number, 1500) for number in range(count)}
 
 
 class Project:
     """A working directory with one sample, or its finished run."""
 
-    def __init__(self, folder: Path, models: Models, arguments: tuple[str, ...] = (), count: int = 12):
+    def __init__(self, folder: Path, models: Models, arguments: tuple[str, ...] = (), count: int = RECORDS):
         self.folder, self.models, self.arguments = folder, models, arguments
         self.fasta = folder / "input.fa"
         if not self.fasta.exists():

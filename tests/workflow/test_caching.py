@@ -21,7 +21,7 @@ def test_small_files_too(reference, tmp_path):
     assert project.run().computed == NONE
     assert project.run().nothing_to_do
     project.write({"inserted": coding(98, 900)} | records())
-    assert 1 <= sum(project.run(extra=EMBEDDINGS).computed.values()) <= 6
+    assert 1 <= sum(project.run(extra=EMBEDDINGS).computed.values()) <= 2
 
 
 def test_only_what_changed_is_computed(reference, tmp_path, tiny):
@@ -53,12 +53,12 @@ def test_only_what_changed_is_computed(reference, tmp_path, tiny):
     for content in (
         records() | {"appended": coding(99, 900)},
         {"inserted": coding(98, 900)} | records(),
-        {name: sequence for name, sequence in records().items() if name != "r5"},
+        {name: sequence for name, sequence in records().items() if name != "r3"},
     ):
         project.write(content)
         again = project.run(extra=EMBEDDINGS)
-        assert all(count <= 3 for count in again.computed.values()), again.computed
-        assert (sum(again.computed.values()) > 0) == ("r5" in content), "without one, all others' vectors are known"
+        assert all(count <= 1 for count in again.computed.values()), again.computed
+        assert (sum(again.computed.values()) > 0) == ("r3" in content), "without one, all others' vectors are known"
 
 
 def test_models_that_were_moved(reference, tmp_path):
@@ -70,10 +70,6 @@ def test_models_that_were_moved(reference, tmp_path):
     assert moved.run().computed == NONE
     assert moved.tables() == tables
     assert moved.run("esm_b").computed == {"embed_dnabert_s": 0, "embed_esm2": shards}
-    assert project.run().computed == NONE
-    assert project.tables() == tables
-    assert project.run("esm_a", "classifier_b").computed == NONE
-    assert project.tables()["prediction_results.txt"] != tables["prediction_results.txt"]
     assert project.run().computed == NONE
     assert project.tables() == tables
     assert project.run().nothing_to_do

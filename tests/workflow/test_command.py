@@ -57,6 +57,7 @@ def test_pipes_formats_and_dry_runs(tmp_path, tiny):
 @pytest.mark.ci
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, tiny):
     (tmp_path / "x.fa").write_text(fasta(records(1)))
+    tiny.prepare(tmp_path / "out")
     command = words(tiny, "x.fa", "--output=out", shard_frames=6)
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said, env=environment())
@@ -82,6 +83,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, tiny):
 def test_a_run_in_the_background_can_be_stopped_and_outlives_its_terminal(tmp_path, tiny, stop):
     """A script's ``&`` ignores SIGINT, which is also what stops Snakemake; ``nohup`` ignores SIGHUP."""
     (tmp_path / "x.fa").write_text(fasta(records(1)))
+    tiny.prepare(tmp_path / "out")
     command = shlex.join(words(tiny, "x.fa", "--output=out", shard_frames=6))
     shell = ["sh", "-c", f"trap '' INT HUP; exec {command}"]
     with open(tmp_path / "said", "w") as said:
@@ -170,6 +172,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, tiny):
 def test_a_killed_command_goes_on_once_its_snakemake_has_ended(tmp_path, tiny):
     """First everything of a run is killed, then the command alone, whose Snakemake goes on meanwhile."""
     (tmp_path / "x.fa").write_text(fasta(records(1)))
+    tiny.prepare(tmp_path / "out")
     command = words(tiny, "x.fa", "--output=out", shard_frames=6)
     with open(tmp_path / "said", "w") as said:
 

@@ -13,6 +13,7 @@ from tests.workflow.runner import command, environment, snakemake
 
 
 def test_kill_and_the_same_command_again(reference, tmp_path, tiny):
+    tiny.prepare(tmp_path / "results")
     project = Project(tmp_path, tiny)
     started = subprocess.Popen(
         command(config=project.config()), cwd=tmp_path, env=environment(), start_new_session=True,

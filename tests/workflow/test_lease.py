@@ -83,7 +83,7 @@ def wait_for(condition, seconds: float = 120) -> None:
 def test_two_workflows_on_two_gpus(tmp_path, tiny, two_gpus):
     projects = []
     for name, count in (("one", 3), ("two", 1)):
-        (tmp_path / name).mkdir()
+        tiny.prepare(tmp_path / name / "results")
         projects.append(GPUProject(tmp_path / name, tiny, count=count))
     one, two = projects
     killed = one.start()
@@ -108,7 +108,7 @@ def test_two_workflows_on_two_gpus(tmp_path, tiny, two_gpus):
 
 
 def test_without_a_gpu_for_the_jobs(tmp_path, tiny, two_gpus):
-    (tmp_path / "one").mkdir()
+    tiny.prepare(tmp_path / "one" / "results")
     project = GPUProject(tmp_path / "one", tiny, count=1)
     snakemake(project.folder, TARGET, "--resources", "gpu=0", config=project.settings()).ok()
     assert all(" on cpu, " in log and not LEASED.search(log) for log in project.logs())
@@ -121,7 +121,7 @@ def test_without_a_gpu_for_the_jobs(tmp_path, tiny, two_gpus):
 
 @pytest.mark.parametrize(("cores", "embedding"), [(2, 1), (8, 3), (32, 14), (64, 30)])
 def test_jobs_side_by_side_leave_cores_to_others(tmp_path, tiny, two_gpus, cores, embedding):
-    (tmp_path / "one").mkdir()
+    tiny.prepare(tmp_path / "one" / "results")
     project = GPUProject(tmp_path / "one", tiny, count=1)
     given = "--dry-run", "--cores", str(cores), "--resources", "gpu=2"
     run = snakemake(project.folder, "check", "results/s/contigs.tsv", *given, config=project.settings()).ok()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import h5py
@@ -40,6 +41,10 @@ def test_they_are_scored_beside_the_frames(tmp_path, tiny):
 
     assert run(partial_frames="true").computed == ONE, "only theirs"
     chunks = rows(tmp_path, "chunks.tsv")
+    partial = [row["kind"] for row in chunks].count("partial")
+    logs = [path.read_text() for path in (tmp_path / "results" / "logs").rglob("*.log")]
+    assert sum(f", {partial} partial frames, {partial} distinct" in log for log in logs) == 2, "a job per encoder"
+    assert any(re.search(rf"merged \d+ frames and {partial} partial frames from", log) for log in logs)
     kinds = {row["chunk_id"]: row["kind"] for row in chunks}
     assert list(kinds.values()).count("partial") > 5
     assert [row for row in chunks if row["kind"] == "frame"] == [row for row in before if row["kind"] == "frame"]

@@ -156,6 +156,7 @@ def test_a_sample_that_changes_comes_or_goes(pool):
 
 
 def test_an_embedding_job_that_is_killed_and_the_same_command_again(reference, tmp_path, tiny):
+    tiny.prepare(tmp_path / "results")
     pool = Pool(tmp_path, tiny, SAMPLES)
     with open(tmp_path / "said", "w") as said:
         started = subprocess.Popen(
@@ -204,6 +205,7 @@ def test_vectors_kept_with_each_sample(pool):
 
 
 def test_vectors_that_are_not_kept(reference, tmp_path, tiny):
+    tiny.prepare(tmp_path / "results")
     pool = Pool(tmp_path, tiny, SAMPLES)
     assert sum(pool.run(keep="none").computed.values()) == 2
     assert not list(pool.results.rglob("*.h5"))
@@ -285,6 +287,7 @@ def test_a_sample_that_is_refused_leaves_the_others(pool):
 
 
 def test_one_sample_of_many_runs_no_other_units_jobs(tmp_path, tiny):
+    tiny.prepare(tmp_path / "results")
     pool = Pool(tmp_path, tiny, {"large": records()} | {name: SAMPLES[name] for name in "abc"})
     small = pool.run(extra=("results/b/contigs.tsv",), shard_frames=24)
     assert re.findall(r"output: results/(\S+)/shards\n", small.text) == ["pooled/a"]

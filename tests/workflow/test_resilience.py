@@ -118,6 +118,7 @@ def test_kill_at_random_moments(tmp_path, tiny, kills):
 
 @pytest.mark.ci
 def test_what_an_orphan_finished_is_kept(tmp_path, tiny):
+    tiny.prepare(tmp_path / "results")
     project = Project(tmp_path, tiny, count=6)
     run = subprocess.Popen(
         command(config=project.config()), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL,

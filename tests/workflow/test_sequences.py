@@ -72,6 +72,7 @@ def test_names_survive_in_pandas_as_the_manual_reads_them(folder, monkeypatch):
         texts = {"record", "call", "chunk_id", "best_frame", "frame_id", "strand", "frame", "label"} | {
             "kind",
             "reason",
+            "category",
         }
         assert all((frame[key].dtype.kind in "if") != (key in texts) for key in frame.columns), frame.dtypes
 

@@ -24,13 +24,30 @@ def sequences(seed: int, count: int, codons: list[str]) -> dict[str, str]:
     return {f"s{seed}_{number}": "".join(rng.choice(codons, 200)) for number in range(count)}
 
 
+STOPS = "TTAATTAATTAA"
+"""A stop in each of the six frames."""
+
+
+def with_stops(sequence: str) -> str:
+    """The same with stops in the middle of its first 300 bases."""
+    return sequence[:140] + STOPS + sequence[140 + len(STOPS) :]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny) -> Path:
     """A folder in which `snakemake train` ran."""
     folder = tmp_path_factory.mktemp("train")
-    (folder / "viral.fa").write_text(fasta(sequences(1, 14, ["GCT", "GAA", "CTG"])))
-    (folder / "plain.fa").write_text(fasta(sequences(2, 14, ["AAA", "TTC", "ACA"])))
-    (folder / "labels.tsv").write_text("fasta\tlabel\tcategory\nviral.fa\tviral\tphage\nplain.fa\t0\tbacteria\n")
+    kinds = (
+        ("viral", 1, ["GCT", "GAA", "CTG"]),
+        ("plain", 2, ["AAA", "TTC", "ACA"]),
+        ("green", 5, ["ATG", "TGG", "CAT"]),
+    )
+    for name, seed, codons in kinds:
+        records = {record: with_stops(found) for record, found in sequences(seed, 25, codons).items()}
+        (folder / f"{name}.fa").write_text(fasta(records))
+    (folder / "labels.tsv").write_text(
+        "fasta\tlabel\tcategory\nviral.fa\tviral\tphage\nplain.fa\t0\tbacteria\ngreen.fa\t0\tplants\n"
+    )
     config = tiny.config() | {
         "classifier": "null",
         "shard_frames": 1000,
@@ -53,6 +70,11 @@ def test_train_makes_a_classifier_that_knows_its_encoders(trained, tiny):
     assert made["computed"]["protein"][0]["precision"] == "fp32" and made["run"]["configuration_sha256"]
     assert report["metrics"]["part"] == "test"
     assert report["metrics"]["auroc"] > 0.9
+    assert report["frames"]["train"]["viral"] and report["partial_frames"]["train"] == {"viral": 12, "non-viral": 24}
+    assert spec.partial_frames and spec.calibration["fitted_on"]["chunks"]["partial"] == 15
+    calibration = json.loads((trained / "results/training/calibration.json").read_text())
+    assert calibration["calibration"] == spec.calibration and calibration["held_out"]["contigs"]["auroc"] > 0.9
+    assert [each["name"] for each in spec.categories] == spec.reference["classes"] == ["phage", "bacteria", "plants"]
     parts = {
         row["genome"]: set() for row in csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t")
     }
@@ -62,7 +84,7 @@ def test_train_makes_a_classifier_that_knows_its_encoders(trained, tiny):
 
 
 def test_training_again_gives_the_same_file(trained, tiny, tmp_path):
-    first = (trained / "results/training/classifier.safetensors").read_bytes()
+    first = [(trained / "results/training" / name).read_bytes() for name in TARGETS["training"]]
     done = subprocess.run(
         [sys.executable, "-m", "virnucpro", "train", "labels.tsv", "--output", "results", "--cores", "2",
          *(f"--{key.replace('_', '-')}={value}" for key, value in tiny.config().items() if key not in ("classifier", "shard_frames")),
@@ -73,7 +95,10 @@ def test_training_again_gives_the_same_file(trained, tiny, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "computed" not in done.stderr, "the embeddings were there"
-    assert (trained / "results/training/classifier.safetensors").read_bytes() == first
+    made = [trained / "results/training" / name for name in TARGETS["training"]]
+    assert sorted(done.stdout.split()) == sorted(map(str, made))
+    different = [path.name for path, former in zip(made, first, strict=True) if path.read_bytes() != former]
+    assert different in ([], ["training.json", "calibration.json"]), "those name the run"
 
 
 def test_evaluate_measures_the_test_part(trained, tiny):
@@ -91,10 +116,23 @@ def test_evaluate_measures_the_test_part(trained, tiny):
     split = list(csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t"))
     records = sum(row["part"] == "test" for row in split)
     (made,) = read_provenance(trained / "results/evaluation/metrics.tsv")["predicted"]
-    assert made["classifier"]["name"] == "classifier" and sorted(made["samples"]) == ["plain", "viral"]
+    assert made["classifier"]["name"] == "classifier" and sorted(made["samples"]) == ["green", "plain", "viral"]
     assert made["computed"]["dna"][0]["precision"] == "fp32" and made["protein_encoder"]["name"] == "esm_a"
     contigs = next(row for row in rows if (row["level"], row["group"]) == ("contig", "all"))
     assert int(contigs["items"] if "items" in contigs else contigs["n"]) == records
+
+
+def test_predictions_have_all_that_training_made(trained):
+    """After the test above, which predicts."""
+    right = 0
+    for sample, category in (("viral", "phage"), ("plain", "bacteria"), ("green", "plants")):
+        with open(trained / "results" / sample / "contigs.tsv") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                assert (
+                    0 < float(row["probability"]) < 1 and 0 < float(row["distance"]) < 5 and row["category_probability"]
+                )
+                right += row["category"] == category
+    assert right > 50, "of 75"
 
 
 def test_the_command_evaluates_the_same(trained, tiny):
@@ -114,13 +152,10 @@ def test_the_command_evaluates_the_same(trained, tiny):
 
 def test_a_classifier_is_calibrated_and_used(trained, tiny, tmp_path):
     """By the command, on files of other sequences, of which a third have a stop in all frames of each chunk."""
-    stops = "TTAATTAATTAA"
     for name, seed, codons in (("phage", 3, ["GCT", "GAA", "CTG"]), ("host", 4, ["AAA", "TTC", "ACA"])):
         records = sequences(seed, 24, codons)
         for record in list(records)[::3]:
-            records[record] = "".join(
-                piece[:140] + stops + piece[152:] for piece in (records[record][:300], records[record][300:])
-            )
+            records[record] = with_stops(records[record][:300]) + with_stops(records[record][300:])
         (tmp_path / f"{name}.fa").write_text(fasta(records))
     (tmp_path / "labels.tsv").write_text("fasta\tlabel\tcategory\nphage.fa\tviral\tphage\nhost.fa\t0\thost\n")
     classifier = trained / "results/training/classifier.safetensors"
@@ -139,6 +174,7 @@ def test_a_classifier_is_calibrated_and_used(trained, tiny, tmp_path):
     assert whole["fitted_on"]["contigs"] == {"viral": 24, "non-viral": 24}
     assert whole["fitted_on"]["chunks"]["partial"] == 32 and whole["fitted_on"]["protein_encoder"]["name"] == "esm_a"
     assert whole["held_out"]["contigs"]["auroc"] > 0.9
+    assert whole["reference"] == spec.reference and spec.reference["classes"] == ["phage", "host"]
 
     config = options | {"classifier": "results/calibration/classifier.safetensors", "labels": "labels.tsv"}
     refused = snakemake(tmp_path, "calibrate", config=config)
@@ -146,7 +182,11 @@ def test_a_classifier_is_calibrated_and_used(trained, tiny, tmp_path):
     run = snakemake(tmp_path, "results/phage/contigs.tsv", config=config).ok()
     assert sum(run.computed.values()) == 0, "the vectors were there, those of partial frames, too"
     with open(tmp_path / "results/phage/contigs.tsv") as file:
-        assert all(float(row["probability"]) > 0.3 for row in csv.DictReader(file, delimiter="\t"))
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert all(float(row["probability"]) > 0.3 for row in rows)
+    assert np.mean([float(row["distance"]) <= 1 for row in rows]) > 0.9 and {row["category"] for row in rows} == {
+        "phage"
+    }
 
 
 @pytest.mark.parametrize(

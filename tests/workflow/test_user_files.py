@@ -66,6 +66,7 @@ def test_files_that_no_run_made(tmp_path, tiny):
 def test_what_the_command_wrote_is_its_own(tmp_path, tiny):
     """The same command, its own sheet and standard input again; an older version's sheet."""
     command = words(tiny, "s=-", "--output=out")
+    tiny.prepare(tmp_path / "out")
     for turn in range(2):
         status, said = run(tmp_path, command, SEQUENCES.encode())
         assert status == 0 and ("Nothing to be done" in said) == bool(turn), said
@@ -115,6 +116,8 @@ def test_an_older_input_that_snakemake_cannot_notice(tmp_path, tiny):
     for name in ("in", "other"):
         (tmp_path / f"{name}.tsv").write_text(f"sample\tfasta\n{name}\tin.fa\n")
     made = replace(1)
+    for output in ("other", "results"):
+        tiny.prepare(tmp_path / output)
     snakemake(tmp_path, config=tiny.config() | {"samples": "other.tsv", "output_dir": "other"}).ok()
     command = words(tiny, "in.fa", "--output=results")
     assert run(tmp_path, command)[0] == 0 and found("results") == made
@@ -138,6 +141,7 @@ def test_files_of_a_pattern_that_come_and_go(tmp_path, tiny):
         (tmp_path / f"in{number}.fa").write_text(fasta({f"r{number}": coding(number, 700)}))
     (tmp_path / "samples.tsv").write_text("sample\tfasta\ns\tin*.fa\n")
     config = tiny.config() | {"samples": "samples.tsv"}
+    tiny.prepare(tmp_path / "results")
 
     def found() -> list[str]:
         snakemake(tmp_path, config=config).ok()
@@ -152,6 +156,7 @@ def test_files_of_a_pattern_that_come_and_go(tmp_path, tiny):
 
 
 def test_an_input_of_the_future(tmp_path, tiny):
+    tiny.prepare(tmp_path / "results")
     project = Project(tmp_path, tiny, count=2)
     later = time.time() + 10_000
     os.utime(project.fasta, (later, later))

@@ -21,6 +21,7 @@ rule measure:
         runtime=lambda wildcards, attempt: attempt * 120,
     params:
         frames=SETTINGS.check_frames,
+        kinds=EMBEDDED,
         precision=SETTINGS.precision,
         vectors=SETTINGS.vectors,
         attention=SETTINGS.attention,

@@ -168,9 +168,12 @@ with user_errors():
 MODELS = {role: f"{folder}/model.safetensors" for role, folder in PREPARED.items()}
 CLASSIFIER = f"{OUT}/models/classifier/{SOURCES['classifier'].identifier}.safetensors"
 # The kinds of frames that are embedded, from the classifier that was given, or what was prepared of it if it's gone. One that
-# isn't there yet, or is the original's, isn't for partial frames.
-_specs = (spec_or_none(path) for path in (SOURCES["classifier"].path, CLASSIFIER) if not SETTINGS.training_data)
-EMBEDDED = KINDS if scores_partial(SETTINGS.partial_frames, next(filter(None, _specs), None)) else (FRAMES,)
+# isn't there yet, or is the original's, isn't for partial frames; one that is to be trained is.
+_specs = (spec_or_none(path) for path in (SOURCES["classifier"].path, CLASSIFIER))
+if SETTINGS.training_data:
+    EMBEDDED = (FRAMES,) if SETTINGS.partial_frames == "false" else KINDS
+else:
+    EMBEDDED = KINDS if scores_partial(SETTINGS.partial_frames, next(filter(None, _specs), None)) else (FRAMES,)
 # What the target `check` found, for the report; None where it wasn't made.
 CHECKED = Path(OUT, "check", "check.json").read_text() if Path(OUT, "check", "check.json").is_file() else None
 EMBED_ENVIRONMENT = "../../envs/cpu.yaml" if SETTINGS.device == "cpu" else "../../envs/gpu.yaml"

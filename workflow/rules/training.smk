@@ -7,11 +7,14 @@ if SETTINGS.training_data:
     rule train:
         input:
             embeddings=expand(f"{OUT}/{{sample}}/embeddings.h5", sample=SAMPLES),
+            shards=[f"{OUT}/{unit}/shards" for unit in UNITS],
             table=current([SETTINGS.training_data]),
         output:
             classifier=f"{OUT}/training/classifier.safetensors",
             report=f"{OUT}/training/training.json",
             split=f"{OUT}/training/split.tsv",
+            calibration=f"{OUT}/training/calibration.json",
+            presets=f"{OUT}/training/calibration.tsv",
         log:
             f"{OUT}/logs/train/train.log",
         benchmark:
@@ -27,6 +30,7 @@ if SETTINGS.training_data:
             identity=identity_of([SETTINGS.training_data]),
             options=SETTINGS.training,
             samples=list(SAMPLES),
+            shards={sample: f"{OUT}/{UNIT_OF[sample]}/shards" for sample in SAMPLES},
         script:
             "../scripts/train.py"
 
@@ -71,6 +75,7 @@ if CALIBRATES:
         input:
             chunks=expand(f"{OUT}/{{sample}}/chunks.tsv", sample=SAMPLES),
             contigs=expand(f"{OUT}/{{sample}}/contigs.tsv", sample=SAMPLES),
+            embeddings=expand(f"{OUT}/{{sample}}/embeddings.h5", sample=SAMPLES),
             classifier=CLASSIFIER,
             table=current([SETTINGS.labels]),
             split=current(filter(None, [SETTINGS.evaluate_split])),

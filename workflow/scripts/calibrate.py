@@ -1,4 +1,4 @@
-"""Predictions and labels → the classifier that made them, calibrated."""
+"""Predictions, vectors and labels → the classifier that made them, calibrated."""
 
 from pathlib import Path
 
@@ -13,6 +13,9 @@ with job(snakemake.log[0]):
         {name: Path(path).parent for name, path in zip(snakemake.params.samples, snakemake.input.contigs, strict=True)},
         Path(snakemake.input.classifier),
         Path(snakemake.output.classifier),
+        embeddings={
+            name: Path(path) for name, path in zip(snakemake.params.samples, snakemake.input.embeddings, strict=True)
+        },
         split=Path(snakemake.params.split) if snakemake.params.split else None,
         run=RunRecord(**snakemake.config["run"]),
     )

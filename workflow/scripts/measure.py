@@ -21,6 +21,7 @@ with job(snakemake.log[0]):
             Path(snakemake.output.json).parent,
             settings,
             frames=snakemake.params.frames,
+            kinds=snakemake.params.kinds,
             published=Path(snakemake.input.published[0]) if snakemake.input.published else None,
             threads=snakemake.threads,
             run=run,

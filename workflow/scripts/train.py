@@ -12,6 +12,7 @@ with job(snakemake.log[0]):
     train_from_table(
         Path(snakemake.params.table),
         dict(zip(snakemake.params.samples, map(Path, snakemake.input.embeddings), strict=True)),
+        {name: Path(folder) for name, folder in snakemake.params.shards.items()},
         Path(snakemake.output.classifier),
         TrainOptions(**snakemake.params.options),
         threads=snakemake.threads,

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from virnucpro.calls.blocks import Block, misplaced
+from virnucpro.calls.likeness import FrameTotals, Likeness, Totals
 from virnucpro.calls.rules import Rules
+from virnucpro.classifier.scoring import Scores
 from virnucpro.classifier.spec import CLASSES
 from virnucpro.errors import StorageError
 from virnucpro.result_tables import AMBIGUOUS, FRAME, NO_FRAME, NO_STRETCH, NON_VIRAL, PARTIAL, UNSCORED, VIRAL
@@ -27,6 +29,8 @@ beside it. Two float32 scores that differ give chunk scores at least 1.4e-8 from
 LOGIT_DECIMALS, PROBABILITY_DECIMALS = 4, 6
 Q_VALUE = "\0"
 """Stands in a contig's row for its q-value, which follows from all contigs."""
+ALTERNATIVE = "\1"
+"""In the row of a viral contig whose q-value may make it ambiguous: the category, this, and the category it has then."""
 
 _FRAME_INDEX = {name: index for index, name in enumerate(FRAME_NAMES)}
 _STRAND = {"F": "+", "R": "-"}
@@ -68,6 +72,7 @@ class Part(NamedTuple):
     chunks: int  # of the whole contig
     scored: list[Scored]  # in this block
     ends: bool  # whether the contig's last chunk is among the block's
+    totals: Totals | None = None  # of the block's frames of it; known when the block is finished
 
 
 @dataclass
@@ -105,33 +110,41 @@ class Contig:
             self.evidence += logit
             self.best = max(self.best, score)
 
-    def row(self, counts: Counts) -> tuple[str, float | None]:
-        """The row of contigs.tsv, which is counted, and the contig's logit, if it has one."""
+    def row(self, counts: Counts, likeness: Likeness, index: int = 0) -> tuple[str, float | None]:
+        """The row of contigs.tsv, which is counted, and the contig's logit, if it has one; ``likeness`` has its at ``index``."""
         counts.records += 1
         record, rules = self.record, self.rules
         place = f"{record.id}\t{record.length}\t{self.chunks}\t{self.scored}\t{self.viral}"
         share = round(self.scored / self.chunks, SCORE_DECIMALS) if self.chunks else 0.0
-        end = f"{share}\t{record.low_complexity}\t{record.gc}\t{record.n_share}\n"
+        end = f"{share}\t{record.low_complexity}\t{record.gc}\t{record.n_share}"
         if why := rules.unscored(record.length, self.scored):
             counts.unscored_records += 1
-            return f"{place}\t\t\t\t{UNSCORED}\t\t\t\t{why}\t{end}", None
+            return f"{place}\t\t\t\t{UNSCORED}\t\t\t\t{why}\t{end}\t\t\t\n", None
         mean = round(self.total / self.scored, SCORE_DECIMALS)
         logit = None
         if rules.calibration is not None:
             logit = round(float(rules.calibration.contig_logit(self.evidence, self.scored)), LOGIT_DECIMALS)
-        call, reason = rules.contig_call(mean, logit, self.scored, record.low_complexity, record.n_share)
+        distance = likeness.distances[index] if likeness.distances else None
+        call, reason = rules.contig_call(mean, logit, self.scored, record.low_complexity, record.n_share, distance)
+        category, likely = likeness.category(index, call)
+        if call == VIRAL and rules.fdr is not None and not rules.by_threshold:
+            category, likely = map(
+                ALTERNATIVE.join, zip((category, likely), likeness.category(index, AMBIGUOUS), strict=True)
+            )
         counts.viral_records += call == VIRAL
         counts.ambiguous_records += call == AMBIGUOUS
         said = (
             "\t\t" if logit is None else f"{logit}\t{round(rules.probability(logit), PROBABILITY_DECIMALS)}\t{Q_VALUE}"
         )
         share_viral = round(self.viral / self.scored, SCORE_DECIMALS)
+        end += f"\t{'' if distance is None else distance}\t{category}\t{likely}\n"
         return f"{place}\t{share_viral}\t{mean}\t{self.best}\t{call}\t{said}\t{reason}\t{end}", logit
 
 
 class _Partial(NamedTuple):
-    """The partial frame of a chunk: first and last base in the chunk, scores."""
+    """The partial frame of a chunk: its place among the block's, first and last base in the chunk, scores."""
 
+    row: int
     frame: str
     first: int
     last: int
@@ -161,18 +174,20 @@ class BlockRows:
         self._results: list[str] = []
         self._chunk_rows: list[str] = []
         self._chunk_scores: list[str] = []
-        self._contigs: list[str] = []
+        self._contigs: list[Contig | None] = []  # None: in another block, too
+        self._totals = FrameTotals(rules)
         self._tables = BlockTables()
         self._chunks_to_fill = self._walk()
         self._chunk = next(self._chunks_to_fill, None)
 
-    def add(self, ids: Sequence[str], scores: np.ndarray) -> None:
-        """Add the next frames: n ids, in the order of chunks and of F1 … R3, and (n, 2) float32 softmax scores.
+    def add(self, ids: Sequence[str], found: Scores) -> None:
+        """Add the next frames: n ids, in the order of chunks and of F1 … R3, and their scores.
 
         Raises StorageError if a score isn't finite, or a frame is out of order or belongs to no chunk.
         """
-        _check(ids, scores)
-        others, virus = scores[:, 0], scores[:, 1]
+        _check(ids, found)
+        self._totals.add(found)
+        others, virus = found.scores[:, 0], found.scores[:, 1]
         argmax, threshold = virus > others, self._rules.score_threshold
         calls = argmax if threshold == 0.5 else virus > np.float32(threshold)
         columns = (others.tolist(), virus.tolist(), numbers(others), numbers(virus), argmax.tolist(), calls.tolist())
@@ -197,13 +212,15 @@ class BlockRows:
         self._tables.counts.frames += len(ids)
         self._tables.counts.virus_frames += int(calls.sum())
 
-    def add_partial(self, ids: Sequence[str], scores: np.ndarray) -> None:
-        """Add partial frames of the block, before all others: n ids and (n, 2) float32 softmax scores."""
-        _check(ids, scores)
-        for identifier, (others, virus) in zip(ids, scores.tolist(), strict=True):
+    def add_partial(self, ids: Sequence[str], found: Scores) -> None:
+        """Add partial frames of the block, before all others: n ids and their scores."""
+        _check(ids, found)
+        first_row = self._totals.add_partial(found)
+        rows = enumerate(zip(ids, found.scores.tolist(), strict=True), first_row)
+        for row, (identifier, (others, virus)) in rows:
             frame, _, span = identifier.rpartition(":")
             first, _, last = span.partition("-")
-            self._partial[frame[:-2]] = _Partial(frame[-2:], int(first), int(last), others, virus)
+            self._partial[frame[:-2]] = _Partial(row, frame[-2:], int(first), int(last), others, virus)
 
     def finish(self) -> BlockTables:
         """All rows, those that follow the last frame included.
@@ -217,10 +234,26 @@ class BlockRows:
         tables = self._tables
         tables.predictions, tables.results, tables.chunks, tables.chunk_scores, tables.contigs = (
             "".join(rows).encode()
-            for rows in (self._predictions, self._results, self._chunk_rows, self._chunk_scores, self._contigs)
+            for rows in (*(self._predictions, self._results, self._chunk_rows, self._chunk_scores), self._contig_rows())
         )
         tables.highest.sort()
         return tables
+
+    def _contig_rows(self) -> Iterator[str]:
+        """The rows of contigs that are in this block alone; the others' parts get their totals."""
+        tables, totals = self._tables, self._totals.totals()
+        likeness = Likeness(totals, self._rules)
+        for index, contig in enumerate(self._contigs):
+            if contig is None:
+                continue
+            row, logit = contig.row(tables.counts, likeness, index)
+            if logit is not None:
+                tables.logits.append(logit)
+            yield row
+        if tables.opening:
+            tables.opening = tables.opening._replace(totals=totals.of(0))
+        if tables.closing:
+            tables.closing = tables.closing._replace(totals=totals.of(len(self._contigs) - 1))
 
     def _chunk_of(self, identifier: str) -> _Chunk:
         """The chunk of a frame, after closing all chunks before it."""
@@ -249,6 +282,8 @@ class BlockRows:
                 if (found := self._close(chunk)) is not None:
                     scored.append(found)
             ends = index < last or block.complete
+            self._totals.end_contig()
+            contig = None
             if first:
                 self._tables.opening = Part(record, chunks, scored, ends)
             elif not ends:
@@ -256,10 +291,7 @@ class BlockRows:
             else:
                 contig = Contig(record, chunks, rules)
                 contig.add(scored)
-                row, logit = contig.row(self._tables.counts)
-                self._contigs.append(row)
-                if logit is not None:
-                    self._tables.logits.append(logit)
+            self._contigs.append(contig)
 
     def _close(self, chunk: _Chunk) -> Scored | None:
         """Add a chunk's row, now that it has all its frames."""
@@ -268,6 +300,7 @@ class BlockRows:
         counts.chunks += 1
         if chunk.frames:
             kind, part, share = FRAME, "\t", None
+            self._totals.end_chunk(chunk.frames)
             frame, others, virus = chunk.best_frame, chunk.others, chunk.virus
             self._tables.highest.append((chunk.id, virus >= others))
             self._chunk_scores.append(f"{chunk.id}\t{np.float32(others)!s}\t{np.float32(virus)!s}\n")
@@ -276,6 +309,7 @@ class BlockRows:
             share = (partial.last - partial.first + 1) / chunk.length
             frame, others, virus = partial.frame, partial.others, partial.virus
             counts.partial_chunks += 1
+            self._totals.end_partial(partial.row)
         else:
             self._chunk_rows.append(f"{place}\t\t\t{UNSCORED}\t\t\t\t\t\t\t\t{self._why_unscored}\n")
             return None
@@ -291,11 +325,16 @@ class BlockRows:
         return Scored(score, logit, viral)
 
 
-def _check(ids: Sequence[str], scores: np.ndarray) -> None:
+def _check(ids: Sequence[str], found: Scores) -> None:
     """Refuse scores of another form, or that aren't finite."""
+    scores = found.scores
     if scores.dtype != np.float32 or scores.shape != (len(ids), 2):
         raise ValueError(f"expected {len(ids)} float32 rows of 2, got {scores.dtype} {scores.shape}")
     finite = np.isfinite(scores).all(axis=1)
+    if found.categories is not None:
+        finite &= np.isfinite(found.categories).all(axis=1)
+    if found.distances is not None:
+        finite &= np.isfinite(found.distances)
     if not finite.all():
         worst = ids[int(np.argmin(finite))]
         raise StorageError(f"{worst}: its score isn't a number. Delete the embeddings and run again.")

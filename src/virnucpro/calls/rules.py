@@ -18,7 +18,15 @@ FEW_CHUNKS = 2
 MANY_OTHERS = 0.1
 """So large a share of letters other than A, C, G and T is, too."""
 
+UNUSUAL = "unusual"
+"""The reason of an ambiguous contig that is unlike the training data."""
+
 _SMALLEST = math.exp(-ODDS_LIMIT)
+
+
+def is_unusual(distance: float | None) -> bool:
+    """Whether a contig of this distance (as a share of the limit; None: unknown) is unlike the training data."""
+    return distance is not None and distance > 1
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Rules:
         prior: share of viral sequences that probabilities assume.
         min_length, min_chunks: contigs with fewer bases or scored chunks are unscored.
         calibration: the classifier's; None if its file has none.
+        limit: the distance of its reference above which a contig is unlike the training data; None if its file has none.
+        categories: name of each output of its category head, and whether it is viral; none if its file has none.
     """
 
     chunk_length: int = 500
@@ -44,6 +54,8 @@ class Rules:
     min_length: int = 0
     min_chunks: int = 1
     calibration: Calibration | None = None
+    limit: float | None = None
+    categories: tuple[tuple[str, bool], ...] = ()
 
     @property
     def by_threshold(self) -> bool:
@@ -97,9 +109,18 @@ class Rules:
         return "few_chunks" if scored < self.min_chunks else ""
 
     def contig_call(
-        self, mean: float, logit: float | None, scored: int, low_complexity: float, n_share: float
+        self,
+        mean: float,
+        logit: float | None,
+        scored: int,
+        low_complexity: float,
+        n_share: float,
+        distance: float | None = None,
     ) -> tuple[str, str]:
-        """Call, and the reasons if it is ambiguous; ``logit`` is the contig's (unused where the threshold decides)."""
+        """Call, and the reasons if it is ambiguous; ``logit`` is the contig's (unused where the threshold decides).
+
+        ``distance`` is that from the training data, as a share of the limit; None if it isn't known. It changes no call.
+        """
         if self.by_threshold or logit is None:
             return (VIRAL if mean >= self.score_threshold else NON_VIRAL), ""
         found, repetitive = call(logit, self.thresholds), low_complexity >= LOW_COMPLEXITY
@@ -110,5 +131,6 @@ class Rules:
             "low_complexity": repetitive,
             "few_chunks": scored <= FEW_CHUNKS,
             "many_n": n_share >= MANY_OTHERS,
+            UNUSUAL: is_unusual(distance),
         }
         return AMBIGUOUS, ",".join(reason for reason, holds in reasons.items() if holds)

@@ -11,7 +11,7 @@ import numpy as np
 from virnucpro.calls.blocks import Block
 from virnucpro.calls.rows import BlockRows, BlockTables
 from virnucpro.calls.rules import Rules
-from virnucpro.classifier.scoring import load_scorer
+from virnucpro.classifier.scoring import Scores, load_scorer
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.errors import StorageError
 from virnucpro.sequences.shards import FRAMES, KINDS, PARTIAL
@@ -28,14 +28,19 @@ class ScoreBlock:
     Args:
         merged: ``embeddings.h5``.
         classifier: a classifier's file that fits.
-        rules: of the calls; the calibration is taken from the classifier's file.
+        rules: of the calls; calibration, limit and categories are taken from the classifier's file.
     """
 
     def __init__(self, merged: Path, classifier: Path, rules: Rules) -> None:
         self._given = (merged, classifier, rules)
         self._embeddings = {kind: MergedEmbeddings(merged, kind) for kind in KINDS}
         self._scorer, self.spec = load_scorer(classifier)
-        self.rules = replace(rules, calibration=self.spec.read_calibration(classifier))
+        self.rules = replace(
+            rules,
+            calibration=self.spec.read_calibration(classifier),
+            limit=self._scorer.reference.limit if self._scorer.reference else None,
+            categories=tuple((each["name"], each["viral"]) for each in self.spec.categories or ()),
+        )
 
     def __reduce__(self) -> tuple[type[ScoreBlock], tuple[Path, Path, Rules]]:
         return ScoreBlock, self._given  # another process opens the files itself
@@ -49,8 +54,8 @@ class ScoreBlock:
             rows.add(ids, scores)
         return rows.finish()
 
-    def scores(self, kind: str, rows: slice) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Ids and (n, 2) float32 softmax scores (others, virus) of n rows at a time, in order.
+    def scores(self, kind: str, rows: slice) -> Iterator[tuple[list[str], Scores]]:
+        """Ids and scores of n rows at a time, in order.
 
         Raises:
             StorageError: a value isn't finite; names its frame.

@@ -14,8 +14,9 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from virnucpro.calls.rows import PROBABILITY_DECIMALS, Q_VALUE, BlockTables, Contig, Counts, Part
-from virnucpro.calls.rules import Rules
+from virnucpro.calls.likeness import Likeness, Totals
+from virnucpro.calls.rows import ALTERNATIVE, PROBABILITY_DECIMALS, Q_VALUE, BlockTables, Contig, Counts, Part
+from virnucpro.calls.rules import UNUSUAL, Rules, is_unusual
 from virnucpro.classifier.evidence import Prevalence, estimate_prevalence, q_values
 from virnucpro.io import atomic_file
 from virnucpro.result_tables import (
@@ -27,7 +28,7 @@ from virnucpro.result_tables import (
     VIRAL,
 )
 
-_CALL, _REASON = (CONTIG_COLUMNS.index(name) for name in ("call", "reason"))
+_CALL, _REASON, _DISTANCE, _CATEGORY = map(CONTIG_COLUMNS.index, ("call", "reason", "distance", "category"))
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Tables:
         self._paths, self._rules = paths, rules
         self._logits = array("d")  # of the contigs that have one, in order
         self._contig: Contig | None = None  # the one that the last block didn't end
+        self._totals: Totals | None = None  # its
         self._stack = ExitStack()
 
     def __enter__(self) -> Tables:
@@ -112,10 +114,12 @@ class Tables:
 
     def _add_part(self, part: Part) -> None:
         if self._contig is None:
-            self._contig = Contig(part.record, part.chunks, self._rules)
+            self._contig, self._totals = Contig(part.record, part.chunks, self._rules), None
         self._contig.add(part.scored)
+        assert part.totals
+        self._totals = self._totals.plus(part.totals) if self._totals else part.totals
         if part.ends:
-            row, logit = self._contig.row(self.counts)
+            row, logit = self._contig.row(self.counts, Likeness(self._totals, self._rules))
             self._drafts.write(row.encode())
             if logit is not None:
                 self._logits.append(logit)
@@ -140,12 +144,18 @@ class Tables:
         rules = self._rules
         if rules.fdr is None or rules.by_threshold:
             return line.replace(mark, text)
-        cells = line.split(b"\t")
-        if cells[_CALL] == VIRAL.encode() and (not rules.fdr or value is None or value > rules.fdr):
-            cells[_CALL], cells[_REASON] = AMBIGUOUS.encode(), b"q_value" if text else b"no_q_value"
+        cells = line.rstrip(b"\n").split(b"\t")
+        if cells[_CALL] != VIRAL.encode():
+            return line.replace(mark, text)
+        lowered = not rules.fdr or value is None or value > rules.fdr
+        if lowered:
+            reasons = ["q_value" if text else "no_q_value"]
+            reasons += [UNUSUAL] if is_unusual(float(cells[_DISTANCE] or 0)) else []
+            cells[_CALL], cells[_REASON] = AMBIGUOUS.encode(), ",".join(reasons).encode()
             self.counts.viral_records -= 1
             self.counts.ambiguous_records += 1
-        return b"\t".join(cells).replace(mark, text)
+        cells[_CATEGORY:] = [cell.partition(ALTERNATIVE.encode())[2 * lowered] for cell in cells[_CATEGORY:]]
+        return b"\t".join(cells).replace(mark, text) + b"\n"
 
 
 class SortedRows:

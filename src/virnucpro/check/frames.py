@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from virnucpro.errors import InputError
-from virnucpro.sequences.split import read_manifest, read_shard
+from virnucpro.sequences.shards import FRAMES, PARTIAL
+from virnucpro.sequences.split import read_manifest, read_shard, shard_folder, shards_of_kind
 
 SHARDS = 10
 """The user's frames come from at most so many shards."""
@@ -24,28 +25,36 @@ class Frames:
 
     ids: list[str]
     sequences: dict[str, list[bytes]]  # "dna", "protein"
+    partial: int = 0  # how many of them, at the end, are partial frames
 
 
-def sample_frames(folders: Sequence[Path], count: int) -> Frames:
+def sample_frames(folders: Sequence[Path], count: int, kinds: Sequence[str] = (FRAMES,)) -> Frames:
     """About ``count`` frames (all if there are fewer), evenly spaced over some of the shards of these folders.
 
-    Raises InputError if there is none.
+    ``kinds`` are those of frames that are scored, ``frames`` and ``partial``. Raises InputError if there is none.
     """
+    manifests = {folder: read_manifest(folder) for folder in folders}
     shards = [
-        folder / shard["sha"] for folder in folders for shard in read_manifest(folder)["shards"] if shard["frames"]
+        (shard_folder(folder, kind) / shard["sha"], kind)
+        for kind in kinds
+        for folder, manifest in manifests.items()
+        for shard in shards_of_kind(manifest, kind)
+        if shard["frames"]
     ]
     if not shards:
-        raise InputError("The samples hold no stop-free frame to compare. Give sequences that have some.")
+        wanted = "stop-free or partial frame" if PARTIAL in kinds else "stop-free frame"
+        raise InputError(f"The samples hold no {wanted} to compare. Give sequences that have some.")
     chosen = [shards[at] for at in _spaced(len(shards), SHARDS)]
-    found = Frames([], {kind: [] for kind in KINDS})
-    for path in chosen:
+    found, partial = Frames([], {kind: [] for kind in KINDS}), 0
+    for path, kind in chosen:
         ids, dna = read_shard(path.with_suffix(".fna"))
         protein = read_shard(path.with_suffix(".faa"))[1]
         for at in _spaced(len(ids), -(-count // len(chosen))):
             found.ids.append(ids[at])
             found.sequences["dna"].append(dna[at])
             found.sequences["protein"].append(protein[at])
-    return found
+            partial += kind == PARTIAL
+    return replace(found, partial=partial)
 
 
 def read_published(path: Path, widths: Sequence[int]) -> tuple[Frames, dict[str, np.ndarray]]:

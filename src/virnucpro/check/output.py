@@ -37,8 +37,11 @@ def table(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         cells = [format(row[name], spec) if name in row else "" for name, spec in _COLUMNS.items()]
         lines.append(["*" * row["chosen"], *cells, "passed" if row["passed"] else "FAILED"])
+    frames = f"{result['frames']} frames"
+    if result["partial_frames"]:
+        frames += f" and {result['partial_frames']} partial frames"
     about = [
-        f"{result['frames']} frames on {result['device']}: {'PASSED' if result['passed'] else 'FAILED'}",
+        f"{frames} on {result['device']}: {'PASSED' if result['passed'] else 'FAILED'}",
         "*: the chosen way of computing, which decides. The worst frame counts; rel_L2_rest leaves out outlier"
         " dimensions.",
         "Gates for rel_L2_rest (score_change): "

@@ -25,6 +25,7 @@ from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import ConfigError
 from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord
+from virnucpro.sequences.shards import FRAMES
 from virnucpro.settings.options import Settings
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def measure(
     settings: Settings,
     *,
     frames: int = 200,
+    kinds: Sequence[str] = (FRAMES,),
     published: Path | None = None,
     threads: int = 1,
     run: RunRecord | None = None,
@@ -75,6 +77,7 @@ def measure(
         output: the files appear here, also if a gate is exceeded; see ``output.refuse_failed``.
         settings: the chosen way of computing.
         frames: how many of the samples' frames to compare.
+        kinds: the kinds of frames that are scored, ``frames`` and ``partial``.
         published: vectors to compare with as well; see ``read_published``.
         threads: CPU threads.
         run: kept with the result.
@@ -88,7 +91,7 @@ def measure(
     scorer, about = load_classifier(classifier)
     setup = Setup(models, specs, scorer, settings, device)
     rest: list[str] = []
-    own, vectors, against = sample_frames(shards, frames), {}, {}
+    own, vectors, against = sample_frames(shards, frames, kinds), {}, {}
     for role, model in models.items():
         vectors[role], against[role] = reference_vectors(model, own.ids, own.sequences[role], device)
     compared = _compare(setup, own, vectors, against, rest)
@@ -100,7 +103,8 @@ def measure(
     result = {
         "passed": all(row["passed"] for row in rows if row["chosen"]),
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
-        "frames": len(own.ids),
+        "frames": len(own.ids) - own.partial,
+        "partial_frames": own.partial,
         "rows": rows,
         "not_available": rest,
         "gates": {name: asdict(precision.gate) for name, precision in PRECISIONS.items()},

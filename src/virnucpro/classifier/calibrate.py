@@ -1,6 +1,6 @@
-"""Tables of labelled samples and a classifier's file → the same classifier with a calibration. No weight changes.
+"""Tables and embeddings of labelled samples and a classifier's file → the same classifier with calibration and reference.
 
-``calibrating`` fits; this reads what it is fitted on, and writes what comes out.
+No weight changes. ``calibrating`` and ``referencing`` fit; this reads what the former is fitted on, and writes what comes out.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from virnucpro import __version__
 from virnucpro.classifier.calibrating import PREVALENCES, Development, fit_calibration, hold_out
 from virnucpro.classifier.evidence import Calibration, chunk_odds
 from virnucpro.classifier.labels import Labelled, labelled_samples, read_test_part
+from virnucpro.classifier.reference import is_reference
+from virnucpro.classifier.referencing import FittedReference, reference_of_samples
 from virnucpro.classifier.spec import ClassifierSpec, read_classifier
 from virnucpro.classifier.weighted import auroc, calibration_error, group_weights
 from virnucpro.errors import InputError
@@ -47,6 +49,7 @@ def calibrate_from_table(
     classifier: str | Path,
     output: str | Path,
     split: str | Path | None = None,
+    embeddings: Mapping[str, Path] | None = None,
     run: RunRecord | None = None,
 ) -> ClassifierSpec:
     """Calibrate a classifier on its own tables of labelled samples, and write all files; see ``write_calibrated``.
@@ -57,6 +60,7 @@ def calibrate_from_table(
         classifier: a classifier's file.
         output: the file to make.
         split: ``split.tsv`` of a training: only its test part is looked at.
+        embeddings: sample name → its ``embeddings.h5``, for the reference; None: the classifier keeps the one it has, if any.
         run: kept in the JSON.
 
     Raises:
@@ -71,10 +75,25 @@ def calibrate_from_table(
     try:
         data = read_development(samples, only)
         calibration = fit_calibration(data, about)
+        reference = None
+        if embeddings is not None:
+            reference = reference_of_samples(embeddings, contig_numbers(samples, only), data, spec.width)
     except InputError as error:
         raise InputError(f"{table}: {error}") from None
     record = {"run": (run or RunRecord()).as_dict(), "predicted": found}
-    return write_calibrated(output, classifier, spec, calibration, data, record)
+    return write_calibrated(output, classifier, spec, calibration, data, record, reference)
+
+
+def contig_numbers(
+    samples: Sequence[Labelled], only: Collection[tuple[str, str]] | None = None
+) -> dict[tuple[str, str], int]:
+    """(sample, record) → the number of the contig in what ``read_development`` gives for the same arguments."""
+    numbers: dict[tuple[str, str], int] = {}
+    for sample in samples:
+        for record, _ in read_rows(sample.folder / "contigs.tsv", CONTIG_COLUMNS, ("record", "length")):
+            if only is None or (sample.name, record) in only:
+                numbers[sample.name, record] = len(numbers)
+    return numbers
 
 
 def read_development(samples: Sequence[Labelled], only: Collection[tuple[str, str]] | None = None) -> Development:
@@ -141,31 +160,59 @@ def write_calibrated(
     calibration: Calibration,
     data: Development,
     record: Mapping[str, Any],
+    reference: FittedReference | None = None,
 ) -> ClassifierSpec:
     """Write a calibrated copy of a classifier's file, and ``calibration.json`` and ``calibration.tsv`` beside it.
 
     Weights, their digest and the name stay. The copy is for partial frames if the data had any, since only then they are
-    calibrated. ``record`` is kept in the JSON, with figures of held-out groups.
+    calibrated. ``record`` is kept in the JSON, with figures of held-out groups. A ``reference`` takes the place of the file's.
 
     Returns the copy's specification.
     """
     output = Path(output)
     spec = replace(spec, calibration=calibration.to_dict(), partial_frames=bool(data.partial.any()))
+    tensors = dict(stored_tensors(classifier))
+    if reference:
+        tensors = {name: value for name, value in tensors.items() if not is_reference(name)}
+        tensors |= reference.reference.tensors()
+        spec = replace(spec, reference=reference.described())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_figures(output.parent, spec, calibration, data, record)
+    write_model(output, spec, tensors)
+    return spec
+
+
+def write_figures(
+    folder: Path, spec: ClassifierSpec, calibration: Calibration, data: Development, record: Mapping[str, Any]
+) -> None:
+    """Write ``calibration.json`` and ``calibration.tsv`` of a calibrated classifier, with figures of held-out groups."""
     whole = {
         **record,
-        "classifier": {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256},
-        "partial_frames": spec.partial_frames,
+        **_identity(spec),
         "fitted_on": calibration.fitted_on,
         "held_out": _figures(data),
         "calibration": spec.calibration,
+        "reference": spec.reference,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(output.with_name("calibration.json")) as temporary:
-        temporary.write_text(json.dumps(whole, indent=2) + "\n")
-    write_table(output.with_name("calibration.tsv"), PRESET_COLUMNS, _preset_rows(calibration))
-    write_model(output, spec, dict(stored_tensors(classifier)))
+    _write(folder, whole, _preset_rows(calibration))
     logger.info("calibrated %s; contigs held out: %s", spec.name, whole["held_out"]["contigs"])
-    return spec
+
+
+def write_reason(folder: Path, spec: ClassifierSpec, reason: str, record: Mapping[str, Any]) -> None:
+    """Write the same two files of a classifier that couldn't be calibrated: why, and a table without rows."""
+    whole = {**record, **_identity(spec), "calibration": None, "reason": reason, "reference": spec.reference}
+    _write(folder, whole, ())
+
+
+def _write(folder: Path, whole: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    with atomic_file(folder / "calibration.json") as temporary:
+        temporary.write_text(json.dumps(whole, indent=2) + "\n")
+    write_table(folder / "calibration.tsv", PRESET_COLUMNS, rows)
+
+
+def _identity(spec: ClassifierSpec) -> dict[str, Any]:
+    known = {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256}
+    return {"classifier": known, "partial_frames": spec.partial_frames}
 
 
 def _share(start: int, end: int, part_start: int, part_end: int) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from virnucpro.classifier.evidence import PRESETS, Calibration, Preset
+from virnucpro.classifier.evidence import MISSED, PRESETS, Calibration, Preset
 from virnucpro.classifier.weighted import group_weights, reliability, thresholds
 from virnucpro.errors import InputError
 from virnucpro.result_tables import NON_VIRAL, VIRAL
@@ -121,7 +121,7 @@ def fit_calibration(data: Development, about: Mapping[str, Any] | None = None) -
     logits = contig[0] + contig[1] * _evidence(data, chunk, k)[scored]
     presets = {}
     for name, share in PRESETS.items():
-        high, low = thresholds(viral, logits, weights, share)
+        high, low = thresholds(viral, logits, weights, share, MISSED)
         honest = _measure_held_out(data, held_out, share)
         presets[name] = Preset(high, low, measure(viral, logits, group, weights, high, low) | {"held_out": honest})
     chunks = data.chunks
@@ -180,7 +180,7 @@ def measure(
 def _choose(data: Development) -> tuple[float, HeldOut]:
     """The k with the lowest weighted log loss of held-out contigs, and the held-out logits with it."""
     scored = data.chunks > 0
-    fold = _folds(data)
+    fold = group_folds(data)
     chunk = np.full(len(data.z), np.nan)
     contig = np.full((len(GRID), len(fold)), np.nan)
     for number in range(FOLDS):
@@ -199,7 +199,7 @@ def _choose(data: Development) -> tuple[float, HeldOut]:
     return GRID[best], HeldOut(chunk, contig[best], fold)
 
 
-def _folds(data: Development) -> np.ndarray:
+def group_folds(data: Development) -> np.ndarray:
     """(n,) int: each contig's fold, that of its group. Groups are dealt in turn by class, then category, else at random."""
     groups, first, place = np.unique(data.group, return_index=True, return_inverse=True)
     chance = np.random.default_rng(0).random(len(groups))
@@ -299,5 +299,5 @@ def _measure_held_out(data: Development, held_out: HeldOut, share: float) -> dic
     for number in range(FOLDS):
         rest = fold != number
         weights = group_weights(viral[rest], group[rest], category[rest])
-        high[~rest], low[~rest] = thresholds(viral[rest], logits[rest], weights, share)
+        high[~rest], low[~rest] = thresholds(viral[rest], logits[rest], weights, share, MISSED)
     return measure(viral, logits, group, data.weights[scored], high, low)

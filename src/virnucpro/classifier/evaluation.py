@@ -1,44 +1,84 @@
-"""Result tables + labels → how good the predictions are: tables, plots, a JSON."""
+"""Result tables + labels → how good the predictions are: tables, plots, a JSON, and a page to read.
+
+Figures come in two ways: plain, in which each item weighs the same, and weighted, in which classes, categories and
+groups do (``weighted.group_weights``). A sample of new kinds of sequence sees the latter.
+"""
 
 from __future__ import annotations
 
 import json
-import struct
-from bisect import bisect_right
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from virnucpro.classifier.evaluation_files import summary, write_contigs, write_plot
+from virnucpro.classifier.items import CALLS, LEVELS, Level, Tables, read_tables
 from virnucpro.classifier.labels import Labelled, labelled_samples, read_test_part
-from virnucpro.classifier.metrics import METRICS, binary_metrics, reliability
-from virnucpro.errors import InputError
+from virnucpro.classifier.metrics import FALSE_POSITIVES, METRICS, binary_metrics, reliability
+from virnucpro.classifier.weighted import intervals, realised_fdr
 from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord, origins
-from virnucpro.rendering import saved_figure
-from virnucpro.result_tables import (
-    CHUNK_COLUMNS,
-    CONTIG_COLUMNS,
-    PREDICTION_COLUMNS,
-    UNSCORED,
-    VIRAL,
-    read_rows,
-    write_table,
-)
+from virnucpro.result_tables import AMBIGUOUS, NON_VIRAL, UNSCORED, VIRAL, write_table
 
-LEVELS = {
-    "frame": "frames",
-    "chunk": "chunks with an open frame",
-    "chunk_all": "all chunks; one without an open frame scores 0",
-    "contig": "records with a scored chunk",
-    "contig_all": "all records; one without a scored chunk scores 0",
-}
-LENGTHS = (0, 500, 1000, 3000, 10_000)  # lower ends, in bases, of the classes of record length
-_ITEM = np.dtype([("truth", "?"), ("score", "f8"), ("call", "?"), ("category", "i2"), ("length", "i1")])
-_ITEM_FORMAT = struct.Struct("=?d?hb")  # the same layout
-_Facts = tuple[bool, int, int]
-"""Of a record: viral or not, its category's number, and the place of its length in ``LENGTHS``."""
+logger = logging.getLogger(__name__)
+
+LENGTHS = (0, 500, 1000, 3000, 10_000)
+"""Lower ends, in bases, of the classes of record length."""
+LONG = 3000
+"""Contrasts are measured a second time on records of so many bases and more."""
+MIN_GROUPS = 5
+"""With fewer groups, a category's figures are marked: they may not hold for others of its kind."""
+PREVALENCES = (0.01, 0.05, 0.2)
+"""Shares of viral contigs for which the precision of calls is told."""
+SIMULATED = (0.05, 0.2)
+"""Those of the simulated samples."""
+SIZE, FDR = 500, 0.1
+"""Contigs of a simulated sample, and the false discovery rate that is asked for."""
+DRAWS = 500
+"""Of groups, for an interval."""
+
+_INTERVALS = ("auroc", "recall_at_1")
+_UNWEIGHTED = ("items", "positives")
+METRIC_COLUMNS = (
+    *("level", "group", "name", *METRICS, "viral_groups", "non_viral_groups", "few_groups"),
+    *(f"weighted_{name}" for name in METRICS if name not in _UNWEIGHTED),
+    *(f"weighted_{name}_{end}" for name in _INTERVALS for end in ("low", "high")),
+)
+CALL_COLUMNS = (
+    *(
+        "group",
+        "name",
+        "weights",
+        "viral_contigs",
+        "non_viral_contigs",
+        "viral_groups",
+        "non_viral_groups",
+        "few_groups",
+    ),
+    *(
+        "recall",
+        "false_positive_rate",
+        "ambiguous_viral",
+        "ambiguous_non_viral",
+        "unscored_viral",
+        "unscored_non_viral",
+    ),
+    *("precision_1", "precision_5", "precision_20"),
+)
+FDR_COLUMNS = (
+    *("group", "name", "viral_share", "contigs", "fdr", "false_share", "false_share_low", "false_share_high"),
+    *("recall", "called", "estimated", "estimated_low", "estimated_high", "told"),
+)
+CATEGORY_COLUMNS = (
+    *("category", "viral", "contigs", "groups", "few_groups"),
+    *("called_viral", "called_ambiguous", "called_non_viral", "unscored"),
+)
+CONFUSION_COLUMNS = ("category", "named", "contigs", "share")
+RELIABILITY_COLUMNS = ("level", "weights", "low", "high", "items", "weight", "mean_score", "viral_share")
+_Group = tuple[str, str, np.ndarray]
 
 
 def evaluate_from_table(
@@ -54,7 +94,8 @@ def evaluate_from_table(
     ``folders`` are sample name → folder of its tables; of a training's ``split.tsv`` only the test part is measured.
     """
     only = read_test_part(split) if split else None
-    return evaluate(labelled_samples(table, folders), output, only=only, contrasts=contrasts, run=run)
+    samples = labelled_samples(table, folders, headers=True)
+    return evaluate(samples, output, only=only, contrasts=contrasts, run=run)
 
 
 def evaluate(
@@ -67,128 +108,212 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure per frame, chunk and record (``LEVELS``), write everything to a folder, and return what the JSON holds.
 
-    Groups within each level: all items; each category; each contrast; each class of record length. A category of
-    one class only is measured against all items of the other class.
+    Parts of each level: all items; each category; each contrast, and of it records of ``LONG`` bases and more; each class
+    of record length. A category of one class only is measured against all items of the other class. Intervals are of
+    all parts of ``contig_all``, of other levels for all items and contrasts, which keeps it fast.
 
     Args:
         samples: tables of ``predict`` and their labels.
-        output: folder for ``metrics.tsv``, ``reliability.tsv``, ``evaluation.json``, ``.png``, ``.svg``.
+        output: folder for ``metrics.tsv``, ``calls.tsv``, ``fdr.tsv``, ``categories.tsv``, ``confusion.tsv``,
+            ``reliability.tsv``, ``contigs.tsv``, ``evaluation.json``, ``.md``, ``.png``, ``.svg``.
         only: (sample name, record) pairs to look at, such as the test part of a split; all otherwise.
         contrasts: name → categories that are measured apart from all others, such as phages and prokaryotes.
         run: kept in the JSON, as is how the tables were made.
 
     Raises:
-        InputError: a record has no label, or nothing is left to look at.
+        InputError: a record has no label, nothing is left to look at, or only some samples have probabilities.
+        StorageError: a table is missing, or of another version.
     """
     output = Path(output)
-    categories: dict[str, int] = {}
-    items = {level: bytearray() for level in LEVELS}
-    excluded = {True: 0, False: 0}
-    for sample in samples:
-        facts: dict[str, _Facts] = {}
-        wanted: tuple[str, ...] = ("record", "length", "mean_score", "probability", "call")
-        for record, length, score, probability, call in read_rows(
-            sample.folder / "contigs.tsv", CONTIG_COLUMNS, wanted
-        ):
-            if only is not None and (sample.name, record) not in only:
-                continue
-            label = sample.label_of(record)
-            category = categories.setdefault(label.category, len(categories))
-            facts[record] = (label.viral, category, bisect_right(LENGTHS, int(length)) - 1)
-            _add(items, "contig", facts[record], probability or score, call)
-        wanted = ("record", "score", "probability", "call")
-        for record, score, probability, call in read_rows(sample.folder / "chunks.tsv", CHUNK_COLUMNS, wanted):
-            if record in facts:
-                excluded[facts[record][0]] += call == UNSCORED
-                _add(items, "chunk", facts[record], probability or score, call)
-        wanted = ("record", "score_virus", "label")
-        for record, score, frame_label in read_rows(sample.folder / "predictions.tsv", PREDICTION_COLUMNS, wanted):
-            if record in facts:
-                items["frame"] += _pack(facts[record], float(score), frame_label == "virus")
-    columns = {level: np.frombuffer(packed, _ITEM) for level, packed in items.items()}
-    if not len(columns["contig_all"]):
-        raise InputError("There is nothing to evaluate: no record of these samples is in the list.")
-    names = list(categories)
-    measured = [
-        {"level": level, "group": kind, "name": name}
-        | binary_metrics(table["truth"][rows], table["score"][rows], table["call"][rows])
-        for level, table in columns.items()
-        for kind, name, rows in _groups(table, names, contrasts or {})
-    ]
-    curves = {level: reliability(table["truth"], table["score"]) for level, table in columns.items()}
-    result = {
+    tables = read_tables(samples, only)
+    logger.info(
+        "read %d contigs, %d chunks, %d frames",
+        *(len(of.contig) for of in (tables.contigs, tables.chunks, tables.frames)),
+    )
+    levels = {name: tables.level(name) for name in LEVELS}
+    contrasts = contrasts or {}
+    unscored = tables.chunks.call == CALLS.index(UNSCORED)
+    of_class = tables.viral[tables.chunks.contig]
+    curves = {name: reliability(level.viral, level.score) for name, level in levels.items()}
+    weighted_curves = {
+        name: reliability(level.viral, level.even, level.weights) for name, level in levels.items() if level.both
+    }
+    result: dict[str, Any] = {
         "run": (run or RunRecord()).as_dict(),
         "levels": LEVELS,
         "samples": [sample.name for sample in samples],
         "predicted": origins(sample.folder for sample in samples),
-        "chunks_without_open_frame": {"viral": excluded[True], "non-viral": excluded[False]},
-        "metrics": measured,
+        "calibrated": tables.calibrated,
+        "unscored_chunks": {"viral": int(sum(unscored & of_class)), "non-viral": int(sum(unscored & ~of_class))},
+        "metrics": [
+            {"level": name, "group": kind, "name": part} | _figures(name, kind, level.part(rows))
+            for name, level in levels.items()
+            for kind, part, rows in _groups(level, tables.categories, contrasts)
+        ],
+        "contig_calls": list(_all_calls(levels["contig_all"], tables.categories, contrasts)),
+        "false_discovery": list(_false_discovery(levels["contig"], tables.categories, contrasts)),
+        "by_category": list(_by_category(levels["contig_all"], tables.categories)),
+        "confusion": list(_confusion(tables)),
         "reliability": curves,
+        "weighted_reliability": weighted_curves,
     }
+    text = summary(result)
     output.mkdir(parents=True, exist_ok=True)
-    write_table(output / "metrics.tsv", ("level", "group", "name", *METRICS), measured)
-    flat = [{"level": level, **row} for level, rows in curves.items() for row in rows]
-    write_table(output / "reliability.tsv", tuple(flat[0]), flat)
-    _plot(output, columns, curves)
+    write_table(output / "metrics.tsv", METRIC_COLUMNS, result["metrics"])
+    write_table(output / "calls.tsv", CALL_COLUMNS, result["contig_calls"])
+    write_table(output / "fdr.tsv", FDR_COLUMNS, result["false_discovery"])
+    write_table(output / "categories.tsv", CATEGORY_COLUMNS, result["by_category"])
+    write_table(output / "confusion.tsv", CONFUSION_COLUMNS, result["confusion"])
+    flat = [
+        {"level": level, "weights": weights, **row}
+        for weights, of in (("items", curves), ("groups", weighted_curves))
+        for level, rows in of.items()
+        for row in rows
+    ]
+    write_table(output / "reliability.tsv", RELIABILITY_COLUMNS, flat)
+    write_contigs(output / "contigs.tsv", tables)
+    write_plot(output / "evaluation", levels, curves)
+    with atomic_file(output / "evaluation.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
     with atomic_file(output / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")
+    logger.info("how good it is, as in %s:\n\n%s", output / "evaluation.md", text)
     return result
 
 
-def _add(items: Mapping[str, bytearray], level: str, facts: _Facts, score: str, call: str) -> None:
-    """Add an item to the level that counts all, and to its own level if it has a score."""
-    packed = _pack(facts, float(score or 0), call == VIRAL)
-    items[f"{level}_all"] += packed
-    if score:
-        items[level] += packed
-
-
-def _pack(facts: _Facts, score: float, call: bool) -> bytes:
-    viral, category, length = facts
-    return _ITEM_FORMAT.pack(viral, score, call, category, length)
-
-
-def _groups(
-    table: np.ndarray, names: Sequence[str], contrasts: Mapping[str, Collection[str]]
-) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(kind, name, rows (n,) bool) of every group of one level's items."""
-    truth, category, length = table["truth"], table["category"], table["length"]
-    yield "all", "", np.ones(len(truth), bool)
+def _groups(level: Level, names: Sequence[str], contrasts: Mapping[str, Collection[str]]) -> Iterator[_Group]:
+    """(kind, name, rows (n,) bool) of every part of a level that is measured."""
+    yield "all", "", np.ones(len(level.viral), bool)
     for number, name in enumerate(names):
-        rows = category == number
+        rows = level.category == number
         if name and rows.any():
-            classes = set(truth[rows].tolist())
+            classes = set(level.viral[rows].tolist())
             if len(classes) == 1:
-                rows = rows | (truth != classes.pop())
+                rows = rows | (level.viral != classes.pop())
             yield "category", name, rows
-    for name, members in contrasts.items():
-        yield "contrast", name, np.isin(category, [i for i, known in enumerate(names) if known in members])
+    yield from _contrasts(level, names, contrasts)
     for number, low in enumerate(LENGTHS):
-        rows = length == number
+        rows = np.searchsorted(LENGTHS, level.length, side="right") - 1 == number
         if rows.any():
             high = f"-{LENGTHS[number + 1] - 1}" if number + 1 < len(LENGTHS) else "+"
             yield "length", f"{low}{high}", rows
 
 
-def _plot(output: Path, columns: Mapping[str, np.ndarray], curves: Mapping[str, Any]) -> None:
-    """ROC, precision-recall and reliability of each level in one figure, as PNG and SVG."""
-    from sklearn.metrics import precision_recall_curve, roc_curve
+def _contrasts(level: Level, names: Sequence[str], contrasts: Mapping[str, Collection[str]]) -> Iterator[_Group]:
+    """(kind, name, rows) of each contrast, and of its long records."""
+    for name, members in contrasts.items():
+        rows = np.isin(level.category, [i for i, known in enumerate(names) if known in members])
+        yield "contrast", name, rows
+        yield "contrast", f"{name}, {LONG}+", rows & (level.length >= LONG)
 
-    with saved_figure(output / "evaluation", 13, 4) as figure:
-        roc, recall_precision, reliable = figure.subplots(1, 3)
-        for level, table in columns.items():
-            if 0 < table["truth"].sum() < len(table):
-                false, true, _ = roc_curve(table["truth"], table["score"])
-                roc.plot(false, true, label=level)
-                precision, recall, _ = precision_recall_curve(table["truth"], table["score"])
-                recall_precision.plot(recall, precision, label=level)
-            points = [(row["mean_score"], row["viral_share"]) for row in curves[level] if row["items"]]
-            reliable.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=level)
-        roc.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
-        recall_precision.set(title="precision-recall", xlabel="recall", ylabel="precision")
-        reliable.set(title="reliability", xlabel="mean score", ylabel="viral share")
-        for axes in (roc, recall_precision, reliable):
-            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        for axes in (roc, reliable):
-            axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
-        reliable.legend(frameon=False)
+
+def _figures(name: str, kind: str, part: Level) -> dict[str, Any]:
+    """A row of ``metrics.tsv``, all but its first three columns."""
+    called = part.call == CALLS.index(VIRAL)
+    row: dict[str, Any] = dict.fromkeys(METRIC_COLUMNS[3:]) | _counted(part)
+    row |= binary_metrics(part.viral, part.score, called, None, part.ranking if part.both else None)
+    if not part.both:
+        return row
+    weights, ranking = part.weights, part.ranking
+    weighted = binary_metrics(part.viral, part.even, called, weights, ranking)
+    row |= {f"weighted_{key}": value for key, value in weighted.items() if key not in _UNWEIGHTED}
+    # One group can't be drawn otherwise: it would look as if its class were known exactly.
+    drawable = min(row["viral_groups"], row["non_viral_groups"]) > 1
+    if drawable and (name == "contig_all" or kind in ("all", "contrast")):
+        both = intervals(
+            lambda drawn: ranking.auroc_and_recall(drawn, FALSE_POSITIVES), part.viral, part.group, part.category, DRAWS
+        )
+        for key, found in zip(_INTERVALS, both, strict=True):
+            row |= {f"weighted_{key}_low": found.low, f"weighted_{key}_high": found.high}
+    return row
+
+
+def _counted(part: Level) -> dict[str, Any]:
+    """Groups of each class, and whether one that is there has few."""
+    counts = {"viral_groups": part.groups(True), "non_viral_groups": part.groups(False)}
+    return counts | {"few_groups": any(0 < count < MIN_GROUPS for count in counts.values())}
+
+
+def _all_calls(
+    level: Level, names: Sequence[str], contrasts: Mapping[str, Collection[str]]
+) -> Iterator[dict[str, Any]]:
+    """The rows of ``calls.tsv``: of each part, with groups and with contigs weighing the same."""
+    for kind, name, rows in _groups(level, names, contrasts):
+        part = level.part(rows)
+        about = {"viral_contigs": int(part.viral.sum()), "non_viral_contigs": int((~part.viral).sum())} | _counted(part)
+        for which, weights in (("groups", part.weights), ("items", np.ones(len(part.viral)))):
+            shares = {
+                viral: _shares(part.call[of], weights[of]) for viral, of in ((True, part.viral), (False, ~part.viral))
+            }
+            recall, false = (shares[viral].get(VIRAL) for viral in (True, False))
+            row: dict[str, Any] = {"group": kind, "name": name, "weights": which, **about}
+            row |= {"recall": recall, "false_positive_rate": false}
+            for call in (AMBIGUOUS, UNSCORED):
+                row |= {f"{call}_viral": shares[True].get(call), f"{call}_non_viral": shares[False].get(call)}
+            for prevalence in PREVALENCES:
+                row[f"precision_{100 * prevalence:.0f}"] = _precision(recall, false, prevalence)
+            yield row
+
+
+def _shares(calls: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """Call → weighted share of these calls (n,); empty without any."""
+    if not len(calls):
+        return {}
+    found = np.bincount(calls, weights, len(CALLS)) / weights.sum()
+    return dict(zip(CALLS, found.tolist(), strict=True))
+
+
+def _precision(recall: float | None, false: float | None, prevalence: float) -> float | None:
+    """Share of the calls that are right where a share ``prevalence`` is viral; None if nothing is called."""
+    if recall is None or false is None or not recall + false:
+        return None
+    return prevalence * recall / (prevalence * recall + (1 - prevalence) * false)
+
+
+def _false_discovery(
+    level: Level, names: Sequence[str], contrasts: Mapping[str, Collection[str]]
+) -> Iterator[dict[str, Any]]:
+    """The rows of ``fdr.tsv``: all contigs, and each contrast, in simulated samples; none without logits of both classes."""
+    if not level.calibrated:
+        return
+    for kind, name, rows in (("all", "", np.ones(len(level.viral), bool)), *_contrasts(level, names, contrasts)):
+        part = level.part(rows)
+        for share in SIMULATED if part.both else ():
+            found = realised_fdr(part.viral, part.rank, part.weights, share, SIZE, FDR)
+            row = {"group": kind, "name": name, "viral_share": share, "contigs": SIZE, "fdr": FDR}
+            for key, interval in (("false_share", found.false_share), ("estimated", found.prevalence)):
+                row |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
+            yield row | {"recall": found.recall, "called": found.called, "told": found.told}
+
+
+def _by_category(level: Level, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of ``categories.tsv``: how the contigs of each category and class are called; groups weigh the same."""
+    for viral in (True, False):
+        for number, name in enumerate(names):
+            part = level.part((level.category == number) & (level.viral == viral))
+            if not len(part.viral):
+                continue
+            groups, shares = part.groups(viral), _shares(part.call, part.weights)
+            yield {
+                "category": name,
+                "viral": viral,
+                "contigs": len(part.viral),
+                "groups": groups,
+                "few_groups": groups < MIN_GROUPS,
+                "called_viral": shares[VIRAL],
+                "called_ambiguous": shares[AMBIGUOUS],
+                "called_non_viral": shares[NON_VIRAL],
+                "unscored": shares[UNSCORED],
+            }
+
+
+def _confusion(tables: Tables) -> Iterator[dict[str, Any]]:
+    """The rows of ``confusion.tsv``: contigs by category and by the one named, if the classifier names any."""
+    if not any(tables.called):
+        return
+    named = np.array(tables.called)
+    for number, name in enumerate(tables.categories):
+        rows = tables.category == number
+        words, counts = np.unique(named[rows], return_counts=True)
+        for word, count in zip(words.tolist(), counts.tolist(), strict=True):
+            yield {"category": name, "named": word, "contigs": count, "share": count / int(rows.sum())}

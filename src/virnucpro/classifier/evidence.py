@@ -20,6 +20,8 @@ from virnucpro.result_tables import AMBIGUOUS, NON_VIRAL, VIRAL
 
 PRESETS = {"strict": 0.01, "balanced": 0.05, "sensitive": 0.1}
 """Name → largest share of the development data's non-viral contigs that are called viral."""
+MISSED = 0.01
+"""Largest share of the development data's viral contigs that are called non-viral, by any preset; beyond, they are ambiguous."""
 ODDS_LIMIT = 30.0
 """Raw log odds are within ± this: e^-30 is far below what a float32 score of its counterpart near 1 can tell."""
 MIN_CONTIGS = 30

@@ -76,7 +76,7 @@ def import_original(path: str | Path) -> tuple[Classifier, ClassifierSpec]:
             "(.safetensors)."
         ) from error
     model = build_classifier(weights, eps)
-    return model, ClassifierSpec(path.stem, model.width, model.hidden, source_sha256=sha256_file(path))
+    return model, ClassifierSpec(path.stem, model.width, model.units, source_sha256=sha256_file(path))
 
 
 def prepare_classifier(

@@ -1,58 +1,89 @@
-"""How good scores are, given the truth. scikit-learn computes; one class alone gives ``None``, not an error."""
+"""How good scores are, given the truth, with or without weights. One class alone gives ``None``, not an error."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
-from sklearn import metrics
+
+from virnucpro.classifier.ranking import Ranking
 
 BINS = 10
+FALSE_POSITIVES = 0.01
+"""The share of false positives at which recall is told."""
 
 METRICS = (
     *("items", "positives", "auroc", "average_precision", "f1", "mcc", "precision", "recall", "specificity"),
-    *("brier", "calibration_error"),
+    *("brier", "calibration_error", "recall_at_1"),
 )
 
 
-def binary_metrics(truth: np.ndarray, scores: np.ndarray, calls: np.ndarray) -> dict[str, Any]:
+def binary_metrics(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    calls: np.ndarray,
+    weights: np.ndarray | None = None,
+    ranking: Ranking | None = None,
+) -> dict[str, Any]:
     """A value for each of ``METRICS``; ``None`` where it isn't defined (no item, or one class only).
 
-    Of n items: ``truth`` (n,) bool, viral or not; ``scores`` (n,) float in 0 … 1; ``calls`` (n,) bool.
+    All but ``items`` and ``positives``, which are counts, are weighted. ``recall_at_1`` is at ``FALSE_POSITIVES``.
+
+    Args:
+        truth: (n,) bool, viral or not.
+        scores: (n,) float in 0 … 1.
+        calls: (n,) bool.
+        weights: (n,) float above 0; 1 for all if not given.
+        ranking: of the same items, where they are ordered by something finer than their scores.
     """
     positives, items = int(truth.sum()), len(truth)
     found: dict[str, Any] = dict.fromkeys(METRICS) | {"items": items, "positives": positives}
-    if items:
-        found["brier"] = float(np.mean((scores - truth) ** 2))
-        found["calibration_error"] = calibration_error(reliability(truth, scores))
+    if not items:
+        return found
+    weights = np.ones(items) if weights is None else weights
+    # Of four cells, so in one pass; a product of float and bool is slow.
+    spared, wrong, missed, right = np.bincount(2 * truth.astype(np.int64) + calls, weights, 4).tolist()
+    found["brier"] = float(weights @ (scores - truth) ** 2 / weights.sum())
+    found["calibration_error"] = calibration_error(reliability(truth, scores, weights))
     if positives:
-        found["recall"] = float(calls[truth].mean())
+        found["recall"] = right / (right + missed)
     if positives < items:
-        found["specificity"] = float((~calls[~truth]).mean())
+        found["specificity"] = spared / (spared + wrong)
     if calls.any():
-        found["precision"] = float(truth[calls].mean())
+        found["precision"] = right / (right + wrong)
     if 0 < positives < items:
-        found["auroc"] = float(metrics.roc_auc_score(truth, scores))
-        found["average_precision"] = float(metrics.average_precision_score(truth, scores))
-        found["f1"] = float(metrics.f1_score(truth, calls, zero_division=0))
-        found["mcc"] = float(metrics.matthews_corrcoef(truth, calls))
+        ranking = ranking or Ranking(truth, scores)
+        found["auroc"], found["recall_at_1"] = ranking.auroc_and_recall(weights, FALSE_POSITIVES)
+        found["average_precision"] = ranking.average_precision(weights)
+        found["f1"] = 2 * right / (2 * right + wrong + missed)
+        spread = math.sqrt((right + wrong) * (right + missed) * (spared + wrong) * (spared + missed))
+        found["mcc"] = (right * spared - wrong * missed) / spread if spread else 0.0
     return found
 
 
-def reliability(truth: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
-    """Items, mean score and share of viral items in equal-width bins of the score; the last bin includes 1."""
+def reliability(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """Items, mean score and share of viral items in equal-width bins of the score; the last bin includes 1.
+
+    With ``weights`` (n,), means and shares are weighted, and ``weight`` is each bin's share of all.
+    """
     which = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    given = np.ones(len(truth)) if weights is None else weights
+    items = np.bincount(which, minlength=BINS)
+    total, score, viral = (np.bincount(which, given * values, BINS) for values in (1, scores, truth))
     rows = []
     for number in range(BINS):
-        inside = which == number
-        row: dict[str, Any] = {"low": number / BINS, "high": (number + 1) / BINS, "items": int(inside.sum())}
-        row["mean_score"] = float(np.mean(scores[inside])) if row["items"] else None
-        row["viral_share"] = float(np.mean(truth[inside])) if row["items"] else None
+        row: dict[str, Any] = {"low": number / BINS, "high": (number + 1) / BINS, "items": int(items[number])}
+        if weights is not None:
+            row["weight"] = float(total[number] / total.sum()) if len(truth) else 0.0
+        row["mean_score"] = float(score[number] / total[number]) if row["items"] else None
+        row["viral_share"] = float(viral[number] / total[number]) if row["items"] else None
         rows.append(row)
     return rows
 
 
 def calibration_error(rows: list[dict[str, Any]]) -> float:
-    """Expected calibration error: mean |score − share| over the bins, weighted by their items (Naeini et al. 2015)."""
-    items = sum(row["items"] for row in rows)
-    return sum(row["items"] * abs(row["mean_score"] - row["viral_share"]) for row in rows if row["items"]) / items
+    """Expected calibration error: mean |score − share| over the bins, by their weights or items (Naeini et al. 2015)."""
+    counts = [row.get("weight", row["items"]) for row in rows]
+    errors = [abs(row["mean_score"] - row["viral_share"]) if row["items"] else 0.0 for row in rows]
+    return sum(count * error for count, error in zip(counts, errors, strict=True)) / sum(counts)

@@ -11,6 +11,7 @@ import numpy as np
 
 from virnucpro import __version__
 from virnucpro.classifier.evidence import Calibration
+from virnucpro.classifier.reference import Reference, is_reference, read_reference
 from virnucpro.errors import ModelError
 from virnucpro.models import model_file
 
@@ -50,11 +51,13 @@ class ClassifierSpec:
     pooling: dict[str, str] | None = None  # {"dna", "protein"}: how residues became one vector
     partial_frames: bool = False  # whether it was trained or validated for those of chunks without a stop-free frame
     calibration: dict[str, Any] | None = None  # see ``evidence.Calibration``
+    reference: dict[str, Any] | None = None  # {"limit", "classes", "rows", "sha256"}, see ``reference.Reference``
+    categories: list[dict[str, Any]] | None = None  # {"name", "viral"} each, in the order of the category head
     batchnorm_eps: float = 1e-5
     training: dict[str, Any] | None = None  # settings and the digest of the data
     metrics: dict[str, Any] | None = None  # on the test part
     source_sha256: str | None = None  # of the file it was imported from
-    weights_sha256: str = ""  # of the tensors as stored
+    weights_sha256: str = ""  # of the network's tensors as stored, so of all but the reference's
     virnucpro_version: str = __version__
 
     def read_calibration(self, where: str | Path) -> Calibration | None:
@@ -81,18 +84,40 @@ def scores_partial(wanted: str, spec: ClassifierSpec | None) -> bool:
 
 
 def read_classifier(path: str | Path) -> tuple[Arrays, ClassifierSpec]:
-    """Weights, in float32 whatever the file stores, and specification of a classifier's file.
+    """Weights, in float32 whatever the file stores, and specification of a classifier's file; see ``read_all``."""
+    arrays, _, spec = read_all(path)
+    return arrays, spec
 
-    Raises ModelError if it is missing, damaged, or not a classifier.
+
+def read_all(path: str | Path) -> tuple[Arrays, Reference | None, ClassifierSpec]:
+    """The network's weights, in float32 whatever the file stores, the reference if there is one, and the specification.
+
+    Raises ModelError if the file is missing, damaged, or not a classifier.
     """
     spec = read_classifier_spec(path)
     stored = dict(model_file.stored_tensors(path))
+    apart = {name: stored.pop(name) for name in list(stored) if is_reference(name)}
     if weights_digest(stored) != spec.weights_sha256:
         raise ModelError(f"{path}: its weights don't match the digest it carries. Fetch or make it again.")
     arrays = check_weights(stored, path)
     if arrays["hidden_layer.weight"].shape != (spec.hidden, spec.width):
         raise ModelError(f"{path}: weights and metadata disagree on the widths. Make it again.")
-    return arrays, spec
+    check_categories(spec.categories, len(arrays.get("category_layer.bias", ())), path)
+    return arrays, read_reference(apart, spec.reference, spec.width, path), spec
+
+
+def check_categories(categories: Any, outputs: int, where: str | Path) -> None:
+    """ModelError unless a specification names each of a category head's outputs (0: no head) once, as viral or not."""
+    named = [] if categories is None else categories
+    if not isinstance(named, list) or len(named) != outputs or (categories is not None and not named):
+        count = len(named) if isinstance(named, list) else repr(named)
+        raise ModelError(f"{where}: has weights of {outputs} categories, and names {count}. Make it again.")
+    for each in named:
+        known = isinstance(each, dict) and each.keys() == {"name", "viral"} and isinstance(each["viral"], bool)
+        if not known or not isinstance(each["name"], str) or not each["name"].isprintable() or not each["name"].strip():
+            raise ModelError(f"{where}: {each!r} isn't a category's name and whether it is viral. Make it again.")
+    if len({each["name"] for each in named}) < len(named):
+        raise ModelError(f"{where}: two of its categories have the same name. Make it again.")
 
 
 def check_weights(stored: Mapping[str, np.ndarray], where: str | Path) -> Arrays:
@@ -105,8 +130,12 @@ def check_weights(stored: Mapping[str, np.ndarray], where: str | Path) -> Arrays
     expected: dict[str, tuple[int, ...]] = {"hidden_layer.weight": (hidden, width), "hidden_layer.bias": (hidden,)}
     expected |= {f"bn1.{name}": (hidden,) for name in ("weight", "bias", "running_mean", "running_var")}
     expected |= {"output_layer.weight": (len(CLASSES), hidden), "output_layer.bias": (len(CLASSES),)}
-    if "input_mean" in arrays:
+    if {"input_mean", "input_scale"} & arrays.keys():
         expected |= {"input_mean": (width,), "input_scale": (width,)}
+    if {"category_layer.weight", "category_layer.bias"} & arrays.keys():
+        bias = arrays.get("category_layer.bias")
+        count = bias.size if bias is not None and bias.size else 1
+        expected |= {"category_layer.weight": (count, hidden), "category_layer.bias": (count,)}
     found = {name: value.shape for name, value in arrays.items()}
     if expected != found:
         wrong = min(name for name in expected.keys() | found if expected.get(name) != found.get(name))

@@ -6,13 +6,14 @@ number of its contigs and chunks. Give held-out logits (``calibrating.hold_out``
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from virnucpro.classifier.evidence import estimate_prevalence, probability, q_values
 from virnucpro.classifier.metrics import BINS
+from virnucpro.classifier.ranking import Ranking
 
 
 class Interval(NamedTuple):
@@ -84,31 +85,28 @@ def auroc(viral: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
 
     Raises ValueError for a score that is infinite or NaN, such as a contig's without chunks.
     """
-    if not np.isfinite(scores).all():
-        raise ValueError("a score is infinite or NaN")
-    _, place = np.unique(scores, return_inverse=True)
-    found, false = (np.bincount(place, weights * rows) for rows in (viral, ~viral))
-    below = np.cumsum(false) - false / 2
-    return float(found @ below / (found.sum() * false.sum()))
+    return Ranking(viral, scores).auroc(weights)
 
 
-def thresholds(viral: np.ndarray, logits: np.ndarray, weights: np.ndarray, share: float) -> tuple[float, float]:
-    """The thresholds (viral, non-viral) on contig logits (n,) at which at most ``share`` of either class is wrong.
+def thresholds(
+    viral: np.ndarray, logits: np.ndarray, weights: np.ndarray, share: float, missed: float
+) -> tuple[float, float]:
+    """The thresholds (viral, non-viral) on contig logits (n,) at which at most ``share`` and ``missed`` of a class are wrong.
 
-    The first is the smallest with at most that share of the non-viral weight at or above it; the second the largest with
-    at most that share of the viral weight below it, but never above the first. Each is moved towards its own class as far
+    The first is the smallest with at most ``share`` of the non-viral weight at or above it; the second the largest with
+    at most ``missed`` of the viral weight below it, but never above the first. Each is moved towards its own class as far
     as no call of that class is lost, so that classes that separate have no wrong calls; and it lies in the middle of the
     gap between the two logits that decide, so that no rounding changes a call.
     """
     below, last = _gap(logits[~viral], weights[~viral], logits[viral], share)
-    above, first = _gap(-logits[viral], weights[viral], -logits[~viral], share)
+    above, first = _gap(-logits[viral], weights[viral], -logits[~viral], missed)
     high, low = _within(below, last), _within(-first, -above)
     return high, min(low, high)
 
 
 def recall_at(viral: np.ndarray, scores: np.ndarray, weights: np.ndarray, share: float) -> float:
     """Weighted recall at the threshold where at most ``share`` of the others' weight is called viral."""
-    high, _ = thresholds(viral, scores, weights, share)
+    high, _ = thresholds(viral, scores, weights, share, share)
     return float(np.sum(weights[viral & (scores >= high)]) / np.sum(weights[viral]))
 
 
@@ -119,16 +117,37 @@ def bootstrap(
 
     The value is at ``group_weights``. Each draw takes as many groups of each class as there are, with replacement.
     """
-    weights = group_weights(viral, group)
+    return intervals(lambda weights: (statistic(weights),), viral, group, None, draws, seed)[0]
+
+
+def intervals(
+    statistics: Callable[[np.ndarray], Sequence[float]],
+    viral: np.ndarray,
+    group: np.ndarray,
+    category: np.ndarray | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> list[Interval]:
+    """As ``bootstrap``, of several statistics in the same draws, weights with categories if given.
+
+    Groups are drawn within their class, not within their category: so the interval knows that a kind of sequence with one
+    group might have been another one.
+    """
+    weights = group_weights(viral, group, category)
     random = np.random.default_rng(seed)
-    units = [(rows, *np.unique(group[rows], return_inverse=True)) for rows in (viral, ~viral)]
+    place = np.empty(len(viral), np.int64)
+    counts: list[int] = []
+    for rows in (viral, ~viral):
+        groups, place[rows] = np.unique(group[rows], return_inverse=True)
+        place[rows] += sum(counts)
+        counts.append(len(groups))
     values = []
     for _ in range(draws):
-        drawn = weights.copy()
-        for rows, groups, place in units:
-            drawn[rows] *= random.multinomial(len(groups), np.full(len(groups), 1 / len(groups)))[place]
-        values.append(statistic(drawn))
-    return Interval(statistic(weights), *map(float, np.quantile(values, (0.025, 0.975))))
+        times = [random.multinomial(count, np.full(count, 1 / count)) for count in counts if count]
+        values.append(statistics(weights * np.concatenate(times)[place]))
+    ends = np.quantile(np.array(values, float), (0.025, 0.975), axis=0)
+    found = zip(statistics(weights), ends[0], ends[1], strict=True)
+    return [Interval(float(value), float(low), float(high)) for value, low, high in found]
 
 
 def realised_fdr(

@@ -43,7 +43,7 @@ def classifier_import(original: str, output: str, force: bool) -> None:
 def classifier_calibrate(
     classifier: str, labels: str, output: str, dry_run: bool, configfile: str | None, **given: Any
 ) -> None:
-    """Give CLASSIFIER probabilities and presets of calls, from labelled sequences that it wasn't trained on.
+    """Give CLASSIFIER probabilities, presets of calls and a reference, from labelled sequences that it wasn't trained on.
 
     CLASSIFIER is a name or a path, as for --classifier. LABELS is a table with the columns fasta and label, and group
     and category if wanted. The weights stay. OUTPUT/calibration holds the calibrated classifier, calibration.json and

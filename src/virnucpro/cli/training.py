@@ -33,9 +33,8 @@ def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **g
     Example:
       virnucpro train labels.tsv --esm-model 650M --dnabert-model DNABERT-S --chunk-length 500 --set epochs=50 -o out
     """
-    made = [
-        Path(output).absolute() / "training" / name for name in ("classifier.safetensors", "training.json", "split.tsv")
-    ]
+    names = ("classifier.safetensors", "training.json", "split.tsv", "calibration.json", "calibration.tsv")
+    made = [Path(output).absolute() / "training" / name for name in names]
     check_labels(table, records=False)
     options = dict(setting.partition("=")[::2] for setting in settings) or None
     with working_folder(output, dry_run) as work:
@@ -52,7 +51,7 @@ def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **g
 def evaluate(table: str, output: str, dry_run: bool, **given: Any) -> None:
     """Predict for labelled FASTA files and measure how good it is.
 
-    TABLE has the columns fasta and label. OUTPUT/evaluation holds metrics.tsv, evaluation.json and the plots.
+    TABLE has the columns fasta and label. OUTPUT/evaluation holds evaluation.md, tables, and the plots.
 
     \b
     Example:

@@ -18,7 +18,7 @@ from virnucpro.embeddings.store import ROWS_PER_CHUNK, Source, create_merged, op
 from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import StorageError
 from virnucpro.provenance import OF_JOBS, OF_VECTORS, RunRecord, read_attributes, resources_used
-from virnucpro.sequences.shards import FRAMES, KINDS, PARTIAL
+from virnucpro.sequences.shards import FRAMES, KINDS, PARTIAL, counted
 from virnucpro.sequences.split import read_sample
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,8 @@ def merge(
                 _append(place, dict(zip(own, pieces, strict=True)), row, keep == "merged")
                 row += pieces[0].source.rows
         provenance["jobs"]["merge"] = resources_used(began)
-    logger.info("merged %s from %d shards", ", ".join(f"{rows[kind]} {kind}" for kind in rows), len(found["dna"]))
+    said = " and ".join(counted(kind, rows[kind]) for kind in rows)
+    logger.info("merged %s from %d shards", said, len(found["dna"]))
     return rows[FRAMES]
 
 

@@ -28,7 +28,8 @@ from virnucpro.errors import ConfigError
 from virnucpro.gpu import gpu_lock
 from virnucpro.models.registry import PROTEIN
 from virnucpro.provenance import RunRecord, resources_used
-from virnucpro.sequences.split import check_protein, read_shard
+from virnucpro.sequences.shards import counted
+from virnucpro.sequences.split import check_protein, place_of_shard, read_shard
 from virnucpro.settings.options import Settings
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,8 @@ def _compute(
     with create_shard(output, ids, spec.width, distinct.digests, settings.vectors) as file:
         found, ways = copy_known(file, distinct, known, role.name, key)
         missing = np.flatnonzero(~found)
-        about = f"{len(ids):,} sequences, {len(distinct):,} distinct, vectors of {len(distinct) - len(missing):,} known"
+        frames = counted(place_of_shard(sequences)[1], len(ids))
+        about = f"{frames}, {len(distinct):,} distinct, vectors of {len(distinct) - len(missing):,} known"
         if len(missing):
             ran = _embed(file, sequences, model, distinct, missing, ids, letters, settings, threads, about)
         else:  # neither a GPU nor PyTorch is needed
@@ -156,7 +158,8 @@ def _embed(
         device = resolve_device(settings.device, gpu)
         logger.info("%s on %s, %d threads, %s", spec.name, device, threads, about)
         lengths = np.fromiter(map(len, letters), np.int64, len(letters))
-        with progress(path.name, int(lengths.sum()), spec.registered.role.unit) as advance:
+        named = f"{path.name} ({counted(place_of_shard(path)[1], len(all_ids))})"
+        with progress(named, int(lengths.sum()), spec.registered.role.unit) as advance:
 
             def done(rows: np.ndarray | list[int]) -> None:
                 advance(int(lengths[rows].sum()))

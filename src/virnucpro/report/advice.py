@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from virnucpro.calls.rules import UNUSUAL
 from virnucpro.report.answers import Summary
 from virnucpro.result_tables import NO_FRAME
 from virnucpro.sequences.stretches import MIN_CODONS
@@ -73,6 +74,11 @@ def _of_reason(reason: str, row: Row, summary: Summary) -> str:
         return f"{few} scored chunk{'s'[: scored > 1]}: look for longer assemblies, or look at its genes"
     if reason == "low_complexity":
         return f"{_whole(row['low_complexity'])} of its words repeat: a tandem repeat or satellite?"
+    if reason == UNUSUAL:
+        return (
+            f"unlike what the classifier was trained on (distance {float(row['distance']):.2g}; of sequences like those it is "
+            "up to 1): look at its genes"
+        )
     if reason == "many_n":
         return f"{_whole(row['n_share'])} of its letters aren't A, C, G or T: gaps of a scaffold? Look at the parts between them"
     if reason == "q_value":

@@ -96,6 +96,26 @@ def false_share(summary: Summary, highest_q: float | None) -> str:
     )
 
 
+def categories(viral: Mapping[str, int]) -> str:
+    """Numbers of contigs called viral by category, most first; empty without a classifier that names categories."""
+    if not viral:
+        return ""
+    most_first = sorted(viral.items(), key=lambda item: (-item[1], item[0]))
+    counts = ", ".join(f"{count:,} {name}" for name, count in most_first)
+    return f"Of the contigs called viral, by the likeliest category: {counts}."
+
+
+def unusual(count: int, summary: Summary) -> str:
+    """How many of the contigs called viral are unlike the classifier's training data; empty if none is."""
+    if not count:
+        return ""
+    be = "is" if count == 1 else "are"
+    return (
+        f"Of the {summary['viral_records']:,} contigs called viral, {count:,} {be} unlike what the classifier was trained on "
+        "(distance above 1 in the table of contigs): probabilities may not hold there, so look at their genes first."
+    )
+
+
 def fitted_on(calibration: Mapping[str, Any]) -> str:
     """Numbers of the development data: ``1,200 viral and 1,300 non-viral contigs of 80 and 95 groups``; empty if unknown."""
     numbers = {what: calibration["fitted_on"].get(what, {}) for what in ("contigs", "groups")}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.calls.rules import LOW_COMPLEXITY
-from virnucpro.classifier.evidence import PRESETS
+from virnucpro.classifier.evidence import MISSED, PRESETS
 from virnucpro.models.registry import ARCHITECTURES, ROLES, Architecture
 from virnucpro.report import answers
 from virnucpro.sequences.stretches import MIN_CODONS
@@ -124,7 +124,7 @@ def _calls(summary: Mapping[str, Any]) -> str:
         "The log odds ln(v / o) of chunks, and their combination over the chunks of a sequence, were calibrated on labelled "
         f"sequences{f' ({fitted})' if fitted else ''}. {unscored}A sequence was called viral from a logit of "
         f"{calls['viral']:.3f} on, non-viral below {calls['non_viral']:.3f}, and ambiguous between (preset {calls['by']}: at "
-        f"most {share} of the non-viral sequences of those data reach the first, and at most {share} of the viral ones are "
+        f"most {share} of the non-viral sequences of those data reach the first, and at most {answers.percent(MISSED)} of the viral ones are "
         f"below the second); at most ambiguous if {answers.percent(LOW_COMPLEXITY)} or more of its words of 8 bases repeat"
     )
     if calls["fdr"] is not None:

@@ -61,6 +61,8 @@ def write_sample_page(
             answers.calling(summary),
             answers.prevalence(summary),
             answers.false_share(summary, contigs.highest_q),
+            answers.categories(contigs.categories),
+            answers.unusual(contigs.unusual, summary),
         ],
         ambiguous=[(row, advice.ambiguous(row, summary)) for row in contigs.ambiguous],
         unscored=advice.unscored(contigs.unscored, chunks.unscored, summary),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from virnucpro.calls.rules import is_unusual
 from virnucpro.result_tables import (
     AMBIGUOUS,
     CHUNK_COLUMNS,
@@ -40,6 +41,7 @@ Row = dict[str, str]
 _LENGTH, _VIRAL_CHUNKS, _MEAN_SCORE, _CALL, _LOGIT, _PROBABILITY, _Q_VALUE, _REASON = map(
     CONTIG_COLUMNS.index, ("length", "viral_chunks", "mean_score", "call", "logit", "probability", "q_value", "reason")
 )
+_DISTANCE, _CATEGORY = map(CONTIG_COLUMNS.index, ("distance", "category"))
 
 
 class Histogram:
@@ -89,6 +91,8 @@ class ContigFacts:
     bases: Counter[str] = field(default_factory=Counter)  # by call
     unscored: Counter[str] = field(default_factory=Counter)  # contigs, by reason
     highest_q: float | None = None  # of those called viral; None if they have no q-values
+    categories: Counter[str] = field(default_factory=Counter)  # of those called viral; none without a category head
+    unusual: int = 0  # of those called viral, how many are unlike what the classifier was trained on
 
 
 @dataclass
@@ -118,8 +122,12 @@ def read_contigs(path: Path, by_score: bool) -> ContigFacts:
                 facts.unscored[row[_REASON]] += 1
             else:
                 facts.scores.add(call, float(row[shown]))
-                if call == VIRAL and row[_Q_VALUE]:
-                    facts.highest_q = max(facts.highest_q or 0.0, float(row[_Q_VALUE]))
+                if call == VIRAL:
+                    if row[_Q_VALUE]:
+                        facts.highest_q = max(facts.highest_q or 0.0, float(row[_Q_VALUE]))
+                    if row[_CATEGORY]:
+                        facts.categories[row[_CATEGORY]] += 1
+                    facts.unusual += is_unusual(float(row[_DISTANCE] or 0))
             yield row
 
     def evidence(row: Sequence[str]) -> float:
@@ -177,7 +185,7 @@ def read_chunks(path: Path, drawn: Iterable[Row], by_score: bool) -> ChunkFacts:
 
 def columns(listed: list[Row]) -> dict[str, list[Any]]:
     """Contig rows as the page's script reads them: a list per column; numbers are numbers, an empty cell is None."""
-    text = ("record", "call", "reason")
+    text = ("record", "call", "reason", "category")
 
     def numbers(name: str) -> list[Any]:
         return json.loads(f"[{','.join(row[name] or 'null' for row in listed)}]")

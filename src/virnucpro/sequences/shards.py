@@ -29,6 +29,11 @@ Counts = tuple[int, ...]
 """Frames, bases, residues and bytes in the two files, of a shard."""
 
 
+def counted(kind: str, count: int) -> str:
+    """So many frames of a kind, in words."""
+    return f"{count:,} frames" if kind == FRAMES else f"{count:,} partial frames"
+
+
 class ChunkTexts(NamedTuple):
     """Frames of consecutive chunks (those that have any) as they are written, n chunks."""
 

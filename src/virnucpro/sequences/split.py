@@ -23,7 +23,7 @@ from virnucpro.outputs import identity
 from virnucpro.processes import Processes
 from virnucpro.provenance import RunRecord, resources_used
 from virnucpro.sequences.records import REMEDY, RecordRow, SampleRecords, read_table
-from virnucpro.sequences.shards import FRAMES, KINDS, PARTIAL, ChunkTexts, ShardWriter
+from virnucpro.sequences.shards import FRAMES, KINDS, PARTIAL, ChunkTexts, ShardWriter, counted
 from virnucpro.sequences.splitter import BlockSplitter
 
 logger = logging.getLogger(__name__)
@@ -115,8 +115,8 @@ def split_samples(
             "partial_shards": writers[PARTIAL].shards,
         }
         _write_json(folder / "manifest.json", manifest)
-    said = (f"{written[kind]} {kind} in {len(writer.shards)} shards" for kind, writer in writers.items())
-    logger.info("%d samples, %s", len(samples), ", ".join(said))
+    said = (f"{counted(kind, written[kind])} in {len(writer.shards)} shards" for kind, writer in writers.items())
+    logger.info("%d samples, %s", len(samples), " and ".join(said))
     return manifest
 
 
@@ -153,7 +153,7 @@ def _split(
         raise AssertionError(f"{folder}: {chunks} chunks, not {expected}")
     for note in records.notes():
         logger.warning("%s", note)
-    logger.info("%d records, %d chunks, %d frames, %d partial ones", found.count, chunks, *counts.values())
+    logger.info("%d records, %d chunks, %d frames and %d partial frames", found.count, chunks, *counts.values())
     manifest = {
         "chunk_length": chunk_length,
         "records": found.count,

@@ -58,10 +58,14 @@ class TrainOptions:
     patience: int = _train(5, "Epochs without a better validation loss that end the training.", minimum=1)
     balance: str = _train(
         "weights", "`sampling` draws equally many frames of both classes each epoch; `weights` gives both classes "
-        "equal weight in the loss; `categories` also each category within its class; `none` takes frames as they come.",
-        enum=["sampling", "weights", "categories", "none"])
+        "equal weight in the loss; `categories` also each category within its class; `groups` also each genome within its "
+        "category; `none` takes frames as they come.",
+        enum=["sampling", "weights", "categories", "groups", "none"])
+    label_smoothing: float = _train(
+        0.0, "Share of a frame's label that is spread over both classes in the training loss.", minimum=0,
+        exclusiveMaximum=1)
     standardise: bool = _train(False, "Columns to mean 0, deviation 1 over the training part; kept in the file.")
-    validation: float = _train(0.1, "Share of the genomes for early stopping.", minimum=0, maximum=0.9)
+    validation: float = _train(0.1, "Share of the genomes for early stopping and calibration.", minimum=0, maximum=0.9)
     test: float = _train(0.1, "Share of the genomes that is measured at the end.", minimum=0, maximum=0.9)
     seed: int = _train(0, "Of the split, the weights and the order.")
     half: bool = _train(False, "Store matrices as float16.")
@@ -122,7 +126,8 @@ class Settings:
         "auto", "Whether a chunk without a stop-free frame is scored by its longest stretch without a stop. `auto` follows "
         "the classifier's file.",
         "The bundled classifiers were validated for them, the published ones weren't: with those, scores of such chunks "
-        "are marked. A stretch has at least 60 bases.", enum=["auto", "true", "false"], command=True)
+        "are marked. A classifier that is trained gets them among its data, unless it is `false`. A stretch has at least 60 "
+        "bases.", enum=["auto", "true", "false"], command=True)
     calls: str = _input(
         "balanced", "Which contigs are called viral; at most 1, 5 or 10 % of the non-viral ones of the classifier's development "
         "data (`strict`, `balanced`, `sensitive`).",
@@ -211,7 +216,8 @@ class Settings:
         {}, "For the target evaluate. Name: list of categories that are measured apart from the others.",
         additionalProperties={"type": "array", "items": {"type": "string"}, "minItems": 1})
 
-    check_frames: int = _check(200, "For the target check. How many frames of the samples are compared.", minimum=1)
+    check_frames: int = _check(
+        200, "For the target check. How many frames of the samples are compared, partial ones included.", minimum=1)
     check_published: str | None = _check(
         None, "For the target check. Vectors that were published (`.npz`, with their sequences beside it) to compare "
         "with as well.", format="path")

@@ -10,7 +10,7 @@
   const state = { column: null, descending: false, page: 0, rows: listed };
 
   function isNumber(column) {
-    return !["record", "call", "reason"].includes(column);
+    return !["record", "call", "reason", "category"].includes(column);
   }
 
   function classOf(column, value) {

@@ -1,0 +1,106 @@
+"""How good a classifier on the vectors of two checkpoints is: a quick one on training windows, measured on dev windows.
+
+python probe.py corpus.npz tokenizer.json PROTEIN.pt DNA.pt …
+"""
+
+import argparse
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from models import Learner, classifier
+from train import dev_rows
+from windows import MIXTURE, Corpus, Options, Windows
+
+from virnucpro.classifier.weighted import auroc
+
+
+def load(path, device):
+    """The learner of a checkpoint, in eval mode."""
+    state = torch.load(path, map_location=device)
+    learner = Learner(state["options"]["encoder"], state["config"], len(MIXTURE) + 1).to(device)
+    learner.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state["model"].items()})
+    return learner.eval()
+
+
+@torch.no_grad()
+def vectors(learner, rows, device):
+    """(n, width) float32 pooled vectors of rows."""
+    found = []
+    for i in range(0, len(rows["viral"]), 4096):
+        tokens = torch.from_numpy(rows[learner.kind][i : i + 4096]).to(device).long()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            found.append(learner(tokens)[1].float())
+    return torch.cat(found)
+
+
+def _draw(task):
+    corpus, tokenizer, seed, count = task
+    return Windows(corpus, Options(MIXTURE, mutated=0.2, recoded=0, lengths=((500, 1.0),)), seed).draw(count, tokenizer)
+
+
+def fit(features, viral, device, epochs=8, batch=1024):
+    """A classifier of the shape that `virnucpro train` makes."""
+    mean, scale = features.mean(0), features.std(0) + 1e-6
+    model = classifier(features.shape[1], 2, 512).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    for _epoch in range(epochs):
+        for at in torch.randperm(len(viral), device=device).split(batch)[:-1]:
+            loss = torch.nn.functional.cross_entropy(
+                model((features[at] - mean) / scale), viral[at], label_smoothing=0.05
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.7
+    model.eval()
+    return lambda x: torch.softmax(model((x - mean) / scale), 1)[:, 1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("pairs", type=Path, nargs="+", help="checkpoints: protein, DNA, protein, DNA …")
+    parser.add_argument("--windows", type=int, default=200_000)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(args.tokenizer))
+    rows = dev_rows(args.corpus, 1, tokenizer, 24_000)
+    corpus = Corpus(args.corpus, (0,))
+    tasks = [(corpus, tokenizer, (7, i), 2000) for i in range(args.windows // 2000)]
+    global _TASKS
+    _TASKS = tasks
+    with multiprocessing.get_context("fork").Pool(args.processes) as pool:
+        parts = pool.map(_task, range(len(tasks)), chunksize=1)
+    train = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    viral = torch.from_numpy(train["viral"].astype(np.int64)).to(device)
+    truth, partial = rows["viral"], rows["partial"]
+    for protein, dna in zip(args.pairs[::2], args.pairs[1::2], strict=True):
+        learners = [load(path, device) for path in (dna, protein)]
+        x, y = (torch.cat([vectors(each, part, device) for each in learners], 1) for part in (train, rows))
+        torch.manual_seed(0)
+        scores = fit(x, viral, device)(y).detach().cpu().numpy()
+        text = f"{protein.stem}+{dna.stem}"
+        for name, kept in (("all", partial | True), ("frames", ~partial), ("partial", partial)):
+            text += f" {name} {auroc(truth[kept], scores[kept], np.ones(len(scores[kept]))):.4f}"
+        for c in np.unique(rows["category"]):
+            of_kind = rows["category"] == c
+            rest = truth != truth[of_kind][0]
+            text += f" {corpus.categories[c]} {auroc(truth[of_kind | rest], scores[of_kind | rest], np.ones(len(scores[of_kind | rest]))):.3f}"
+        print(text, flush=True)
+
+
+def _task(i):
+    return _draw(_TASKS[i])
+
+
+if __name__ == "__main__":
+    main()
