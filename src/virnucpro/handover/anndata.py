@@ -30,7 +30,7 @@ LEVELS = (FRAME, CONTIG)
 _ROWS = 64
 """Rows of a block in the file: with 3,328 columns less than the megabyte that HDF5 keeps of a dataset while it is written."""
 _TEXT, _WORD, _WHOLE, _NUMBER = "text", "word", "i8", "f8"
-_OF_CONTIG = tuple(name for name in ("call", "category", "probability") if name in CONTIG_COLUMNS)
+_OF_CONTIG = ("call", "category", "probability")
 _KINDS = {
     **dict.fromkeys(("record",), _TEXT),
     **dict.fromkeys(("strand", "frame", "label", "call", "category"), _WORD),
