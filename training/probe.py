@@ -36,9 +36,17 @@ def vectors(learner, rows, device):
     return torch.cat(found)
 
 
-def _draw(task):
-    corpus, tokenizer, seed, count = task
-    return Windows(corpus, Options(MIXTURE, mutated=0.2, recoded=0, lengths=((500, 1.0),)), seed).draw(count, tokenizer)
+def _keep(*shared):
+    """In each process: what all draws share, which is too large to be sent with each."""
+    global _SHARED
+    _SHARED = shared
+
+
+def _draw(number):
+    """Rows of 2,000 training windows; equal numbers give equal rows."""
+    corpus, tokenizer = _SHARED
+    options = Options(MIXTURE, mutated=0.2, recoded=0, lengths=((500, 1.0),))
+    return Windows(corpus, options, (7, number)).draw(2000, tokenizer)
 
 
 def fit(features, viral, device, epochs=8, batch=1024):
@@ -74,11 +82,8 @@ def main():
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     rows = dev_rows(args.corpus, 1, tokenizer, 24_000)
     corpus = Corpus(args.corpus, (0,))
-    tasks = [(corpus, tokenizer, (7, i), 2000) for i in range(args.windows // 2000)]
-    global _TASKS
-    _TASKS = tasks
-    with multiprocessing.get_context("fork").Pool(args.processes) as pool:
-        parts = pool.map(_task, range(len(tasks)), chunksize=1)
+    with multiprocessing.get_context("fork").Pool(args.processes, _keep, (corpus, tokenizer)) as pool:
+        parts = pool.map(_draw, range(args.windows // 2000), chunksize=1)
     train = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     viral = torch.from_numpy(train["viral"].astype(np.int64)).to(device)
@@ -88,18 +93,12 @@ def main():
         x, y = (torch.cat([vectors(each, part, device) for each in learners], 1) for part in (train, rows))
         torch.manual_seed(0)
         scores = fit(x, viral, device)(y).detach().cpu().numpy()
-        text = f"{protein.stem}+{dna.stem}"
-        for name, kept in (("all", partial | True), ("frames", ~partial), ("partial", partial)):
-            text += f" {name} {auroc(truth[kept], scores[kept], np.ones(len(scores[kept]))):.4f}"
+        parts = {"all": partial | True, "frames": ~partial, "partial": partial}
         for c in np.unique(rows["category"]):
             of_kind = rows["category"] == c
-            rest = truth != truth[of_kind][0]
-            text += f" {corpus.categories[c]} {auroc(truth[of_kind | rest], scores[of_kind | rest], np.ones(len(scores[of_kind | rest]))):.3f}"
-        print(text, flush=True)
-
-
-def _task(i):
-    return _draw(_TASKS[i])
+            parts[corpus.categories[c]] = of_kind | (truth != truth[of_kind][0])
+        found = (f"{name} {auroc(truth[kept], scores[kept], np.ones(kept.sum())):.4f}" for name, kept in parts.items())
+        print(f"{protein.stem}+{dna.stem}", *found, flush=True)
 
 
 if __name__ == "__main__":

@@ -189,15 +189,23 @@ def evaluate(learner, rows, o, device):
     learner.train()
     scores = torch.cat(scores).cpu().numpy()
     viral, partial = rows["viral"], rows["partial"]
-    by = {"all": np.ones(len(viral), bool), "frames": ~partial, "partial": partial}
-    found = {name: auroc(viral[kept], scores[kept], np.ones(len(scores[kept]))) for name, kept in by.items()}
-    others = [c for c in np.unique(rows["category"]) if not viral[rows["category"] == c].any()]
-    kinds = {
-        int(c): float(auroc(viral[k], scores[k], np.ones(len(scores[k]))))
-        for c in others
-        for k in [viral | (rows["category"] == c)]
-    }
+    parts = {"all": np.ones(len(viral), bool), "frames": ~partial, "partial": partial}
+    category = rows["category"]
+    others = [c for c in np.unique(category) if not viral[category == c].any()]
+    found, kinds = (
+        {
+            name: auroc(viral[kept], scores[kept], np.ones(kept.sum()))
+            for name, kept in kept_of.items()
+            if two(viral[kept])
+        }
+        for kept_of in (parts, {int(c): viral | (category == c) for c in others})
+    )
     return found, kinds
+
+
+def two(viral):
+    """Whether both classes are there."""
+    return 0 < viral.sum() < len(viral)
 
 
 def run_stage(name, o, learner, queue, rows, device, folder):

@@ -1,8 +1,8 @@
 """Random windows of the corpus, and the frames or stretches of them that the workflow would embed: what encoders learn from.
 
 Everything is drawn anew each time: category (`MIXTURE`), group (shares of bases, flattened), record, place, strand, length;
-substitutions in the bases of some windows; windows made into negatives (shuffled codons, tandem repeats); other synonymous codons in the DNA of some frames. A window's row is one of its stop-free
-frames at random, or its longest stretch without a stop.
+substitutions in the bases of some windows; windows made into negatives (shuffled codons, tandem repeats); other synonymous
+codons in the DNA of some frames. A window's row is one of its stop-free frames at random, or its longest stretch.
 """
 
 import json
@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from sequences import CODON_RESIDUE, decode
 
-MADE = "made"
+from virnucpro.sequences.stretches import MIN_CODONS
+
 UNKNOWN = -100
 """Category of rows whose category isn't known: markers of viruses, prokaryotes and eukaryotes."""
 MIXTURE = {
@@ -37,7 +38,6 @@ MIXTURE = {
     "euk_marker": 0.025,
 }
 NAMELESS = ("viral_marker", "prok_marker", "euk_marker")
-MIN_CODONS = 20
 PROTEIN_TOKENS, DNA_TOKENS = 168, 136  # longest kept; cls, 166 residues and eos fit exactly
 PAD_PROTEIN, PAD_DNA = 1, 3
 _POWERS = np.array([16, 4, 1], np.int16)

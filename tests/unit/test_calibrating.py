@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from virnucpro.classifier.calibrating import GRID, Development, fit_calibration, hold_out, measure
-from virnucpro.classifier.evidence import PRESETS, Calibration
+from virnucpro.classifier.evidence import MISSED, PRESETS, Calibration
+from virnucpro.classifier.ranking import Ranking
 from virnucpro.classifier.weighted import (
     auroc,
-    bootstrap,
     calibration_error,
     group_weights,
+    intervals,
     realised_fdr,
-    recall_at,
     reliability,
     thresholds,
 )
@@ -170,6 +170,20 @@ def test_thresholds_find_most_with_at_most_the_share_wrong(rows, share):
         assert (viral & (logits == logits[called].min())).any()  # and no wrong call is made for nothing
 
 
+def test_each_class_has_a_share_of_its_own():
+    viral, logits = np.repeat([True, False], 100), np.concatenate([np.arange(100.0), np.arange(100.0) - 50])
+    high, low = thresholds(viral, logits, np.ones(200), 0.05, 0.02)
+    assert (logits[~viral] >= high).sum() == 5 and (logits[viral] < low).sum() == 2
+    assert thresholds(viral, logits, np.ones(200), 0.4, 0.02)[1] == low  # the other share doesn't move it
+
+
+def test_no_preset_denies_more_than_one_viral_contig_in_a_hundred():
+    data = development(1000, 200)
+    for preset in fit_calibration(data).presets.values():
+        ambiguous, recall = preset.measured["ambiguous"]["viral"], preset.measured["recall"]
+        assert recall + ambiguous >= 1 - MISSED - 1e-9
+
+
 def test_thresholds_of_classes_that_separate_leave_nothing_between():
     viral = np.array([True, True, False, False])
     assert thresholds(viral, np.array([2.0, 3.0, -1.0, -2.0]), np.full(4, 0.5), 0.01, 0.01) == (0.5, 0.5)
@@ -273,8 +287,9 @@ def test_auroc_is_that_of_scikit_learn():
 def test_recall_at_a_false_positive_rate():
     viral = np.repeat([True, False], 100)
     values = np.concatenate([np.arange(100), np.arange(100) - 50.0])  # 50 of the viral are above all others
-    assert recall_at(viral, values, np.ones(200), 0) == pytest.approx(0.5)
-    assert recall_at(viral, values, np.ones(200), 0.1) == pytest.approx(0.6)
+    ranking = Ranking(viral, values)
+    assert ranking.recall_at(np.ones(200), 0) == pytest.approx(0.5)
+    assert ranking.recall_at(np.ones(200), 0.1) == pytest.approx(0.6)
 
 
 def test_calibration_error():
@@ -290,14 +305,16 @@ def test_the_interval_over_groups_is_wider_than_over_contigs():
     group = np.arange(600) % 30
     viral = group % 2 == 0
     values = np.where(viral, 0.7, -0.7) + random.normal(0, 1.5, 30)[group] + random.normal(0, 0.3, 600)
-    by_group = bootstrap(lambda weights: auroc(viral, values, weights), viral, group, draws=200)
-    by_contig = bootstrap(lambda weights: auroc(viral, values, weights), viral, np.arange(600), draws=200)
+    by_group, by_contig = (
+        intervals(lambda weights: [auroc(viral, values, weights)], viral, unit, draws=200)[0]
+        for unit in (group, np.arange(600))
+    )
     assert by_group.low < by_group.value < by_group.high
     assert by_group.high - by_group.low > 2 * (by_contig.high - by_contig.low)
-    same = bootstrap(
-        lambda weights: auroc(viral, values, weights) - auroc(viral, values * 2, weights), viral, group, 20
+    same = intervals(
+        lambda weights: [auroc(viral, values, weights) - auroc(viral, values * 2, weights)], viral, group, draws=20
     )
-    assert same == (0, 0, 0)
+    assert same == [(0, 0, 0)]
 
 
 def test_realised_fdr_of_exact_logits_is_what_was_asked_for():

@@ -16,7 +16,7 @@ from virnucpro.classifier.labels import Label, Labelled
 from virnucpro.classifier.metrics import METRICS, binary_metrics, calibration_error, reliability
 from virnucpro.classifier.ranking import Ranking
 from virnucpro.classifier.weighted import calibration_error as weighted_error
-from virnucpro.classifier.weighted import group_weights, recall_at
+from virnucpro.classifier.weighted import group_weights, thresholds
 from virnucpro.errors import InputError, StorageError
 from virnucpro.result_tables import CHUNK_COLUMNS, PREDICTION_COLUMNS
 
@@ -27,6 +27,12 @@ def tables(folder, name, virus, chunks=2, length=900, **about):
     frames = [(f"{name}{i}_chunk_1F1", score) for i, score in enumerate(virus) if score is not None]
     tables_of(folder, [(f"{name}{i}", length) for i in range(len(virus))], frames, ending=".tsv")
     return Labelled(name, folder, **about)
+
+
+def recall_at(viral, scores, weights, share):
+    """By the threshold of a preset, which is found another way."""
+    high, _ = thresholds(viral, scores, weights, share, share)
+    return weights[viral & (scores >= high)].sum() / weights[viral].sum()
 
 
 def find(result, level, group="all", name=""):

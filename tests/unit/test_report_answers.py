@@ -275,3 +275,11 @@ def test_methods_say_how_sequences_were_called(tmp_path):
         assert fact in paragraph, fact
     change(folder, calls={"fdr": 0.1})
     assert "or if its q-value was not at most 0.1" in paragraph_in(page_of(folder))
+
+
+def test_no_number_of_contigs_helps_where_fdr_is_0(tmp_path):
+    folder = change(write_sample(tmp_path, 1, calibrated=True), ambiguous_records=1, viral_records=0, calls={"fdr": 0})
+    contigs_of(folder, call=lambda *_: "ambiguous", low_complexity=lambda *_: 0.01, reason=lambda *_: "no_q_value")
+    words = words_of(folder)
+    assert "viral by the preset alone; fdr is 0, so nothing is called viral." in words
+    assert "it needs more contigs" not in words

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from virnucpro.calls.blocks import Block, misplaced
-from virnucpro.calls.likeness import FrameTotals, Likeness, Totals
+from virnucpro.calls.likeness import PROBABILITY_DECIMALS, FrameTotals, Likeness, Totals
 from virnucpro.calls.rules import Rules
 from virnucpro.classifier.scoring import Scores
 from virnucpro.classifier.spec import CLASSES
@@ -26,7 +26,7 @@ from virnucpro.sequences.records import RecordRow
 SCORE_DECIMALS = 9
 """Chunk and contig scores are rounded to this before they are compared, so that a call follows from the number printed
 beside it. Two float32 scores that differ give chunk scores at least 1.4e-8 from 0.5."""
-LOGIT_DECIMALS, PROBABILITY_DECIMALS = 4, 6
+LOGIT_DECIMALS = 4
 Q_VALUE = "\0"
 """Stands in a contig's row for its q-value, which follows from all contigs."""
 ALTERNATIVE = "\1"

@@ -14,8 +14,8 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from virnucpro.calls.likeness import Likeness, Totals
-from virnucpro.calls.rows import ALTERNATIVE, PROBABILITY_DECIMALS, Q_VALUE, BlockTables, Contig, Counts, Part
+from virnucpro.calls.likeness import PROBABILITY_DECIMALS, Likeness, Totals
+from virnucpro.calls.rows import ALTERNATIVE, Q_VALUE, BlockTables, Contig, Counts, Part
 from virnucpro.calls.rules import UNUSUAL, Rules, is_unusual
 from virnucpro.classifier.evidence import Prevalence, estimate_prevalence, q_values
 from virnucpro.io import atomic_file

@@ -104,22 +104,6 @@ def thresholds(
     return high, min(low, high)
 
 
-def recall_at(viral: np.ndarray, scores: np.ndarray, weights: np.ndarray, share: float) -> float:
-    """Weighted recall at the threshold where at most ``share`` of the others' weight is called viral."""
-    high, _ = thresholds(viral, scores, weights, share, share)
-    return float(np.sum(weights[viral & (scores >= high)]) / np.sum(weights[viral]))
-
-
-def bootstrap(
-    statistic: Callable[[np.ndarray], float], viral: np.ndarray, group: np.ndarray, draws: int = 1000, seed: int = 0
-) -> Interval:
-    """A statistic of weights (n,), such as ``auroc`` or the difference of two, with its interval over groups.
-
-    The value is at ``group_weights``. Each draw takes as many groups of each class as there are, with replacement.
-    """
-    return intervals(lambda weights: (statistic(weights),), viral, group, None, draws, seed)[0]
-
-
 def intervals(
     statistics: Callable[[np.ndarray], Sequence[float]],
     viral: np.ndarray,
@@ -128,9 +112,10 @@ def intervals(
     draws: int = 1000,
     seed: int = 0,
 ) -> list[Interval]:
-    """As ``bootstrap``, of several statistics in the same draws, weights with categories if given.
+    """Statistics of weights (n,), such as ``auroc`` or the difference of two, with their intervals over groups.
 
-    Groups are drawn within their class, not within their category: so the interval knows that a kind of sequence with one
+    The values are at ``group_weights``. Each draw takes as many groups of each class as there are, with replacement, the
+    same ones for all statistics. Groups are drawn within their class, not within their category: so the interval knows that a kind of sequence with one
     group might have been another one.
     """
     weights = group_weights(viral, group, category)

@@ -17,6 +17,8 @@ REGION_CHUNKS, REGION_VIRAL = 8, 3
 
 Row = Mapping[str, str]
 
+_NOTHING = "viral by the preset alone; fdr is 0, so nothing is called viral"
+
 
 def ambiguous(row: Row, summary: Summary) -> str:
     """What to do about an ambiguous contig, from its row in contigs.tsv: one line."""
@@ -84,13 +86,15 @@ def _of_reason(reason: str, row: Row, summary: Summary) -> str:
     if reason == "q_value":
         return _above_fdr(float(row["q_value"]), summary["calls"]["fdr"])
     if reason == "no_q_value":
+        if not summary["calls"]["fdr"]:
+            return _NOTHING
         return "viral by the preset alone, without the q-value that fdr asks for: it needs more contigs, or no fdr"
     return reason
 
 
 def _above_fdr(q_value: float, fdr: Any) -> str:
     if not fdr:
-        return "viral by the preset alone; fdr is 0, so nothing is called viral"
+        return _NOTHING
     return f"viral by the preset alone, but its q-value, {q_value:.3g}, is above fdr ({fdr:g}): look at its genes"
 
 

@@ -131,8 +131,8 @@ class Settings:
     calls: str = _input(
         "balanced", "Which contigs are called viral; at most 1, 5 or 10 % of the non-viral ones of the classifier's development "
         "data (`strict`, `balanced`, `sensitive`).",
-        "As few viral ones are called non-viral; what lies between is `ambiguous`. For a classifier that isn't calibrated "
-        "`threshold` decides. None of these options computes a vector again. See docs/accuracy.md.",
+        "Below the logit that 99 % of the viral ones reach a contig is non-viral; what lies between is `ambiguous`. For a "
+        "classifier that isn't calibrated `threshold` decides. None of these options computes a vector again. See docs/accuracy.md.",
         enum=["strict", "balanced", "sensitive"], command=True)
     fdr: float | None = _input(
         None, "If set, a viral contig must have a q-value of at most this, too; others are `ambiguous`.",

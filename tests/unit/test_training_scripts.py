@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
 import sys
 from collections import Counter
 from importlib import import_module
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro import installation
 from virnucpro.classifier.labels import groups_from_headers, read_labelled_fasta, read_labelled_records
+from virnucpro.encoders.embed import embed
+from virnucpro.encoders.loading import load_encoder
+from virnucpro.models.model_file import read_entry
 from virnucpro.sequences.frames import stop_free_frames
 
 sys.path.insert(0, str(installation.root() / "training"))  # its scripts import each other
@@ -180,3 +188,32 @@ def test_windows_are_cut_as_the_workflow_cuts_them(tmp_path, length):
         else:
             assert found in free[i]
     assert partial.any() or length == 151
+
+
+def test_stages_train_and_export_encoders_that_embed(tmp_path):
+    write_corpus(tmp_path / "corpus.npz", 2)
+    shape = {"layers": 1, "width": 32, "heads": 2, "ffn": 64}
+    few = {"steps": 2, "batch": 16, "warmup": 1, "evaluate_every": 1}
+    stages = {
+        "pm": few | {"classify": False, "proteins": 0.5},
+        "p1": few | {"start": "pm"},
+        "d1": few | {"encoder": "dna"},
+    }
+    plan = {"protein": shape, "dna": shape | {"vocabulary": 1024}, "stages": stages}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    entry = read_entry(installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors")
+    (tmp_path / "tokenizer.json").write_text(entry["tokenizer"])
+
+    def script(name, *words):
+        command = [sys.executable, installation.root() / "training" / name, *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    given = ["--corpus", tmp_path / "corpus.npz", "--tokenizer", tmp_path / "tokenizer.json", "--folder", tmp_path]
+    said = script("train.py", tmp_path / "plan.json", *stages, *given, "--workers", "1", "--dev", "60")
+    assert re.findall(r"(\w+) step 2 .*", said) == list(stages) and said.count("dev all") == 4
+    script("export.py", tmp_path / "p1.pt", tmp_path / "d1.pt", tmp_path / "tokenizer.json", tmp_path / "made")
+    for name, sequence in (("mini-esm2", b"MKTAYIAKQR"), ("mini-dnabert-s", b"ACGTTGCAACGT")):
+        encoder = load_encoder(tmp_path / "made" / f"{name}.safetensors", dtype=torch.float32)
+        assert embed(encoder, ["a"], [sequence]).vectors.shape == (1, 32)
