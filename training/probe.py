@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from models import Learner, classifier
-from train import dev_rows
+from train import dev_rows, two
 from windows import MIXTURE, Corpus, Options, Windows
 
 from virnucpro.classifier.weighted import auroc
@@ -74,13 +74,14 @@ def main():
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("pairs", type=Path, nargs="+", help="checkpoints: protein, DNA, protein, DNA …")
     parser.add_argument("--windows", type=int, default=200_000)
+    parser.add_argument("--dev", type=int, default=24_000, help="windows to measure with")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
-    rows = dev_rows(args.corpus, 1, tokenizer, 24_000)
+    rows = dev_rows(args.corpus, 1, tokenizer, args.dev)
     corpus = Corpus(args.corpus, (0,))
     with multiprocessing.get_context("fork").Pool(args.processes, _keep, (corpus, tokenizer)) as pool:
         parts = pool.map(_draw, range(args.windows // 2000), chunksize=1)
@@ -97,7 +98,11 @@ def main():
         for c in np.unique(rows["category"]):
             of_kind = rows["category"] == c
             parts[corpus.categories[c]] = of_kind | (truth != truth[of_kind][0])
-        found = (f"{name} {auroc(truth[kept], scores[kept], np.ones(kept.sum())):.4f}" for name, kept in parts.items())
+        found = (
+            f"{name} {auroc(truth[kept], scores[kept], np.ones(kept.sum())):.4f}"
+            for name, kept in parts.items()
+            if two(truth[kept])
+        )
         print(f"{protein.stem}+{dna.stem}", *found, flush=True)
 
 

@@ -152,6 +152,9 @@ def test_groups_are_divided_whole():
     parts = make_corpus.divide(records, {"g1", "g2"})
     assert Counter(parts.values()) == {"train": 68, "test": 20, "dev": 12}
     assert parts["g1"] == parts["g2"] == "train" and parts == make_corpus.divide(records[::-1], {"g1", "g2"})
+    held = min(group for group, part in parts.items() if part == "test")
+    large = make_corpus.Record("large", "viral_phage", held, random_codes(100_000, 1))
+    assert make_corpus.divide([*records, large], {"g1", "g2"})[held] == "train"  # a third of all bases
 
 
 def test_what_resembles_the_example_is_cut_out():
@@ -213,7 +216,12 @@ def test_stages_train_and_export_encoders_that_embed(tmp_path):
     given = ["--corpus", tmp_path / "corpus.npz", "--tokenizer", tmp_path / "tokenizer.json", "--folder", tmp_path]
     said = script("train.py", tmp_path / "plan.json", *stages, *given, "--workers", "1", "--dev", "60")
     assert re.findall(r"(\w+) step 2 .*", said) == list(stages) and said.count("dev all") == 4
-    script("export.py", tmp_path / "p1.pt", tmp_path / "d1.pt", tmp_path / "tokenizer.json", tmp_path / "made")
+    pair = [tmp_path / "p1.pt", tmp_path / "d1.pt"]
+    words = [tmp_path / "corpus.npz", tmp_path / "tokenizer.json", *pair, "--windows", "2000", "--dev", "60"]
+    assert re.match(r"p1\+d1 all 0\.\d+", script("probe.py", *words, "--processes", "1"))
+    said = script("make_tokenizer.py", tmp_path / "corpus.npz", tmp_path / "new.json", "--chunks", "20")
+    assert "bases a token" in said and (tmp_path / "new.json").exists()
+    script("export.py", *pair, tmp_path / "tokenizer.json", tmp_path / "made")
     for name, sequence in (("mini-esm2", b"MKTAYIAKQR"), ("mini-dnabert-s", b"ACGTTGCAACGT")):
         encoder = load_encoder(tmp_path / "made" / f"{name}.safetensors", dtype=torch.float32)
         assert embed(encoder, ["a"], [sequence]).vectors.shape == (1, 32)

@@ -101,7 +101,9 @@ def test_training_again_gives_the_same_file(trained, tiny, tmp_path):
     assert different in ([], ["training.json", "calibration.json"]), "those name the run"
 
 
-def test_evaluate_measures_the_test_part(trained, tiny):
+@pytest.fixture(scope="module")
+def evaluated(trained, tiny):
+    """The same folder, after its test part was predicted and measured."""
     config = tiny.config() | {
         "shard_frames": 1000,
         "classifier": "results/training/classifier.safetensors",
@@ -110,23 +112,26 @@ def test_evaluate_measures_the_test_part(trained, tiny):
     }
     run = snakemake(trained, "evaluate", config=config).ok()
     assert sum(run.computed.values()) == 0
-    rows = list(csv.DictReader(open(trained / "results/evaluation/metrics.tsv"), delimiter="\t"))
+    return trained
+
+
+def test_evaluate_measures_the_test_part(evaluated):
+    rows = list(csv.DictReader(open(evaluated / "results/evaluation/metrics.tsv"), delimiter="\t"))
     chunks = next(row for row in rows if (row["level"], row["group"]) == ("chunk", "all"))
     assert float(chunks["auroc"]) > 0.9
-    split = list(csv.DictReader(open(trained / "results/training/split.tsv"), delimiter="\t"))
+    split = list(csv.DictReader(open(evaluated / "results/training/split.tsv"), delimiter="\t"))
     records = sum(row["part"] == "test" for row in split)
-    (made,) = read_provenance(trained / "results/evaluation/metrics.tsv")["predicted"]
+    (made,) = read_provenance(evaluated / "results/evaluation/metrics.tsv")["predicted"]
     assert made["classifier"]["name"] == "classifier" and sorted(made["samples"]) == ["green", "plain", "viral"]
     assert made["computed"]["dna"][0]["precision"] == "fp32" and made["protein_encoder"]["name"] == "esm_a"
     contigs = next(row for row in rows if (row["level"], row["group"]) == ("contig", "all"))
     assert int(contigs["items"] if "items" in contigs else contigs["n"]) == records
 
 
-def test_predictions_have_all_that_training_made(trained):
-    """After the test above, which predicts."""
+def test_predictions_have_all_that_training_made(evaluated):
     right = 0
     for sample, category in (("viral", "phage"), ("plain", "bacteria"), ("green", "plants")):
-        with open(trained / "results" / sample / "contigs.tsv") as file:
+        with open(evaluated / "results" / sample / "contigs.tsv") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 assert (
                     0 < float(row["probability"]) < 1 and 0 < float(row["distance"]) < 5 and row["category_probability"]
@@ -135,19 +140,18 @@ def test_predictions_have_all_that_training_made(trained):
     assert right > 50, "of 75"
 
 
-def test_the_command_evaluates_the_same(trained, tiny):
-    """After the test above, whose vectors and tables are there."""
-    measured = (trained / "results/evaluation/metrics.tsv").read_bytes()
+def test_the_command_evaluates_the_same(evaluated, tiny):
+    measured = (evaluated / "results/evaluation/metrics.tsv").read_bytes()
     options = tiny.config() | {"shard_frames": 1000, "classifier": "results/training/classifier.safetensors"}
     done = subprocess.run(
         [sys.executable, "-m", "virnucpro", "evaluate", "labels.tsv", "--split", "results/training/split.tsv",
          "--output", "results", "--cores", "2", *(f"--{key.replace('_', '-')}={value}" for key, value in options.items()),
          "--", "--forcerun", "evaluate"],
-        cwd=trained, capture_output=True, text=True, env=environment(),
+        cwd=evaluated, capture_output=True, text=True, env=environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(trained / "results/evaluation/metrics.tsv")
-    assert (trained / "results/evaluation/metrics.tsv").read_bytes() == measured
+    assert done.stdout.strip() == str(evaluated / "results/evaluation/metrics.tsv")
+    assert (evaluated / "results/evaluation/metrics.tsv").read_bytes() == measured
 
 
 def test_a_classifier_is_calibrated_and_used(trained, tiny, tmp_path):
