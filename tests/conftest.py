@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
 
 TIERS = ("test", "ci", "soak")
@@ -38,3 +41,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for tier in TIERS[chosen + 1 :]:
             if item.get_closest_marker(tier):
                 item.add_marker(pytest.mark.skip(reason=f"runs with make test TIER={tier} only"))
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """The command sets variables for its jobs; a test that calls it leaves none to the next."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

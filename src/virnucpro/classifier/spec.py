@@ -12,6 +12,7 @@ import numpy as np
 from virnucpro import __version__
 from virnucpro.classifier.evidence import Calibration
 from virnucpro.classifier.reference import Reference, is_reference, read_reference
+from virnucpro.classifier.region_model import DEFAULT, RegionModel
 from virnucpro.errors import ModelError
 from virnucpro.models import model_file
 
@@ -52,6 +53,7 @@ class ClassifierSpec:
     partial_frames: bool = False  # whether it was trained or validated for those of chunks without a stop-free frame
     calibration: dict[str, Any] | None = None  # see ``evidence.Calibration``
     reference: dict[str, Any] | None = None  # {"limit", "classes", "rows", "sha256"}, see ``reference.Reference``
+    regions: dict[str, Any] | None = None  # see ``region_model.RegionModel``
     categories: list[dict[str, Any]] | None = None  # {"name", "viral"} each, in the order of the category head
     batchnorm_eps: float = 1e-5
     training: dict[str, Any] | None = None  # settings and the digest of the data
@@ -63,6 +65,10 @@ class ClassifierSpec:
     def read_calibration(self, where: str | Path) -> Calibration | None:
         """The calibration, if there is one; ModelError names ``where``, the classifier's file, if it can't be used."""
         return None if self.calibration is None else Calibration.from_dict(self.calibration, where)
+
+    def read_regions(self, where: str | Path) -> RegionModel:
+        """How regions are found, the default if the file doesn't say; ModelError as ``read_calibration``."""
+        return DEFAULT if self.regions is None else RegionModel.from_dict(self.regions, where)
 
 
 def read_classifier_spec(path: str | Path) -> ClassifierSpec:
