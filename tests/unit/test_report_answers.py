@@ -169,7 +169,9 @@ def test_nothing_scored_is_a_page_without_curves(tmp_path, calibrated):
 
 
 def test_unscored_by_choice(tmp_path):
-    folder = change(write_sample(tmp_path, 12, calibrated=True), calls={"min_length": 3000, "min_chunks": 3, "shortest": 250})
+    folder = change(
+        write_sample(tmp_path, 12, calibrated=True), calls={"min_length": 3000, "min_chunks": 3, "shortest": 250}
+    )
     contigs_of(
         folder,
         call=lambda *_: "unscored",
