@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = {"config/README.md": "configuration.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """File of the repository → page of the site."""
 
-_MARK = re.compile(r"^<!-- test: .* -->\n", flags=re.M)
 _LINK = re.compile(r"(?<!!)\[([^]]*)\]\(([^)#:]+)(#[^)]*)?\)")
 
 
@@ -26,7 +25,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Links as they are in the repository → links in the site; what isn't a page, its path; no marks for tests."""
+    """Links as they are in the repository → links in the site; what isn't a page, its path."""
     elsewhere = {page: source for source, page in PAGES.items()}
     source = elsewhere.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     here = posixpath.dirname(page.file.src_uri)
@@ -41,4 +40,4 @@ def on_page_markdown(markdown, page, config, files):
             return f"[{text}]({posixpath.relpath(inside, here or '.')}{anchor})"
         return f"{text} (`{path}`)" if path not in text else f"`{path}`"
 
-    return _LINK.sub(link, _MARK.sub("", markdown))
+    return _LINK.sub(link, markdown)

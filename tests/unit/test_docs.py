@@ -1,7 +1,7 @@
 """What the documentation says can be typed, found, and followed.
 
-Every command in a code block is parsed. What runs it stands above the block: ``<!-- test: run -->``, this test, in the
-tier ci; ``<!-- test: tests/x.py, .ci/run -->``, these; or nothing can in CI, ``<!-- test: needs a GPU -->``.
+Every command in a code block is parsed. What runs it is in ``tests/blocks.yaml``: ``run``, this test, in the tier ci;
+``tests/x.py, .ci/run``, these; or nothing can in CI, ``needs a GPU``.
 """
 
 from __future__ import annotations
@@ -20,22 +20,11 @@ import click
 import pytest
 import yaml
 
-from virnucpro import installation
+from tests.documentation import PAGES, ROOT, blocks, first_line, marks, name, prose
 from virnucpro.cli import cli
 from virnucpro.settings.validation import resolve
 
-ROOT = installation.root()
-FOLDERS = ("config", "containers", "training")
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / folder / "README.md" for folder in FOLDERS)]
-)
 TARGETS = {"all", "all_dnabert_s", "all_esm2", "all_embeddings", "train", "evaluate", "calibrate", "check"}
-
-
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """(mark, text) of the page's code blocks that are shell; others name their language."""
-    found = re.findall(r"^(?:<!-- test: ([^\n]*) -->\n)?```(\w*)\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
-    return [(mark, text) for mark, language, text in found if language in ("", "bash", "sh", "console")]
 
 
 def commands(text: str) -> list[list[str]]:
@@ -43,7 +32,7 @@ def commands(text: str) -> list[list[str]]:
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         try:
-            words = shlex.split(line.removeprefix("$ "), comments=True)
+            words = shlex.split(line, comments=True)
         except ValueError:
             continue
         command: list[str] = []
@@ -60,8 +49,7 @@ def commands(text: str) -> list[list[str]]:
 
 def inline(page: Path) -> list[str]:
     """Commands in the text, which may leave arguments out."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
-    return [" ".join(found.split()) for found in re.findall(r"`((?:virnucpro|snakemake|make) [^`]+)`", text)]
+    return [" ".join(found.split()) for found in re.findall(r"`((?:virnucpro|snakemake|make) [^`]+)`", prose(page))]
 
 
 def examples(command: click.Command = cli) -> list[str]:
@@ -77,7 +65,7 @@ def examples(command: click.Command = cli) -> list[str]:
 EVERY = [
     pytest.param(words, whole, id=f"{page.relative_to(ROOT)}: {' '.join(words)[:60]}")
     for page in PAGES
-    for whole, texts in ((True, [text for _, text in blocks(page)]), (False, inline(page)))
+    for whole, texts in ((True, [block.commands for block in blocks(page)]), (False, inline(page)))
     for words in (words for text in texts for words in commands(text))
     if Path(words[0]).name in ("virnucpro", "snakemake", "make", "pip")
 ] + [
@@ -95,9 +83,18 @@ def test_commands_are_found():
 
 def test_every_block_says_what_runs_it():
     for page in PAGES:
-        for mark, text in blocks(page):
-            known = mark == "run" or mark.startswith("needs ")
-            assert known or all((ROOT / name).is_file() for name in mark.split(", ")), f"{page}: {mark!r} above\n{text}"
+        for block in blocks(page):
+            assert block.mark, f"{page}: tests/blocks.yaml doesn't say who runs\n{block.text}"
+            known = block.mark in ("run", "session") or block.mark.startswith("needs ")
+            assert known or all((ROOT / name).is_file() for name in block.mark.split(", ")), f"{page}: {block.mark}"
+
+
+def test_readers_see_no_marks():
+    for page in PAGES:
+        assert "<!-- test" not in page.read_text(), f"{page}: move it with `python -m tests.documentation`"
+    there = {name(page): {first_line(block.text) for block in blocks(page)} for page in PAGES}
+    for page, lines in marks().items():
+        assert set(lines) <= there.get(page, set()), f"tests/blocks.yaml, {page}: not there any more"
 
 
 @pytest.mark.parametrize(("words", "whole"), EVERY)
@@ -195,18 +192,17 @@ def test_the_site_is_built(tmp_path):
         assert str(page.relative_to(ROOT / "docs").with_suffix(".html")) in pages
     assert {"configuration.html", "contributing.html", "changelog.html"} <= pages
     assert "models/mini.html" in (tmp_path / "site/index.html").read_text()
-    assert not [page for page in pages if "<!-- test" in (tmp_path / "site" / page).read_text()]
 
 
 def followed(page: Path) -> list[str]:
     """The lines that a reader types, without comments."""
-    text = "\n".join(text for mark, text in blocks(page) if mark == "run")
+    text = "\n".join(block.text for block in blocks(page) if block.mark == "run")
     return [re.sub(r" +# .*", "", line) for line in text.splitlines()]
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(mark == "run" for mark, _ in blocks(page))], ids=lambda page: page.name
+    "page", [page for page in PAGES if any(block.mark == "run" for block in blocks(page))], ids=lambda page: page.name
 )
 def test_the_page_can_be_followed(page, tmp_path):
     """In a folder with what a clone has and the reader's own files, which are small."""
