@@ -163,7 +163,7 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f"{page}: {target}"
 
 
-def test_troubleshooting_quotes_what_is_said():
+def test_messages_quote_what_is_said():
     sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "workflow").rglob("*.smk"), ROOT / "docs/how-it-works.md"]
     said = re.sub(r"\"\s*\n\s*f?\"", "", "\n".join(path.read_text() for path in sources))
     others = {
@@ -176,7 +176,7 @@ def test_troubleshooting_quotes_what_is_said():
         "ModuleNotFoundError",
         "cannot import name",
     }  # not ours
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/troubleshooting.md").read_text(), flags=re.M)
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/faq.md").read_text(), flags=re.M)
     quoted = [words for row in rows for words in re.findall(r"`(.+?)`", row)]
     assert len(quoted) > 30
     assert [words for words in quoted if words not in said and words not in others] == []

@@ -1,4 +1,4 @@
-"""The output that the documentation shows is what comes out: of the sessions in ``console`` blocks, and of contigs.tsv.
+"""What the documentation shows is what comes out: sessions in ``console`` blocks, rows of contigs.tsv, the report's picture.
 
 In what is shown ``…`` stands for anything, a line of it for any lines; numbers with a decimal point may differ a little, as
 other processors round differently, and runs of blanks may be of other lengths.
@@ -11,10 +11,14 @@ import os
 import re
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from tests.browser.conftest import browser, opened  # noqa: F401
 from tests.documentation import PAGES, ROOT, Block, blocks, name
 
 pytestmark = pytest.mark.ci
@@ -109,3 +113,50 @@ def test_rows_of_the_contigs(page: Path, example: Path):
         for column, cell in row.items():
             value = real[row["record"]][column]
             assert value == cell or close(value, cell), f"{page}: {row['record']}, {column}: {value}"
+
+
+PICTURE = ROOT / "docs/figures/report.png"
+WIDTH, STRIPS = 1200, 6
+
+
+def test_the_picture_of_the_report(opened, example: Path):  # noqa: F811
+    """It shows what the page of today says, at that size; with MAKE_FIGURES=1 it is made anew."""
+    page = opened(example / "out/contigs/report.html", viewport={"width": WIDTH, "height": 900})
+    sentence = page.locator("#result + p")
+    strips = page.locator(".strip").all()[:STRIPS]
+    bands = [
+        (0, bottom(sentence) + 8),
+        (page.locator("#where").bounding_box()["y"] - 8, bottom(strips[-1].locator("..")) + 8),
+    ]
+    said = [
+        page.locator("h1").inner_text(),
+        sentence.inner_text(),
+        *(each.get_attribute("aria-label") for each in strips),
+    ]
+    if os.environ.get("MAKE_FIGURES"):
+        make_picture(page, bands, said)
+    with Image.open(PICTURE) as picture:
+        assert picture.text["said"].split("\n") == said, "make it anew: MAKE_FIGURES=1"
+        assert picture.width == WIDTH and abs(picture.height - sum(end - start for start, end in bands)) < 100
+    assert PICTURE.stat().st_size < 200_000
+
+
+def bottom(element) -> float:
+    box = element.bounding_box()
+    return box["y"] + box["height"]
+
+
+def make_picture(page, bands: list[tuple[float, float]], said: list[str]) -> None:
+    """These bands of the page, from (y, to y), one below the other; what the page says there is kept in the file."""
+    parts = [
+        Image.open(BytesIO(page.screenshot(full_page=True, clip={"x": 0, "y": y, "width": WIDTH, "height": end - y})))
+        for y, end in bands
+    ]
+    whole = Image.new("RGB", (WIDTH, sum(part.height for part in parts)))
+    y = 0
+    for part in parts:
+        whole.paste(part, (0, y))
+        y += part.height
+    text = PngInfo()
+    text.add_text("said", "\n".join(said))
+    whole.quantize(48).save(PICTURE, optimize=True, pnginfo=text)

@@ -167,7 +167,7 @@ class Settings:
         enum=["packed", "single", "original"], command=False)
     tokens_per_batch: int | str = _compute(
         "auto", "Tokens in one forward pass, or auto.",
-        "`auto` on a GPU is what its free memory allows, measured, up to 32,768 (DNABERT-S 49,152).",
+        "`auto` on a GPU is what its free memory allows, measured, up to 32,768 (DNABERT-S 65,536).",
         minimum=16, pattern="^auto$")
     vectors: str = _compute(
         "float32", "How vectors are stored. `float16` takes half the space.",
