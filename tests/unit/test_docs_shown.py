@@ -66,6 +66,9 @@ def example(tmp_path_factory) -> Path:
     """A folder with the example as ``contigs.fa``, and its results in ``out``; what the run said is in ``said``."""
     folder = tmp_path_factory.mktemp("example")
     (folder / "contigs.fa").write_bytes((ROOT / "resources/example/contigs.fa").read_bytes())
+    (folder / "samples.tsv").write_text("sample\tfasta\ngut\tcontigs.fa\n")
+    (folder / "my-cluster").symlink_to(ROOT / "workflow/profiles/slurm")  # as the reader has copied it
+    (folder / "workflow").symlink_to(ROOT / "workflow")
     (folder / "said").write_text(typed(PREDICT, folder))
     return folder
 
