@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.documentation import PAGES, ROOT, name, words
+from virnucpro.models.registry import ARCHITECTURES
 
 READ = (
     "README.md",
@@ -102,6 +103,13 @@ def test_a_figure_is_stated_alike(figure):
         assert round(100 / found["docs/performance.md"]) == found["README.md"], found
     else:
         assert len(set(found.values())) == 1, found
+
+
+def test_a_batch_is_stated_as_it_is():
+    row = next(
+        line for line in (ROOT / "config/README.md").read_text().splitlines() if line.startswith("| `tokens_per")
+    )
+    assert f"up to {ARCHITECTURES['esm2'].max_tokens:,} (DNABERT-S {ARCHITECTURES['dnabert_s'].max_tokens:,})" in row
 
 
 def test_pages_are_listed_for_the_site():
