@@ -76,6 +76,11 @@ def first_line(text: str) -> str:
     return re.sub(r" +# .*", "", text.split("\n", 1)[0])
 
 
+def first_lines(page: Path) -> set[str]:
+    """Of all its code blocks, whatever their language."""
+    return {first_line(text) for _, text in _BLOCK.findall(page.read_text())}
+
+
 def prose(page: Path) -> str:
     """The page's text without code blocks and comments."""
     return re.sub(r"<!--.*?-->", "", _BLOCK.sub("", page.read_text()), flags=re.S)
@@ -96,7 +101,7 @@ def move_marks() -> None:
             known.setdefault(name(page), {})[first_line(line)] = mark
         if (changed := _MARKED.sub(r"\2", text)) != text:
             page.write_text(changed)
-        there = [first_line(block) for _, block in _BLOCK.findall(changed)]
+        there = first_lines(page)
         kept[name(page)] = {line: mark for line, mark in known.get(name(page), {}).items() if line in there}
     head = "# Who runs the documentation's blocks of commands: tests/documentation.py says how it is read.\n"
     found = {page: lines for page, lines in kept.items() if lines}
