@@ -113,8 +113,11 @@ def letters(n, seed=0):
 
 @pytest.mark.parametrize(
     ("repeat", "circular"),
-    [(letters(30), True), (letters(127), True), (letters(300), True), (letters(29), False), (letters(301), False)]
-    + [(b"A" * 60, False), (b"AT" * 40, False), (b"N" * 90, False), (b"AAT" * 20, False), (b"AACC" * 20, False)],
+    [
+        *((letters(length), True) for length in (30, 127, 300)),
+        *((letters(length), False) for length in (29, 301)),
+        *((repeat, False) for repeat in (b"A" * 60, b"AT" * 40, b"N" * 90, b"AAT" * 20, b"AACC" * 20)),
+    ],
 )
 def test_circles_by_their_ends(repeat, circular):
     sequence = repeat + b"G" + letters(2000, 1) + b"C" + repeat
@@ -133,7 +136,6 @@ def test_short_ends_that_lie_in_longer_ones():
 # Their files
 
 NAMES = ("a", "b;=%&,~ü", "short", "host", "circle", "#1", "unscored", "none")
-
 
 
 def write_sample(folder, fastq=False, model=DEFAULT):
@@ -203,7 +205,11 @@ def test_gff3_by_another_reader(sample, tmp_path):
     for feature, row in zip(known.all_features(), read(paths.table), strict=True):
         assert feature.attributes["ID"] == [row["region"]] and feature.featuretype == "biological_region"
         assert unquote(feature.seqid) == row["record"]
-        assert (feature.start, feature.end, feature.score) == (int(row["start"]), int(row["end"]), row["mean_posterior"])
+        assert (feature.start, feature.end, feature.score) == (
+            int(row["start"]),
+            int(row["end"]),
+            row["mean_posterior"],
+        )
         assert (feature.strand, feature.frame) == (".", ".")
         for name in ("extent", "lowest_posterior", "call", "model"):
             assert feature.attributes[name] == [row[name]]

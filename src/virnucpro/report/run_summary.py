@@ -17,6 +17,7 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
     """
     found: list[str] = []
     records = viral = ambiguous = frames = 0
+    regions: list[int] = []  # of samples in which they were looked for
     seconds: Counter[str] = Counter()  # in the encoders, by device; without the jobs' start and waiting for a GPU
     for sample in samples:
         if not (folder / sample / "report.html").is_file():
@@ -30,6 +31,9 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
         ambiguous += counts.get("ambiguous_records", 0)  # files of version 0.1 lack these two
         frames += counts["frames"] + counts.get("partial_chunks", 0)
         called = _called(counts["viral_records"], counts.get("ambiguous_records", 0), counts["records"])
+        if counts.get("regions"):
+            regions.append(counts["regions"]["regions"])
+            called += f", {regions[-1]:,} viral regions"
         found.append(f"{sample}: {called}, {folder / sample / 'report.html'}")
     if not found:
         return ""
@@ -43,7 +47,9 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
     return "\n".join(
         [
             *found,
-            f"{_called(viral, ambiguous, records)}; {frames:,} frames embedded"
+            f"{_called(viral, ambiguous, records)}"
+            + (f", {sum(regions):,} viral regions" if regions else "")
+            + f"; {frames:,} frames embedded"
             + (f", now or before, in {cost}{rate}" if cost else ""),
         ]
     )
