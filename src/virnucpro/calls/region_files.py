@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -49,7 +48,7 @@ class RegionCounts:
     regions: int = 0
     records: int = 0  # contigs that have any
     bases: int = 0
-    extents: Counter[str] = field(default_factory=Counter)  # regions by extent
+    extents: dict[str, int] = field(default_factory=dict)  # regions by extent
 
 
 class ChunkReader:
@@ -146,7 +145,7 @@ class RegionFiles:
             header = f"{name} {record.id}:{start}-{end} extent={extent} mean_posterior={mean} call={call}"
             write_sequence(self._sequences, header, record.sequence[start - 1 : end])
             counts.bases += end - start + 1
-            counts.extents[extent] += 1
+            counts.extents[extent] = counts.extents.get(extent, 0) + 1
         counts.records += 1
         counts.regions += len(regions)
         for file, text in ((self._table, rows), (self._gff, features), (self._bed, lines)):
