@@ -74,4 +74,4 @@ def scale(length: int) -> list[tuple[float, str]]:
     unit, word = (1_000_000, "Mb") if step >= 1_000_000 else (1000, "kb") if step >= 100 else (1, "bases")
     inner = [at for at in range(step, length, step) if length - at >= 0.7 * step]
     marks = [(100 * at / length, f"{at / unit:g}") for at in inner]
-    return [(0.0, "1"), *marks, (100.0, f"{length / unit:g} {word}")]
+    return [(0.0, "1"), *marks, (100.0, f"{length / unit:.4g} {word}")]
