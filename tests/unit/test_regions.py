@@ -97,6 +97,8 @@ def test_over_the_origin_of_a_circle():
         ("c circular=false", False),
         ("c circular=No", False),
         ("c circular: no", False),
+        ("u1ctg_len-5000_circular-no_depth-7", False),
+        ("u1ctg_len-5000_circular-yes_depth-7", True),
         ("c non-circular", False),
         ("c not circular", False),
         ("c semicircular", False),

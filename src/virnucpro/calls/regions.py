@@ -21,7 +21,8 @@ DIFFERENT_PAIRS = 8
 """So many different pairs of neighbouring letters such a repeat must have; a tandem repeat of short words, as poly-A, has fewer."""
 
 _CIRCULAR = re.compile(
-    r"(?<!non[-_ ])(?<!not[-_ ])(?<![a-z])circular(?![a-z])(?!\s*[=:]\s*(?:false|no|n|f|0)(?![a-z0-9]))", re.IGNORECASE
+    r"(?<!non[-_ ])(?<!not[-_ ])(?<![a-z])circular(?![a-z])(?!\s*[=:_-]\s*(?:false|no|n|f|0)(?![a-z0-9]))",
+    re.IGNORECASE,
 )
 
 
