@@ -34,10 +34,10 @@ def join(
     output: str,
     force: bool,
 ) -> None:
-    """Put CheckV's, geNomad's and reads' word beside contigs.tsv and its regions.
+    """Put CheckV's, geNomad's and reads' word beside contigs.tsv.
 
-    SAMPLE is a sample's folder in the output of a run. Tables may be compressed. A table whose ids are all of other
-    sequences is refused; single ids that aren't the sample's are counted, and listed in FILE.unmatched.tsv.
+    SAMPLE is a sample's folder in the output of a run; its regions are in the table, too. Tables may be
+    compressed. A table whose ids are all of other sequences is refused; single ids that aren't the sample's are counted, and listed in FILE.unmatched.tsv.
 
     \b
     Example:
