@@ -29,6 +29,10 @@ CONTIG_COLUMNS = (
     *("mean_score", "best_score", "call", "logit", "probability", "q_value", "reason"),
     *("scored_share", "low_complexity", "gc", "n_share", "distance", "category", "category_probability"),
 )
+CONTROL_COLUMNS = (
+    *("kind", "preset", "controls", "called_viral", "ambiguous", "non_viral", "unscored", "share", "low", "high"),
+    *("shortest", "median_length", "longest"),
+)
 VIRAL, AMBIGUOUS, NON_VIRAL = "viral", "ambiguous", "non-viral"
 UNSCORED = "unscored"
 """The call of a chunk, or of a contig, of which nothing was scored."""

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from virnucpro.calls.controls import write_controls
 from virnucpro.calls.predict import Outputs, predict
 from virnucpro.calls.rules import Rules
 from virnucpro.calls.viral import write_viral
@@ -28,6 +29,7 @@ class Results(Outputs):
 
     viral: Path  # viral.fasta.gz
     page: Path  # report.html
+    controls: Path | None = None  # controls.tsv, beside the others
 
 
 def make_results(
@@ -39,6 +41,8 @@ def make_results(
     results: Results,
     rules: Rules,
     *,
+    shuffled: Path | None = None,
+    given: Path | None = None,
     check: str | None = None,
     threads: int = 1,
     **options: Any,
@@ -51,6 +55,7 @@ def make_results(
         fastas: its input files, in the order that they were split in.
         results: the files to make.
         rules: of the calls.
+        shuffled, given: ``contigs.tsv`` of its controls, if it has such; see ``calls.controls.write_controls``.
         check: content of ``check.json``, if there is one, for the report.
         threads: CPU threads.
 
@@ -59,6 +64,7 @@ def make_results(
     """
     outputs = Outputs(**{field.name: getattr(results, field.name) for field in fields(Outputs)})
     predict(merged, classifier, shards, sample, outputs, rules, threads=threads, **options)
+    write_controls(results.summary.parent, classifier, rules, shuffled, given)
     # Side by side, in processes if that saves more than their start.
     small = results.contigs.stat().st_size + results.predictions.stat().st_size < _SMALL_TABLES
     provenance = MergedEmbeddings(merged).provenance
