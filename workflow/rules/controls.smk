@@ -19,7 +19,7 @@ checkpoint make_controls:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
         runtime=lambda wildcards, attempt: attempt * 120,
     params:
-        count=SETTINGS.controls,
+        contigs=SETTINGS.controls,
         chunk_length=SETTINGS.chunk_length,
         control_fasta=SETTINGS.control_fasta,
         fastas=lambda wildcards: fastas_of(wildcards)[wildcards.sample],

@@ -11,7 +11,7 @@ with job(snakemake.log[0]):
         snakemake.wildcards.sample,
         [Path(path) for path in snakemake.params.fastas],
         Path(snakemake.output[0]),
-        snakemake.params.count,
+        snakemake.params.contigs,
         snakemake.params.chunk_length,
         Path(snakemake.params.control_fasta) if snakemake.params.control_fasta else None,
     )
