@@ -64,11 +64,11 @@ def make_results(
     """
     outputs = Outputs(**{field.name: getattr(results, field.name) for field in fields(Outputs)})
     predict(merged, classifier, shards, sample, outputs, rules, threads=threads, **options)
-    write_controls(results.summary.parent, classifier, rules, shuffled, given)
+    controls = write_controls(results.summary.parent, classifier, rules, shuffled, given)
     # Side by side, in processes if that saves more than their start.
     small = results.contigs.stat().st_size + results.predictions.stat().st_size < _SMALL_TABLES
     provenance = MergedEmbeddings(merged).provenance
-    page = partial(write_sample_page, results.summary.parent, sample, fastas, results.page, provenance, check)
+    page = partial(write_sample_page, results.summary.parent, sample, fastas, results.page, provenance, check, controls)
     viral = partial(write_viral, results.contigs, fastas, results.viral, threads)
     with Processes(_call, min(2, threads), 2 if small else 0) as processes:
         for _ in processes.map([viral, page]):

@@ -41,7 +41,9 @@ class _Kind:
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)  # (preset, call) → controls
 
 
-def write_controls(folder: Path, classifier: Path, rules: Rules, shuffled: Path | None, given: Path | None) -> None:
+def write_controls(
+    folder: Path, classifier: Path, rules: Rules, shuffled: Path | None, given: Path | None
+) -> Path | None:
     """Write a sample's ``controls.tsv``, or remove that of an earlier run if there are no controls now.
 
     Controls are called by each preset as contigs of the sample are (``rules``), but for ``fdr``: q-values follow from the sample's own
@@ -52,6 +54,9 @@ def write_controls(folder: Path, classifier: Path, rules: Rules, shuffled: Path 
         classifier: the classifier's file.
         rules: of the calls.
         shuffled, given: ``contigs.tsv`` of the sample's shuffled contigs and of the user's own controls, if there are such.
+
+    Returns:
+        The table, or None without controls.
     """
     path = folder / CONTROLS
     kinds: dict[str, _Kind] = {}
@@ -63,8 +68,10 @@ def write_controls(folder: Path, classifier: Path, rules: Rules, shuffled: Path 
             _count(table, kind, by_preset, kinds)
     if kinds:
         write_table(path, CONTROL_COLUMNS, _rows(kinds, presets))
-    elif _is_ours(path):
+        return path
+    if _is_ours(path):
         path.unlink()
+    return None
 
 
 def _count(table: Path, kind: str, rules: Mapping[str, Rules], kinds: dict[str, _Kind]) -> None:

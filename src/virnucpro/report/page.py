@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from virnucpro import __version__
 from virnucpro.io import atomic_file
 from virnucpro.report import advice, answers, methods, tables, timing
+from virnucpro.report.controls import TITLES, about, read_controls
 from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
 
 MAX_LISTED_SHARDS = 500
@@ -27,6 +28,7 @@ def write_sample_page(
     output: Path,
     provenance: Mapping[str, Any],
     check: str | None,
+    controls: Path | None = None,
 ) -> None:
     """Write a sample's page: one file, bounded in size whatever the number of contigs.
 
@@ -37,12 +39,14 @@ def write_sample_page(
         output: the page.
         provenance: of its ``embeddings.h5``.
         check: content of ``check.json``, if there is one.
+        controls: ``controls.tsv``, if it has controls.
     """
     summary = json.loads((folder / "summary.json").read_text())
     by_score = answers.by_score(summary)
     contigs = tables.read_contigs(folder / "contigs.tsv", by_score)
     chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn, by_score)
     calibration = summary["calibration"]
+    scored_controls = read_controls(controls) if controls else []
     shards = provenance["shards"]
     computed = timing.computed(shards)
     _write(
@@ -69,6 +73,9 @@ def write_sample_page(
         fitted_on=answers.fitted_on(calibration) if calibration else "",
         measured=answers.measured(calibration),
         curve=answers.curve(summary),
+        controls=scored_controls,
+        about_controls=about(scored_controls, summary) if scored_controls else [],
+        kinds_of_controls=TITLES,
         data=tables.columns(contigs.listed),
         columns=CONTIG_COLUMNS,
         calls=(VIRAL, AMBIGUOUS, NON_VIRAL, UNSCORED),
