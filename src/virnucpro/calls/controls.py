@@ -120,7 +120,7 @@ def wilson(found: int, of: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share, ``found`` ``of`` so many (1 or more): which shares agree with that by chance."""
     share, z = found / of, _Z * _Z / of
     middle, half = share + z / 2, math.sqrt(z * share * (1 - share) + z * z / 4)
-    return max(0.0, (middle - half) / (1 + z)), min(1.0, (middle + half) / (1 + z))
+    return (middle - half) / (1 + z) if found else 0.0, (middle + half) / (1 + z) if found < of else 1.0
 
 
 def _is_ours(path: Path) -> bool:
