@@ -67,17 +67,8 @@ from virnucpro.errors import InputError, VirNucProError
 from virnucpro.gpu import visible_gpus
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
-from virnucpro.outputs import (
-    CONTROL_SETS,
-    CONTROLS,
-    EMBEDDINGS,
-    GIVEN_CONTROLS,
-    REPORT,
-    SAMPLE_FILES,
-    TABLES,
-    TARGETS,
-    VIRAL,
-)
+from virnucpro.outputs import CONTROL_SETS, CONTROLS, EMBEDDINGS, GIVEN_CONTROLS, REPORT, SAMPLE_FILES
+from virnucpro.outputs import TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord, other_options

@@ -27,7 +27,7 @@ from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.models.sources import KEYS, find, is_name
-from virnucpro.outputs import EMBEDDINGS, TABLES, check_own, refuse_inputs, refuse_replacing, write_own
+from virnucpro.outputs import CONTROL_SETS, EMBEDDINGS, TABLES, check_own, refuse_inputs, refuse_replacing, write_own
 from virnucpro.paths import user_path
 from virnucpro.provenance import OPTIONS_OF_VECTORS, other_options
 from virnucpro.sequences.split import changed_inputs
@@ -263,6 +263,8 @@ def _made_otherwise(out: Path, samples: Iterable[str], settings: Settings) -> li
         if other := other_options(out / sample, settings.as_dict()):
             names = (EMBEDDINGS, TABLES["contigs"]) if other.intersection(OPTIONS_OF_VECTORS) else (TABLES["contigs"],)
             files += [f"{out}/{sample}/{name}" for name in names]
+            if "controls" in other and settings.controls:
+                files.append(f"{out}/{CONTROL_SETS}/{sample}/controls.fasta")
     return files
 
 
