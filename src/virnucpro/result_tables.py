@@ -33,6 +33,10 @@ REGION_COLUMNS = (
     *("record", "region", "start", "end", "length", "chunks", "scored_chunks"),
     *("mean_posterior", "lowest_posterior", "extent", "call", "model"),
 )
+CONTROL_COLUMNS = (
+    *("kind", "preset", "controls", "called_viral", "ambiguous", "non_viral", "unscored", "share", "low", "high"),
+    *("shortest", "median_length", "longest"),
+)
 VIRAL, AMBIGUOUS, NON_VIRAL = "viral", "ambiguous", "non-viral"
 UNSCORED = "unscored"
 """The call of a chunk, or of a contig, of which nothing was scored."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from virnucpro.calls.controls import write_controls
 from virnucpro.calls.predict import Outputs, predict
 from virnucpro.calls.region_files import RegionFiles, RegionPaths
 from virnucpro.calls.rules import Rules
@@ -33,6 +34,7 @@ class Results(Outputs):
     regions_gff: Path | None = None  # regions.gff3
     regions_bed: Path | None = None  # regions.bed
     viral_regions: Path | None = None  # viral_regions.fasta.gz
+    controls: Path | None = None  # controls.tsv, beside the others
 
     @property
     def of_regions(self) -> RegionPaths | None:
@@ -51,6 +53,8 @@ def make_results(
     results: Results,
     rules: Rules,
     *,
+    shuffled: Path | None = None,
+    given: Path | None = None,
     check: str | None = None,
     threads: int = 1,
     **options: Any,
@@ -63,6 +67,7 @@ def make_results(
         fastas: its input files, in the order that they were split in.
         results: the files to make.
         rules: of the calls.
+        shuffled, given: ``contigs.tsv`` of its controls, if it has such; see ``calls.controls.write_controls``.
         check: content of ``check.json``, if there is one, for the report.
         threads: CPU threads.
 
@@ -84,4 +89,5 @@ def make_results(
 
     outputs = Outputs(**{field.name: getattr(results, field.name) for field in fields(Outputs)})
     predict(merged, classifier, shards, sample, outputs, rules, threads=threads, find_regions=read_again, **options)
-    write_sample_page(folder, sample, fastas, results.page, MergedEmbeddings(merged).provenance, check)
+    controls = write_controls(folder, classifier, rules, shuffled, given)
+    write_sample_page(folder, sample, fastas, results.page, MergedEmbeddings(merged).provenance, check, controls)

@@ -208,17 +208,19 @@ def write_sample(
     return folder
 
 
-def page_of(folder: Path) -> str:
-    """Make a sample's page, with the check beside its folder if there is one; returns its text."""
+def page_of(folder: Path, controls: bool = False) -> str:
+    """Make a sample's page, with the check beside its folder if there is one, and if wanted ``controls.tsv``; returns its text."""
     provenance, check = read_provenance(folder / "embeddings.h5"), folder.parent / "check.json"
     said = check.read_text() if check.exists() else None
-    write_sample_page(folder, "s", FASTAS, folder / "report.html", provenance, said)
+    write_sample_page(
+        folder, "s", FASTAS, folder / "report.html", provenance, said, folder / "controls.tsv" if controls else None
+    )
     return (folder / "report.html").read_text()
 
 
-def words_of(folder: Path) -> str:
+def words_of(folder: Path, controls: bool = False) -> str:
     """What a reader sees, line breaks as spaces."""
-    page = re.sub(r"<(style|script|svg)\b.*?</\1>", " ", page_of(folder), flags=re.DOTALL)
+    page = re.sub(r"<(style|script|svg)\b.*?</\1>", " ", page_of(folder, controls), flags=re.DOTALL)
     return re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]+>", "", page)))
 
 

@@ -15,6 +15,7 @@ from virnucpro import __version__
 from virnucpro.io import atomic_file
 from virnucpro.outputs import REGIONS
 from virnucpro.report import advice, answers, methods, regions, tables, timing
+from virnucpro.report.controls import TITLES, about, read_controls
 from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
 
 MAX_LISTED_SHARDS = 500
@@ -28,6 +29,7 @@ def write_sample_page(
     output: Path,
     provenance: Mapping[str, Any],
     check: str | None,
+    controls: Path | None = None,
 ) -> None:
     """Write a sample's page: one file, bounded in size whatever the number of contigs.
 
@@ -38,6 +40,7 @@ def write_sample_page(
         output: the page.
         provenance: of its ``embeddings.h5``.
         check: content of ``check.json``, if there is one.
+        controls: ``controls.tsv``, if it has controls.
     """
     summary = json.loads((folder / "summary.json").read_text())
     by_score = answers.by_score(summary)
@@ -49,6 +52,7 @@ def write_sample_page(
     for record, found in (regions.regions_of(table, drawn.keys()) if table else {}).items():
         drawn[record].regions = found
     calibration = summary["calibration"]
+    scored_controls = read_controls(controls) if controls else []
     shards = provenance["shards"]
     computed = timing.computed(shards)
     _write(
@@ -79,6 +83,9 @@ def write_sample_page(
         fitted_on=answers.fitted_on(calibration) if calibration else "",
         measured=answers.measured(calibration),
         curve=answers.curve(summary),
+        controls=scored_controls,
+        about_controls=about(scored_controls, summary) if scored_controls else [],
+        kinds_of_controls=TITLES,
         data=tables.columns(contigs.listed),
         columns=CONTIG_COLUMNS,
         calls=(VIRAL, AMBIGUOUS, NON_VIRAL, UNSCORED),
