@@ -44,6 +44,7 @@ def development(contigs=2000, groups=400, between=0.0, within=2.0, chunks=1, par
         partial=is_partial,
         share=share,
         contig=contig,
+        start=500 * (np.arange(len(contig)) - np.searchsorted(contig, contig)),
         viral=viral,
         group=np.array([f"g{number % groups}" for number in range(contigs)]),
         category=np.where(viral, "phage", np.where(np.arange(contigs) % 4 == 1, "plant", "bacteria")),
