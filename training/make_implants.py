@@ -105,10 +105,17 @@ def main() -> None:
                 phage, source = draw_phage(records, rng)
                 place = int(rng.integers(1, len(codes)))
                 codes = np.concatenate([codes[:place], phage, codes[place:]])
-                row |= {"start": place + 1, "end": place + len(phage), "phage": records[0].group, "phage_source": source}
+                row |= {
+                    "start": place + 1,
+                    "end": place + len(phage),
+                    "phage": records[0].group,
+                    "phage_source": source,
+                }
             truth.writerow(row | {"length": len(codes), "seed": args.seed})
             fasta.write(f">{row['record']} host={row['host']} phage={row.get('phage', 'none')}\n{decode(codes)}\n")
-    print(f"{args.implants} implants and {args.hosts} hosts, of {len(hosts)} groups of hosts and {len(phages)} of phages")
+    print(
+        f"{args.implants} implants and {args.hosts} hosts, of {len(hosts)} groups of hosts and {len(phages)} of phages"
+    )
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def calibrate_from_table(
     try:
         data = read_development(samples, only)
         calibration = fit_calibration(data, about)
-        regions = fit_regions_of(data, about.get("chunk_length", spec.chunk_length), about)
+        regions = fit_regions_of(data, about)
         reference = None
         if embeddings is not None:
             reference = reference_of_samples(embeddings, contig_numbers(samples, only), data, spec.width)

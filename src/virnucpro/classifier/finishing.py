@@ -77,7 +77,7 @@ def finish(spec: ClassifierSpec, data: Dataset, kinds: Kinds, arrays: Mapping[st
         )
         logger.warning("%s isn't calibrated, so predictions have no probabilities. %s", spec.name, reason)
         return Finish(spec, reference, None, None, reason)
-    regions = fit_regions_of(development, spec.chunk_length, about)
+    regions = fit_regions_of(development, about)
     spec = replace(spec, calibration=calibration.to_dict(), regions=regions.to_dict() if regions else None)
     return Finish(spec, reference, calibration, development)
 

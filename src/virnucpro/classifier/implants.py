@@ -6,6 +6,7 @@ scored chunks of some contigs of one non-viral group after another, and between 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +21,7 @@ PHAGE_BASES = (5_000, 40_000)
 """Bases of an implant; a longer viral contig gives a part of that length, of a shorter one there is none."""
 FOLDS = 5
 """Each made-up contig is of one fold: so is its host's group, and its virus's."""
-HOSTS_PER_GROUP = 4
+HOSTS_PER_GROUP = 2
 IMPLANTS_PER_HOST = 3
 """Made-up contigs of one host; beside them it is there once without an implant."""
 IMPLANT, HOST, VIRUS = "implant", "host", "virus"
@@ -77,7 +78,6 @@ class MadeUp:
         viral_from, viral_to: its viral part, 0-based, end excluded; both 0 without.
         start, logit, partial: (k,) as in ``LabelledChunks``.
         viral: (k,) bool.
-        end: (k,) int64, where the chunk ends.
     """
 
     kind: str
@@ -89,17 +89,21 @@ class MadeUp:
     viral_from: int
     viral_to: int
     start: np.ndarray
-    end: np.ndarray
     logit: np.ndarray
     partial: np.ndarray
     viral: np.ndarray
+
+    @property
+    def end(self) -> np.ndarray:
+        """(k,) int64, where the next chunk starts, or the contig ends: an unscored chunk goes with the one before it."""
+        return np.append(self.start[1:], self.length)
 
 
 class TooFewError(Exception):
     """Why there are no implants, as a clause that a log or a page can end with."""
 
 
-def make_up(chunks: LabelledChunks, chunk_length: int, seed: int = 0) -> list[MadeUp]:
+def make_up(chunks: LabelledChunks, seed: int = 0) -> list[MadeUp]:
     """Contigs with and without implants, and whole viral ones; the same for the same chunks and seed.
 
     Hosts are groups of bacteria and archaea and implants are phages where the categories say so, else all groups and
@@ -108,13 +112,11 @@ def make_up(chunks: LabelledChunks, chunk_length: int, seed: int = 0) -> list[Ma
     random = np.random.default_rng(seed)
     order = np.lexsort((chunks.start, chunks.contig))
     ends = np.searchsorted(chunks.contig[order], np.arange(len(chunks.viral) + 1))
-    rows = [order[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    rows = [order[a:b] for a, b in itertools.pairwise(ends)]
     scored = np.diff(ends) > 0
     hosts = _named(chunks, ~chunks.viral & scored, _HOST_WORDS)
     groups = {
-        group: members
-        for group, members in _by_group(chunks, hosts)
-        if chunks.length[members].sum() >= LEAST_OF_GROUP
+        group: members for group, members in _by_group(chunks, hosts) if chunks.length[members].sum() >= LEAST_OF_GROUP
     }
     phages = _named(chunks, chunks.viral & scored & (chunks.length >= PHAGE_BASES[0]), (_PHAGE_WORD,))
     viruses = dict(_by_group(chunks, phages))
@@ -125,17 +127,17 @@ def make_up(chunks: LabelledChunks, chunk_length: int, seed: int = 0) -> list[Ma
         if len(found) < FOLDS:
             raise TooFewError(f"implants need {FOLDS} {what} or more, and there are {len(found)}")
     fold = _deal(groups, viruses, chunks, random)
-    made = list(_whole(chunks, rows, np.flatnonzero(chunks.viral & scored), fold, chunk_length))
+    made = list(_whole(chunks, rows, np.flatnonzero(chunks.viral & scored), fold))
     turns = {number: _in_turn([m for g, m in viruses.items() if fold[g] == number], random) for number in range(FOLDS)}
     for group, members in groups.items():
         for host in _hosts(chunks, rows, members, random):
-            made.append(_join(chunks, host, fold[group], chunk_length))
+            made.append(_join(chunks, host, fold[group]))
             for _ in range(IMPLANTS_PER_HOST):
                 if (contig := next(turns[fold[group]], None)) is None:
                     break  # its fold has no phage of another group
-                place = _edge(chunks, host, random)
+                place = int(random.integers(1, len(host)))  # so that there is a boundary on either side
                 phage = _part(chunks, rows[contig], contig, random)
-                made.append(_join(chunks, [*host[:place], phage, *host[place:]], fold[group], chunk_length, place))
+                made.append(_join(chunks, [*host[:place], phage, *host[place:]], fold[group], place))
     return made
 
 
@@ -199,13 +201,10 @@ def _single(chunks: LabelledChunks, pieces: Sequence[Piece]) -> list[Piece]:
         starts = chunks.start[rows]
         # A chunk stands for the bases up to the next one; so the first does for those before it, too.
         edges = np.concatenate(([first], starts[1:], [first + bases]))
-        single += [Piece(contig, rows[k : k + 1], int(edges[k]), int(edges[k + 1] - edges[k])) for k in range(len(rows))]
+        single += [
+            Piece(contig, rows[k : k + 1], int(edges[k]), int(edges[k + 1] - edges[k])) for k in range(len(rows))
+        ]
     return single
-
-
-def _edge(chunks: LabelledChunks, host: Sequence[Piece], random: np.random.Generator) -> int:
-    """A place within a host, 1 … its pieces − 1, so that there is a boundary on either side."""
-    return int(random.integers(1, len(host)))
 
 
 def _part(chunks: LabelledChunks, rows: np.ndarray, contig: int, random: np.random.Generator) -> Piece:
@@ -220,15 +219,11 @@ def _part(chunks: LabelledChunks, rows: np.ndarray, contig: int, random: np.rand
     return Piece(contig, inside, first, wanted)
 
 
-def _join(
-    chunks: LabelledChunks, pieces: Sequence[Piece], fold: int, chunk_length: int, implant: int | None = None
-) -> MadeUp:
+def _join(chunks: LabelledChunks, pieces: Sequence[Piece], fold: int, implant: int | None = None) -> MadeUp:
     """Pieces one after the other; the one at place ``implant`` is viral, if given."""
     before = np.concatenate(([0], np.cumsum([piece.bases for piece in pieces])))
     rows = np.concatenate([piece.rows for piece in pieces])
     shift = np.repeat([begin - piece.first for begin, piece in zip(before, pieces, strict=False)], _sizes(pieces))
-    close = np.repeat(before[1:], _sizes(pieces))
-    start = chunks.start[rows] + shift
     number = np.repeat(np.arange(len(pieces)), _sizes(pieces))
     phage = None if implant is None else pieces[implant]
     host = str(chunks.group[pieces[0].contig])
@@ -241,8 +236,7 @@ def _join(
         length=int(before[-1]),
         viral_from=0 if implant is None else int(before[implant]),
         viral_to=0 if implant is None else int(before[implant + 1]),
-        start=start,
-        end=np.minimum(start + chunk_length, close),
+        start=chunks.start[rows] + shift,
         logit=chunks.logit[rows],
         partial=chunks.partial[rows],
         viral=np.zeros(len(rows), bool) if implant is None else number == implant,
@@ -250,7 +244,7 @@ def _join(
 
 
 def _whole(
-    chunks: LabelledChunks, rows: Sequence[np.ndarray], contigs: np.ndarray, fold: dict[str, int], chunk_length: int
+    chunks: LabelledChunks, rows: Sequence[np.ndarray], contigs: np.ndarray, fold: dict[str, int]
 ) -> Iterator[MadeUp]:
     """Viral contigs as they are, of the longest ones ``HOST_BASES`` at most."""
     for contig in contigs.tolist():
@@ -258,7 +252,6 @@ def _whole(
         kept = rows[contig][chunks.start[rows[contig]] < bases]
         if len(kept):
             group = str(chunks.group[contig])
-            start = chunks.start[kept]
             yield MadeUp(
                 kind=VIRUS,
                 host="",
@@ -268,8 +261,7 @@ def _whole(
                 length=bases,
                 viral_from=0,
                 viral_to=bases,
-                start=start,
-                end=np.minimum(start + chunk_length, bases),
+                start=chunks.start[kept],
                 logit=chunks.logit[kept],
                 partial=chunks.partial[kept],
                 viral=np.ones(len(kept), bool),
