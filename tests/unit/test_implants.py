@@ -7,10 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from virnucpro.classifier.implants import FOLDS, HOST, HOST_BASES, IMPLANT, PHAGE_BASES, VIRUS, LabelledChunks
-from virnucpro.classifier.implants import TooFewError, make_up
-from virnucpro.classifier.region_fitting import batch_posteriors, fit_regions, regions_of
+from virnucpro.classifier.implants import (
+    FOLDS,
+    HOST,
+    HOST_BASES,
+    IMPLANT,
+    PHAGE_BASES,
+    VIRUS,
+    LabelledChunks,
+    TooFewError,
+    make_up,
+)
 from virnucpro.classifier.region_fitting import _pack as pack
+from virnucpro.classifier.region_fitting import batch_posteriors, fit_regions, regions_of
 from virnucpro.classifier.region_measures import Region, Truth, find_regions, measure_regions
 from virnucpro.classifier.region_model import DEFAULT, RegionModel
 
