@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 SHARES = {IMPLANT: 0.45, HOST: 0.45, VIRUS: 0.1}
 """What the kinds of made-up contigs weigh in the fit, before viral chunks and others get their shares."""
-VIRAL_SHARE = 0.35
+VIRAL_SHARE = 0.3
 """What viral chunks weigh in the fit, of all: more than their part of the bases (some 0.15), so that regions are rather too
 long than too short. By figures of the development part: with 0.2 fewer bases are found at 0.9, with 0.4 more hosts' are."""
-PULL = 0.003
+PULL = 0.001
 """What a parameter's distance from the default, squared on the logarithmic scale, adds to the mean loss of a chunk (some
 0.2): little against many groups of hosts, but with few the fit doesn't depend on one of them."""
 FITTED = ("enter", "leave", "frame", "partial", "limit")
