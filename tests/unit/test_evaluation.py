@@ -199,7 +199,7 @@ def calibrated(folder, name, contigs, **about):
     for record, length, call, logit in contigs:
         said = {"call": call, **({"mean_score": 0.5} | logits_of(logit) if logit is not None else {})}
         rows.append({"record": record, "length": length, "chunks": 1, **said})
-        chunk = dict.fromkeys(CHUNK_COLUMNS, "") | {"record": record, "call": "unscored"}
+        chunk = dict.fromkeys(CHUNK_COLUMNS, "") | {"record": record, "start": 1, "call": "unscored"}
         if logit is not None:
             chunk |= {"call": "viral" if logit >= 0 else "non-viral", "kind": "partial", "score": 0.5} | logits_of(
                 logit
