@@ -22,8 +22,15 @@ TABLES = {
     "summary": "summary.json",
 }
 """What ``calls.predict`` writes to a sample's folder; the keys are the fields of ``calls.predict.Outputs``."""
+REGIONS = {
+    "regions": "regions.tsv",
+    "regions_gff": "regions.gff3",
+    "regions_bed": "regions.bed",
+    "viral_regions": "viral_regions.fasta.gz",
+}
+"""Files of viral regions, made unless the key ``regions`` is false; the keys are fields of ``results.Results``."""
 EMBEDDINGS, VIRAL, REPORT = "embeddings.h5", "viral.fasta.gz", "report.html"
-SAMPLE_FILES = (*TABLES.values(), EMBEDDINGS, VIRAL, REPORT)
+SAMPLE_FILES = (*TABLES.values(), *REGIONS.values(), EMBEDDINGS, VIRAL, REPORT)
 """All files in a finished sample's folder."""
 SAMPLE_FOLDERS = ("shards", "embeddings")
 RUN_FOLDERS = ("embeddings", "logs", "pooled")
@@ -98,6 +105,13 @@ def refuse_foreign(output_dir: str | Path, samples: Collection[str], targets: It
         for path in others if not first.is_file() else ():
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
                 raise _foreign(path)
+
+
+def remove_regions(folder: Path) -> None:
+    """Remove the files of regions that an earlier run made in a sample's folder: they are of other tables."""
+    if _begins(folder / REGIONS["regions"], b"record\tregion\tstart\t"):
+        for name in REGIONS.values():
+            (folder / name).unlink(missing_ok=True)
 
 
 def refuse_existing(path: str | Path, force: bool, source: str | Path | None = None) -> None:

@@ -67,7 +67,7 @@ from virnucpro.errors import InputError, VirNucProError
 from virnucpro.gpu import visible_gpus
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
-from virnucpro.outputs import EMBEDDINGS, REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
+from virnucpro.outputs import EMBEDDINGS, REGIONS, REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord, other_options

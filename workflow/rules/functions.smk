@@ -8,7 +8,9 @@ def kept(path, *when):
 
 def final_output():
     """Everything that a run makes for its samples."""
-    names = [name for name in SAMPLE_FILES if name != EMBEDDINGS or SETTINGS.keep != "none"]
+    left_out = {EMBEDDINGS} if SETTINGS.keep == "none" else set()
+    left_out |= set() if SETTINGS.regions else set(REGIONS.values())
+    names = [name for name in SAMPLE_FILES if name not in left_out]
     made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in names]
     return [*made, f"{OUT}/{REPORT}"] if len(SAMPLES) > 1 else made
 

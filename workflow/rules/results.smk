@@ -1,4 +1,4 @@
-# Vectors of all shards of a sample → scores → tables, viral sequences and report, by one job.
+# Vectors of all shards of a sample → scores → tables, regions, viral sequences and report, by one job.
 
 
 rule merge:
@@ -51,6 +51,7 @@ rule predict:
         fasta=fasta_of,
     output:
         **{name: f"{OUT}/{{sample}}/{file}" for name, file in TABLES.items() if name != "contigs"},
+        **{name: f"{OUT}/{{sample}}/{file}" for name, file in REGIONS.items() if SETTINGS.regions},
         contigs=report(
             f"{OUT}/{{sample}}/contigs.tsv",
             caption="../report/contigs.rst",
@@ -84,6 +85,7 @@ rule predict:
             "min_length": SETTINGS.min_length,
             "min_chunks": SETTINGS.min_chunks,
         },
+        regions=SETTINGS.regions,
         version=VERSION,
         rna_as_dna=SETTINGS.rna_as_dna,
         fastas=lambda wildcards: fastas_of(wildcards)[wildcards.sample],

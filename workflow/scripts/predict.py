@@ -1,4 +1,4 @@
-"""embeddings.h5 and classifier → a sample's tables, viral sequences and report."""
+"""embeddings.h5 and classifier → a sample's tables, regions, viral sequences and report."""
 
 from pathlib import Path
 

@@ -13,7 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from virnucpro import __version__
 from virnucpro.io import atomic_file
-from virnucpro.report import advice, answers, methods, tables, timing
+from virnucpro.outputs import REGIONS
+from virnucpro.report import advice, answers, methods, regions, tables, timing
 from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
 
 MAX_LISTED_SHARDS = 500
@@ -40,8 +41,13 @@ def write_sample_page(
     """
     summary = json.loads((folder / "summary.json").read_text())
     by_score = answers.by_score(summary)
-    contigs = tables.read_contigs(folder / "contigs.tsv", by_score)
-    chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn, by_score)
+    table = folder / REGIONS["regions"] if summary["regions"] else None
+    contigs = tables.read_contigs(folder / "contigs.tsv", by_score, regions.largest_parts(table) if table else [])
+    rows = {row["record"]: row for row in (*contigs.drawn, *contigs.wanted)}
+    chunks = tables.read_chunks(folder / "chunks.tsv", rows.values(), by_score)
+    drawn = {each.row["record"]: each for each in chunks.drawn}
+    for record, found in (regions.regions_of(table, drawn.keys()) if table else {}).items():
+        drawn[record].regions = found
     calibration = summary["calibration"]
     shards = provenance["shards"]
     computed = timing.computed(shards)
@@ -55,6 +61,10 @@ def write_sample_page(
         provenance=provenance,
         contigs=contigs,
         chunks=chunks,
+        drawn=[drawn[row["record"]] for row in contigs.drawn],
+        regions=regions.sentences(summary["regions"]) if table else "",
+        with_parts=[drawn[row["record"]] for row in contigs.wanted],
+        region_files=REGIONS,
         by_score=by_score,
         thresholds=answers.thresholds(summary),
         answers=[
@@ -126,6 +136,7 @@ def _templates() -> Environment:
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
     environment.filters["duration"] = duration
+    environment.filters["scale"] = regions.scale
     # Compact, and safe within a script element, which a "<" could end.
     environment.filters["embedded"] = lambda value: json.dumps(
         value, ensure_ascii=False, separators=(",", ":")

@@ -145,6 +145,10 @@ class Settings:
         None, "Score from which a chunk or contig is called viral, in place of `calls`.",
         "From 0 to 1; contigs by the mean score of their scored chunks. Without it 0.5 is the threshold of frames, and of "
         "all else with a classifier that isn't calibrated.", minimum=0, maximum=1, command=True)
+    regions: bool = _input(
+        True, "Whether the viral parts of contigs are looked for.",
+        "They are in `regions.tsv`, `regions.gff3`, `regions.bed` and `viral_regions.fasta.gz`; reads have none. No vector is "
+        "computed for them.", command=True)
 
     precision: str = _compute(
         "auto", "Arithmetic of the encoders. `auto` is fp32 on a CPU and fp16 on a GPU.",
