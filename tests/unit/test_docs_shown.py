@@ -115,7 +115,7 @@ def test_rows_of_the_contigs(page: Path, example: Path):
     for row in rows:
         for column, cell in row.items():
             value = real[row["record"]][column]
-            assert value == cell or close(value, cell), f"{page}: {row['record']}, {column}: {value}"
+            assert value == cell or ("." in cell and close(value, cell)), f"{page}: {row['record']}, {column}: {value}"
 
 
 PICTURE = ROOT / "docs/figures/report.png"
