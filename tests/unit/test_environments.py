@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 
 import pytest
@@ -18,7 +21,7 @@ ROOT = installation.root()
 PACKAGE = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NAMES = {"pytorch-cpu": "torch", "pytorch-gpu": "torch", "matplotlib-base": "matplotlib"}  # conda's → PyPI's
 ONLY_FOR_THE_COMMAND = {"snakemake", "click", "psutil", "pygments"}
-"""Not needed by jobs; containers add them."""
+"""Not needed by jobs."""
 
 
 def needed() -> dict[str, SpecifierSet]:
@@ -79,23 +82,47 @@ def test_every_rule_names_an_environment_that_is_there():
 
 
 def test_containers_match():
+    """Both recipes carry what the package is built from and its pins, and hand ``install.sh`` the same arguments."""
     docker = (ROOT / "containers" / "Dockerfile").read_text()
     apptainer = (ROOT / "containers" / "apptainer.def").read_text()
-    install = (ROOT / "containers" / "install.sh").read_text()
-    (base,) = set(re.findall(r"^(?:FROM|From:) (\S+)$", docker + apptainer, re.MULTILINE))
-    assert re.fullmatch(r"mambaorg/micromamba:\d+\.\d+\.\d+", base)
+    defaults = dict(re.findall(r"^ARG (\w+)=(.*)$", docker, re.MULTILINE))
+    section = apptainer.partition("%arguments\n")[2].partition("%files")[0]
+    assert dict(re.findall(r"^    (\w+)=(.*)$", section, re.MULTILINE)) == defaults | {
+        "BASE": defaults["BASE"].rpartition("/")[2]
+    }
     carried = {
-        "docker": set(re.findall(r"^COPY --chown=\S+ (.*) \S+$", docker, re.MULTILINE)),
+        "docker": set(" ".join(re.findall(r"^COPY (.*) \S+$", docker, re.MULTILINE)).split()),
         "apptainer": set(re.findall(r"^    (\S+) /opt/virnucpro/\1$", apptainer, re.MULTILINE)),
     }
-    carried["docker"] = {name for line in carried["docker"] for name in line.split()}
     wheel = PACKAGE["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     built_from = {"pyproject.toml", PACKAGE["project"]["readme"], *PACKAGE["project"]["license-files"], "src", *wheel}
-    assert carried["docker"] == carried["apptainer"] == built_from | {"containers"}
-    assert 'containers/install.sh "$DEVICE"' in docker and 'containers/install.sh "{{ DEVICE }}"' in apptainer
-    assert 'envs/$1.yaml"' in install
-    pinned = {name: Version(version) for name, version in re.findall(r"(\S+)==(\S+)", install)}
-    assert pinned == {name: constraints()[name] for name in ONLY_FOR_THE_COMMAND}
+    assert carried["docker"] == carried["apptainer"] == built_from | {"containers", "constraints.txt"}
+    assert all((ROOT / name).exists() for name in carried["docker"])
+    arguments = ["DEVICE", "TORCH_INDEX", "FLASH_ATTN"]
+    assert {"BASE", *arguments} == set(defaults)
+    assert "RUN containers/install.sh " + " ".join(f'"${name}"' for name in arguments) in docker
+    assert "/containers/install.sh " + " ".join(f'"{{{{ {name} }}}}"' for name in arguments) in apptainer
+    for recipe in (docker, apptainer):
+        assert "PATH=/opt/venv/bin:$PATH LANG=C.UTF-8" in recipe
+
+
+def test_images_hold_what_the_constraints_pin():
+    install = ROOT / "containers" / "install.sh"
+    assert os.access(install, os.X_OK)
+    text = install.read_text()
+    assert "python3 -m venv /opt/venv" in text and "PIP_CONSTRAINT=$PWD/constraints.txt" in text
+    assert not re.search(r"[\w-]==", text), "versions are constraints.txt's"
+    assert needed().keys() <= constraints().keys()
+    for name, specification in needed().items():
+        assert specification.contains(constraints()[name])
+
+
+@pytest.mark.parametrize("device", ["", "rocm"])
+def test_an_image_for_another_device_is_refused(device, tmp_path):
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))  # and no apt-get, so that this machine stays as it is
+    command = [shutil.which("bash"), str(ROOT / "containers" / "install.sh"), device]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert done.returncode == 2 and f"DEVICE is '{device}', but there are cpu and gpu" in done.stderr
 
 
 def test_catalogue_layout():
