@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tomllib
 
+import jinja2
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -15,10 +16,12 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import virnucpro
 from virnucpro import installation
 
 ROOT = installation.root()
 PACKAGE = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib", "snakemake-minimal": "snakemake"}
 NAMES = {"pytorch-cpu": "torch", "pytorch-gpu": "torch", "matplotlib-base": "matplotlib"}  # conda's → PyPI's
 ONLY_FOR_THE_COMMAND = {"snakemake", "click", "psutil", "pygments"}
 """Not needed by jobs."""
@@ -123,6 +126,44 @@ def test_an_image_for_another_device_is_refused(device, tmp_path):
     command = [shutil.which("bash"), str(ROOT / "containers" / "install.sh"), device]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tmp_path)})
     assert done.returncode == 2 and f"DEVICE is '{device}', but there are cpu and gpu" in done.stderr
+
+
+def test_the_conda_recipe_needs_what_the_package_does():
+    text = (ROOT / "recipe" / "meta.yaml").read_text()
+    names = {"PYTHON": "python", "pin_subpackage": lambda name, max_pin: f"{name} {max_pin}"}
+    recipe = yaml.safe_load(jinja2.Template(text, undefined=jinja2.StrictUndefined).render(names))
+    assert recipe["package"] == {"name": PACKAGE["project"]["name"], "version": virnucpro.__version__}
+    pairs = (entry.split(" ", 1) for entry in recipe["requirements"]["run"])
+    run = {canonicalize_name(CONDA.get(name, name)): specification for name, specification in pairs}
+    assert run.pop("python") == PACKAGE["project"]["requires-python"]
+    assert run == {name: str(specification) for name, specification in needed().items()}
+    assert PACKAGE["build-system"]["requires"] == ["hatchling"] and "hatchling" in recipe["requirements"]["host"]
+    (script,) = recipe["build"]["entry_points"]
+    assert dict([script.split(" = ")]) == PACKAGE["project"]["scripts"]
+    about = recipe["about"]
+    assert about["license"] == PACKAGE["project"]["license"] and (ROOT / about["license_file"]).is_file()
+    assert about["summary"] == PACKAGE["project"]["description"]
+    for command in recipe["test"]["commands"]:
+        assert command.split()[0] in PACKAGE["project"]["scripts"]
+
+
+def test_actions_run_what_is_there():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "main.yml").read_text())
+    jobs = workflow["jobs"].values()
+    commands = "\n".join(step["run"] for job in jobs for step in job["steps"] if "run" in step)
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", commands):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert (ROOT / ".test" / "config" / "config.yaml").is_file() and "--directory .test" in commands
+    matrices = [job["strategy"]["matrix"]["python"] for job in jobs if "strategy" in job]
+    stated = re.findall(r":: Python :: (3\.\d+)", "\n".join(PACKAGE["project"]["classifiers"]))
+    assert matrices == [stated] * len(matrices) and len(matrices) == 2
+    assert f">={stated[0]}" == PACKAGE["project"]["requires-python"]
+
+
+def test_types_are_shipped():
+    assert (ROOT / "src" / "virnucpro" / "py.typed").is_file()
+    assert "Typing :: Typed" in PACKAGE["project"]["classifiers"]
 
 
 def test_catalogue_layout():
