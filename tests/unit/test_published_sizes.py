@@ -135,7 +135,7 @@ def checked(model: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", ["8M", "35M", pytest.param("150M", marks=pytest.mark.ci), pytest.param("650M", marks=pytest.mark.soak)]
+    "size", ["8M", "35M", *(pytest.param(size, marks=pytest.mark.soak) for size in ("150M", "650M"))]
 )
 def test_from_the_hub_to_vectors(size, tmp_path, monkeypatch):
     model = reference(*SHAPES[size])

@@ -1,11 +1,13 @@
 """Rules, files and the report follow the architecture of what `esm_model` names: here ESM C, as a Hugging Face folder."""
 
+import pytest
 import torch
 from transformers import EsmcConfig, EsmcModel
 
 from tests.workflow.project import Project
 
 
+@pytest.mark.soak
 def test_another_protein_encoder(tiny, tmp_path):
     torch.manual_seed(0)
     config = EsmcConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)

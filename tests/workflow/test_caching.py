@@ -7,6 +7,8 @@ import re
 import shutil
 from dataclasses import replace
 
+import pytest
+
 from tests.workflow.conftest import coding
 from tests.workflow.project import NONE, Project, copy_of, records
 from tests.workflow.runner import ROOT
@@ -14,6 +16,7 @@ from tests.workflow.runner import ROOT
 EMBEDDINGS = ("results/s/embeddings.h5",)  # as a target, where nothing is asked of the tables
 
 
+@pytest.mark.soak
 def test_small_files_too(reference, tmp_path):
     """Snakemake compares what is below 1 MB by content."""
     project = copy_of(reference, tmp_path)
@@ -61,6 +64,7 @@ def test_only_what_changed_is_computed(reference, tmp_path, tiny):
         assert (sum(again.computed.values()) > 0) == ("r3" in content), "without one, all others' vectors are known"
 
 
+@pytest.mark.soak
 def test_models_that_were_moved(reference, tmp_path):
     """As with a clone in another place, or another folder of published models: the same content, another path."""
     project = copy_of(reference, tmp_path)
@@ -75,6 +79,7 @@ def test_models_that_were_moved(reference, tmp_path):
     assert project.run().nothing_to_do
 
 
+@pytest.mark.soak
 def test_another_model_after_the_shards_were_deleted(reference, tmp_path):
     project = copy_of(reference, tmp_path)
     tables, shards = project.tables(), project.shards()
@@ -97,6 +102,7 @@ def test_what_follows_from_the_tables_is_made_again(reference, tmp_path):
     assert (folder / "viral.fasta.gz").read_bytes() != viral
 
 
+@pytest.mark.soak
 def test_one_encoder_alone(reference, tmp_path):
     project = copy_of(reference, tmp_path)
     shards = project.shards()

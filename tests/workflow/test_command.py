@@ -54,7 +54,7 @@ def test_pipes_formats_and_dry_runs(tmp_path, tiny):
     assert everything(tmp_path / "out") == before, "a dry run wrote"
 
 
-@pytest.mark.ci
+@pytest.mark.soak
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, tiny):
     (tmp_path / "x.fa").write_text(fasta(records(1)))
     tiny.prepare(tmp_path / "out")

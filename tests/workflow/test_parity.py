@@ -83,6 +83,7 @@ def sheet(folder: Path, fasta: Path) -> Path:
     return path
 
 
+@pytest.mark.soak
 def test_many_packs_gzip_and_another_directory(tmp_path, models):
     packed = tmp_path / "data" / "input.fa.gz"
     packed.parent.mkdir()

@@ -127,6 +127,7 @@ def test_the_same_sequences_in_two_samples_are_computed_once(reference):
     assert list(reference.tables("a").values()) == list(reference.tables("e").values())
 
 
+@pytest.mark.soak
 def test_a_sample_that_changes_comes_or_goes(pool):
     """Only new sequences are computed, also where the unit has another name then."""
     tables, before = pool.tables("a", "b", "d", "e"), pool.vectors()
@@ -155,6 +156,7 @@ def test_a_sample_that_changes_comes_or_goes(pool):
     assert pool.run().nothing_to_do
 
 
+@pytest.mark.soak
 def test_an_embedding_job_that_is_killed_and_the_same_command_again(reference, tmp_path, tiny):
     tiny.prepare(tmp_path / "results")
     pool = Pool(tmp_path, tiny, SAMPLES)
@@ -183,6 +185,7 @@ def test_an_embedding_job_that_is_killed_and_the_same_command_again(reference, t
     assert pool.tables(*SAMPLES) == reference.tables(*SAMPLES)
 
 
+@pytest.mark.soak
 def test_vectors_kept_with_each_sample(pool):
     """keep: merged. Those of the shards go, whichever run made them."""
     tables = pool.tables(*SAMPLES)
@@ -204,6 +207,7 @@ def test_vectors_kept_with_each_sample(pool):
     assert pool.run(keep="merged", threshold=0.3).nothing_to_do
 
 
+@pytest.mark.soak
 def test_vectors_that_are_not_kept(reference, tmp_path, tiny):
     tiny.prepare(tmp_path / "results")
     pool = Pool(tmp_path, tiny, SAMPLES)
@@ -216,6 +220,7 @@ def test_vectors_that_are_not_kept(reference, tmp_path, tiny):
     assert pool.tables(*SAMPLES) != reference.tables(*SAMPLES)
 
 
+@pytest.mark.soak
 def test_vectors_of_half_the_size(pool):
     tables, whole = pool.tables(*SAMPLES), counts(pool.frames("pooled/a", *SAMPLES))
     assert computed(pool.run(vectors="float16")) == whole
@@ -242,6 +247,7 @@ def test_an_output_folder_that_was_moved(pool, tmp_path, tiny):
     assert again.nothing_to_do and "--forcerun" not in again.text
 
 
+@pytest.mark.soak
 def test_an_output_folder_of_the_command_that_was_moved(tmp_path, tiny):
     """Snakemake's records in it go by paths, so that the command tells it what to make again."""
     for name in "ab":

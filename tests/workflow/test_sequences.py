@@ -77,6 +77,7 @@ def test_names_survive_in_pandas_as_the_manual_reads_them(folder, monkeypatch):
         assert all((frame[key].dtype.kind in "if") != (key in texts) for key in frame.columns), frame.dtypes
 
 
+@pytest.mark.soak
 def test_rna_is_scored_as_its_dna_and_as_the_original_does_with_its_switch(folder, tiny):
     assert tables(folder, "rna") == tables(folder, "dna")
     made = tables(folder, "rna")

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 from tests.workflow.project import NONE, Project
 from tests.workflow.runner import command, environment
 
 
+@pytest.mark.ci
 def test_samples_and_runs_share_the_cache(tmp_path, tiny):
     cache = tmp_path / "cache"
     one, two = tmp_path / "one", tmp_path / "two"

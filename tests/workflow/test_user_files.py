@@ -84,6 +84,7 @@ def test_what_the_command_wrote_is_its_own(tmp_path, tiny):
     assert status == 1 and "out/config.yaml is an input of this run" in said
 
 
+@pytest.mark.soak
 def test_an_input_replaced_by_an_older_one(tmp_path, tiny, reference):
     project = copy_of(reference, tmp_path)
     other = records()
@@ -102,6 +103,7 @@ def test_an_input_replaced_by_an_older_one(tmp_path, tiny, reference):
     assert project.run().nothing_to_do
 
 
+@pytest.mark.soak
 def test_an_older_input_that_snakemake_cannot_notice(tmp_path, tiny):
     """Told to go by dates; without records of the run that made the results: another command's, or moved."""
 
@@ -155,6 +157,7 @@ def test_files_of_a_pattern_that_come_and_go(tmp_path, tiny):
     assert found() == ["r1", "r2"]
 
 
+@pytest.mark.soak
 def test_an_input_of_the_future(tmp_path, tiny):
     tiny.prepare(tmp_path / "results")
     project = Project(tmp_path, tiny, count=2)
@@ -168,6 +171,7 @@ def test_an_input_of_the_future(tmp_path, tiny):
     assert b"new\t" in project.tables()["contigs.tsv"]
 
 
+@pytest.mark.soak
 def test_shards_that_were_removed_one_by_one(tmp_path, tiny, reference):
     project = copy_of(reference, tmp_path)
     folder = tmp_path / "results" / "s"
