@@ -25,6 +25,18 @@ def table(path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
+def test_their_types(tmp_path):
+    """As a type checker sees the package, which has a ``py.typed``, from elsewhere."""
+    pytest.importorskip("mypy", reason="needs mypy, of the extra lint")
+    embedding, preparing, *others = examples()
+    for number, text in enumerate([embedding + preparing, *others]):
+        (tmp_path / f"example_{number}.py").write_text(text)
+    options = ["--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path / "cache")]
+    command = [sys.executable, "-m", "mypy", *options, *map(str, sorted(tmp_path.glob("*.py")))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_examples(tmp_path, monkeypatch):
     contigs = (ROOT / "resources/example/contigs.fa").read_text()[1:].split("\n>")
     (tmp_path / "contigs.fa").write_text("".join(f">{text.rstrip()}\n" for text in sorted(contigs, key=len)[:3]))
