@@ -11,18 +11,21 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from virnucpro import installation
 from virnucpro.encoders.accuracy import relative_l2, relative_l2_rest
 from virnucpro.encoders.embedder import Embedder, matmul_precision
 from virnucpro.encoders.encoder import Encoder
 from virnucpro.encoders.loading import build_encoder, encoder_class, load_encoder
+from virnucpro.encoders.ops import gelu_in_product
 from virnucpro.encoders.original import embed_original
 from virnucpro.encoders.precision import Precision, choose_precision
 from virnucpro.encoders.spec import read_spec
@@ -55,6 +58,24 @@ class Plan:
     sequences: tuple[bytes, ...] = field(default=(), repr=False)  # instead of random ones
 
 
+Call = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def torch_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(T, in) · (out, in) -> (T, out)."""
+    return x @ weight.t()
+
+
+def biased_product(bias: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The same and a bias (out,)."""
+    return F.linear(x, weight, bias)
+
+
+def gelu_product(bias: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """GELU of that."""
+    return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
+
+
 class Benchmark:
     """An encoder, sequences, and a row for each way of computing that was measured.
 
@@ -78,7 +99,9 @@ class Benchmark:
         self.encoder = encoder.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         self._reference = embed_original(self.encoder, self.ids, self.sample, device).vectors
         self.rows: list[dict[str, Any]] = []
-        self._bounds: dict[str, float] = {}  # tokens a second, by precision
+        self._bounds: dict[
+            str, tuple[float, float]
+        ] = {}  # tokens a second, by precision: plain products, fastest calls
 
     def add(self, way: str, precision: str, speed: float, vectors: np.ndarray | None, **more: Any) -> None:
         """A row: sequences a second, and how far the sample's vectors (n, d) are from fp32."""
@@ -100,16 +123,18 @@ class Benchmark:
             if name not in self._bounds:
                 with matmul_precision(precision):
                     self._bounds[name] = self._measure_bound(precision.dtype)
-                speed = self._bounds[name] / self._tokens_each
-                self.add("matrix products alone", name.replace("fp8", "fp16"), speed, None)
+                ways = ("matrix products alone", "matrix products, the fastest call of each")
+                for way, tokens in zip(ways, self._bounds[name], strict=True):
+                    self.add(way, name.replace("fp8", "fp16"), tokens / self._tokens_each, None)
             for attention, compile in product(plan.attentions, (False, True)[: 1 + plan.compile]):
                 if self.device == "cuda":
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats()
                 speed, vectors, facts = self._measure_encoder(precision, attention, compile)
                 way = f"this ({facts['backend']}, {facts['kernels']}){remark}"
-                share = facts["tokens_per_second"] / self._bounds[name]
-                self.add(way, name, speed, vectors, **facts, share_of_bound=share)
+                shares = [facts["tokens_per_second"] / bound for bound in self._bounds[name]]
+                facts |= dict(zip(("share_of_bound", "share_of_fastest"), shares, strict=True))
+                self.add(way, name, speed, vectors, **facts)
 
     def result(self) -> dict[str, Any]:
         """``{"setting": {...}, "rows": [...]}``, plain values."""
@@ -131,27 +156,40 @@ class Benchmark:
         }
         return {"setting": setting, "rows": self.rows}
 
-    def _measure_bound(self, dtype: torch.dtype) -> float:
-        """Tokens per second of the matrix products alone, in batches of 32,768 (2,048 on a CPU), for a while."""
+    def _measure_bound(self, dtype: torch.dtype) -> tuple[float, float]:
+        """Tokens per second of the matrix products alone, in batches of 32,768 (2,048 on a CPU), for a while.
+
+        First of plain products, then with the fastest call of each: some are faster with a bias, or with bias and GELU.
+        """
         device, layers = self.device, self.encoder.get_submodule("layers").children()
         count = 32768 if device == "cuda" else 2048
         weights = [p.to(device, dtype) for layer in layers for p in layer.parameters() if p.ndim == 2]
         inputs = {width: torch.randn(count, width, device=device).to(dtype) for width in {w.shape[1] for w in weights}}
 
-        def once() -> None:
-            for weight in weights:
-                inputs[weight.shape[1]] @ weight.t()
-            if device == "cuda":
-                torch.cuda.synchronize()
+        def seconds_of(call: Call, products: Sequence[torch.Tensor], at_least: float) -> float:
+            """Of the call once for each of the weights, on average."""
+            for weight in products:
+                call(inputs[weight.shape[1]], weight)
+            began, passes = time.perf_counter(), 0
+            while time.perf_counter() - began < at_least:
+                for weight in products:
+                    call(inputs[weight.shape[1]], weight)
+                passes += 1
+                if device == "cuda":
+                    torch.cuda.synchronize()
+            return (time.perf_counter() - began) / passes
 
         with torch.inference_mode():
-            for _ in range(3):
-                once()
-            began, passes = time.perf_counter(), 0
-            while time.perf_counter() - began < self.plan.seconds / 2:
-                once()
-                passes += 1
-            return passes * count / (time.perf_counter() - began)
+            plain = seconds_of(torch_product, weights, self.plan.seconds / 2)
+            fastest = 0.0
+            for shape in {w.shape for w in weights}:
+                same = [w for w in weights if w.shape == shape]
+                bias = torch.zeros(shape[0], device=device, dtype=dtype)
+                calls: list[Call] = [torch_product, partial(biased_product, bias)]
+                if gelu_in_product(same[0]):
+                    calls.append(partial(gelu_product, bias))
+                fastest += min(seconds_of(call, same, self.plan.seconds / 20) for call in calls)
+        return count / plain, count / min(plain, fastest)
 
     def _measure_encoder(
         self, precision: Precision, attention: str, compile: bool

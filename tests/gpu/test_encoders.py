@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from virnucpro import installation
+from virnucpro.encoders import ops
 from virnucpro.encoders.accuracy import relative_l2, relative_l2_rest
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.embed import embed
@@ -100,6 +101,20 @@ def test_what_auto_means(architecture):
     assert (ran["backend"], ran["kernels"], ran["precision"]) == ("triton", "triton", "fp16")
     assert ran["tokens_per_batch"] == ARCHITECTURES[architecture].max_tokens, "measured: there is room"
     assert relative_l2_rest(found, expected).max() < PRECISIONS["fp16"].gate.relative_l2
+
+
+def test_gelu_ends_the_product_in_half_precision_alone(monkeypatch):
+    """As near to fp32 as with the erf kernel, which fp32 keeps."""
+    calls, fused = [], ops.linear_gelu
+    monkeypatch.setattr(ops, "linear_gelu", lambda x, linear: calls.append(x.dtype) or fused(x, linear))
+    encoder, texts = random_encoder("esm2", 64), sequences("esm2")
+    assert relative_l2_rest(*compared(encoder, texts, precision="fp32")[:2]).max() < 1e-5 and not calls
+    with_tanh, expected, ran = compared(encoder, texts, precision="fp16")
+    assert ran["kernels"] == "triton" and set(calls) == {torch.float16}
+    monkeypatch.setattr(ops, "gelu_in_product", lambda weight: False)
+    with_erf = compared(encoder, texts, precision="fp16")[0]
+    errors = [float(np.sqrt(np.mean(relative_l2_rest(each, expected) ** 2))) for each in (with_tanh, with_erf)]
+    assert errors[0] < 1.5 * errors[1] < 3e-3
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES])

@@ -17,7 +17,7 @@ import yaml
 from click.testing import CliRunner
 
 from virnucpro import installation
-from virnucpro.cli import cli
+from virnucpro.cli import FIRST, cli
 from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.workflow import RUN_LOCK, _explain_failure, working_folder
 from virnucpro.errors import ConfigError, InputError, VirNucProError
@@ -355,7 +355,9 @@ def test_a_misspelt_command_and_what_snakemake_does_not_know(files):
 
 
 def test_every_command_has_a_help_that_says_what_it_is_for():
-    assert "..." not in invoke("--help").output.partition("Commands:")[2]
+    said = invoke("--help").output
+    assert "..." not in said.partition("Start with:")[2] and len(said.splitlines()) < 30, "one screen"
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("  virnucpro ")] == [*FIRST]
     context = cli.make_context("virnucpro", ["predict", "x"], obj=[])
     for name in cli.list_commands(context):
         answer = invoke(name, "--help")
@@ -397,7 +399,7 @@ def test_benchmark_compares_what_it_times(tmp_path):
     assert done.exit_code == 0, done.output
     result = json.loads(output.read_text())
     ways = {row["way"].partition(" (")[0]: row for row in result["rows"]}
-    assert list(ways) == ["matrix products alone", "this"]
+    assert list(ways) == ["matrix products alone", "matrix products, the fastest call of each", "this"]
     assert ways["this"]["backend"] == "sdpa" and ways["this"]["share_of_bound"] > 0
     assert ways["this"]["relative_l2_rest"] < 1e-5
     assert result["setting"]["weights"] == "random, of 8M" and "random, of 8M" in done.output
@@ -418,7 +420,12 @@ def test_other_programs_are_compared_by_a_script(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "times_the_original" in done.stdout, done.stderr
     rows = {row["way"].partition(" (")[0]: row for row in json.loads(output.read_text())["rows"]}
-    assert list(rows) == ["the original's", "matrix products alone", "this"]
+    assert list(rows) == [
+        "the original's",
+        "matrix products alone",
+        "matrix products, the fastest call of each",
+        "this",
+    ]
     assert rows["the original's"]["relative_l2_rest"] < 1e-5 and rows["this"]["times_the_original"] > 0
     done = subprocess.run([*command, "--memory-limit=16"], capture_output=True, text=True)
     assert done.returncode == 2 and "a memory limit is for GPUs" in done.stderr

@@ -18,7 +18,7 @@ from virnucpro.encoders.attention import Sdpa
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.esm2 import ALPHABET, ESM2, POOLED_RESIDUES, ESM2Config, tokenize
 from virnucpro.encoders.loading import load_encoder
-from virnucpro.encoders.ops import CompiledOps, rotary_tables, rotate, scaled_product
+from virnucpro.encoders.ops import CompiledOps, gelu_in_product, linear_gelu, rotary_tables, rotate, scaled_product
 from virnucpro.encoders.packing import PackedBatch
 from virnucpro.encoders.prepare import prepare_encoder
 from virnucpro.errors import InputError
@@ -192,3 +192,10 @@ def test_a_scaled_product_without_the_operator_is_that_of_its_scaled_rows(bias):
     found = scaled_product(rows, row_scales, weight, weight_scales, added, torch.float32)
     exact = (rows.double() * row_scales) @ (weight.double() * weight_scales.t()).t()
     assert torch.allclose(found.double(), exact if added is None else exact + added, rtol=1e-5, atol=1e-5)
+
+
+def test_gelu_at_the_end_of_a_product():
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(24, 40), torch.randn(9, 24)
+    assert torch.allclose(linear_gelu(x, linear), torch.nn.functional.gelu(linear(x)), atol=1e-3), "by tanh on a GPU"
+    assert not gelu_in_product(linear.weight) and not gelu_in_product(linear.weight.half()), "a CPU keeps erf"

@@ -61,6 +61,7 @@ from virnucpro import installation, planning
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
 from virnucpro.classifier.spec import scores_partial, spec_or_none
 from virnucpro.embeddings.key import embedding_key
+from virnucpro.embeddings.run_progress import RunProgress
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import InputError, VirNucProError
 from virnucpro.gpu import visible_gpus

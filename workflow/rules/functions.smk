@@ -62,14 +62,14 @@ def identity_of_fasta(wildcards):
 
 
 def shards_of(unit):
-    """The shards of a unit, once it is split: (folder, name) of each."""
+    """The shards of a unit, once it is split: (folder, name, frames) of each."""
     folder = checkpoints.split.get(unit=unit).output[0]
     try:
         manifest = read_manifest(folder)
     except VirNucProError as error:
         raise purged(error, folder) from None
     return [
-        (str(shard_folder(Path(folder), kind)), shard["sha"])
+        (str(shard_folder(Path(folder), kind)), shard["sha"], shard["frames"])
         for kind in EMBEDDED
         for shard in shards_of_kind(manifest, kind)
     ]
@@ -79,12 +79,17 @@ def shards_of_sample(sample):
     """Those that hold a sample's frames; none if it was refused."""
     folder = checkpoints.split.get(unit=UNIT_OF[sample]).output[0]
     try:
-        pieces = read_sample(folder, sample)["pieces"]
+        manifest = read_sample(folder, sample)
     except InputError:  # `merge` says it
         return []
     except VirNucProError as error:
         raise purged(error, folder) from None
-    return [(str(shard_folder(Path(folder), kind)), piece["sha"]) for kind in EMBEDDED for piece in pieces[kind]]
+    PROGRESS.bases[sample] = manifest["bases"]
+    return [
+        (str(shard_folder(Path(folder), kind)), piece["sha"], piece["of"])
+        for kind in EMBEDDED
+        for piece in manifest["pieces"][kind]
+    ]
 
 
 def purged(said, where):
@@ -109,6 +114,7 @@ def purged(said, where):
     return UserError(f"{said} Vectors that are left are used again. Give this, then the same command again:\n{remedy}")
 
 
+PROGRESS = RunProgress(lambda line: print(line, file=sys.stderr, flush=True))
 FOLDER_OF_SHARD = {}  # filled by `vectors_of`; a cluster's job looks
 
 
@@ -143,11 +149,15 @@ def vectors_of(role):
         vectors = []
         for unit in [unit_of(wildcards)] if hasattr(wildcards, "sample") else UNITS:
             shards = shards_of_sample(wildcards.sample) if hasattr(wildcards, "sample") else shards_of(unit)
-            for folder, shard in shards:
+            for folder, shard, frames in shards:
                 FOLDER_OF_SHARD.setdefault(shard, folder)
                 # Version 0.1 kept them with the sample.
                 places = [f"{place}/embeddings/{key}/{shard}.h5" for place in (OUT, f"{OUT}/{unit}")]
                 vectors.append(next(filter(os.path.exists, places), places[0]))
+                log = f"{OUT}/logs/embed_{key}/{shard}.log"
+                PROGRESS.expect(
+                    vectors[-1], log, frames, frames * SOURCES[role].megabytes * ROLES[role].tokens_per_frame
+                )
                 text = f"{folder}/{shard}.{ROLES[role].suffix}"
                 if not os.path.exists(text) and not os.path.exists(vectors[-1]):
                     raise purged(f"{text} is missing, and so are its vectors.", f"{OUT}/{unit}/shards")

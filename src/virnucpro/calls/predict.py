@@ -133,6 +133,7 @@ def _how(rules: Rules) -> dict[str, Any]:
     }
     if not rules.by_threshold:
         how |= {"viral": rules.thresholds.viral, "non_viral": rules.thresholds.non_viral, "fdr": rules.fdr}
+        how |= {"shortest": rules.calibration.shortest if rules.calibration else 0}
     return {**how, "prior": rules.prior, "min_length": rules.min_length, "min_chunks": rules.min_chunks}
 
 

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "way": "", "precision": "", "sequences_per_second": ".1f", "tokens_per_second": ".0f", "tflops": ".1f",
-    "share_of_bound": ".1%", "times_the_original": ".1f", "relative_l2_rest": ".1e", "fill": ".1%", "gpu_share": ".1%",
+    "share_of_bound": ".1%", "share_of_fastest": ".1%", "times_the_original": ".1f", "relative_l2_rest": ".1e", "fill": ".1%", "gpu_share": ".1%",
 }  # fmt: skip
 LEGEND = """
 share_of_bound    of the speed of the encoder's matrix products alone
+share_of_fastest  of their speed with the fastest call of each, such as one that ends in a bias and GELU
 relative_l2_rest  difference from fp32, without outlier dimensions (relative L2, mean square over sequences)
 fill              how full the packed batches were
 gpu_share         of the time in which the GPU had a batch to compute"""

@@ -23,7 +23,7 @@ from virnucpro.encoders.attention import Backend, Tables
 from virnucpro.encoders.checkpoints import Checkpoint, Layout
 from virnucpro.encoders.encoder import Block, Encoder, EncoderConfig
 from virnucpro.encoders.letters import LetterTokenizer
-from virnucpro.encoders.ops import Ops, compilable, gelu, split_heads
+from virnucpro.encoders.ops import Ops, compilable, split_heads
 from virnucpro.encoders.packing import PackedBatch
 from virnucpro.errors import ModelError
 from virnucpro.models.pickles import load_pickle
@@ -61,7 +61,7 @@ class ESM2Block(Block):
     @compilable
     def finish(self, ops: Ops, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         x = ops.add_linear(x, attended.flatten(1), self.out)
-        return ops.add_linear(x, ops.norm_linear(x, self.ffn_norm, self.fc1), self.fc2, gelu)
+        return ops.feed_forward(x, self.ffn_norm, self.fc1, self.fc2)
 
 
 class ESM2(Encoder):
