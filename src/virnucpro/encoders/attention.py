@@ -94,6 +94,7 @@ class Triton:
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             if not q.stride() == k.stride() == v.stride():  # else they are views of one product
                 q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+            assert not isinstance(rotary, torch.Tensor), "features are paired on a CPU only"
             return attention(q, k, v, batch.cu_seqlens, batch.min_length, batch.max_length, rotary, slopes)
 
         return attend

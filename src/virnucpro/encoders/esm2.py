@@ -108,6 +108,7 @@ class ESM2(Encoder):
         width = self.config.width
         rows = torch.cat((order, width + order, torch.arange(2 * width, 3 * width)))
         for block in self.layers:
+            assert isinstance(block, ESM2Block)
             for parameter in (block.qkv.weight, block.qkv.bias):
                 parameter.data = parameter.data[rows]
 
