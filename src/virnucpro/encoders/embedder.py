@@ -32,7 +32,7 @@ from virnucpro.models.registry import ARCHITECTURES
 
 logger = logging.getLogger(__name__)
 
-CPU_MAX_TOKENS = 2048  # in a packed batch, as auto
+CPU_MAX_TOKENS = 1024  # in a packed batch, as auto: what a core's caches nearly hold of it
 MAX_QUEUED = 3  # batches on the device before the oldest one's vectors are waited for, and one more for each core
 MIN_TOKENS = 1024  # of a batch, where memory is measured
 MEMORY_SHARE = 0.85  # of what is free that a batch may take
