@@ -86,6 +86,7 @@ def test_inputs_that_are_refused(files, inputs, message):
     [
         (["--esm-model=3b"], {}, r"'3b' is neither a path nor a known model; did you mean '3B'\?$"),
         (["--classifier=mine/c.pth"], {}, r"mine/c\.pth: no such file"),
+        (["--control-fasta=host.fa"], {}, r"^host\.fa: no such file"),
         ([], {"VIRNUCPRO_V1_ATTENTION": "ja"}, "VIRNUCPRO_V1_ATTENTION can't be 'ja'"),
         ([], {"VIRNUCPRO_V1_ATENTION": "1"}, "did you mean VIRNUCPRO_V1_ATTENTION"),
     ],

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.unit.report_fixtures import change, write_sample
+from tests.unit.report_fixtures import add_regions, change, write_sample
 from virnucpro.report import run_summary as module
 from virnucpro.report.run_summary import run_summary
 
@@ -47,6 +47,17 @@ def test_ambiguous_sequences_are_counted_apart(tmp_path):
     former = {key: value for key, value in summary.items() if key not in ("ambiguous_records", "partial_chunks")}
     (folder / "summary.json").write_text(json.dumps(former))
     assert "1 of 18 sequences viral; 100 frames" in run_summary(tmp_path, ["b"]), "of version 0.1"
+
+
+def test_regions_are_counted_where_they_were_looked_for(tmp_path):
+    for sample in "abc":
+        (write_sample(tmp_path, 5, sample) / "report.html").touch()
+    add_regions(tmp_path / "a", [("contig_0", 1, 2, "start"), ("contig_1", 1, 4, "whole")])
+    add_regions(tmp_path / "b", [])
+    a, b, c, *_, total = run_summary(tmp_path, ["a", "b", "c"]).splitlines()
+    assert ", 2 viral regions, " in a and ", 0 viral regions, " in b and "viral regions" not in c
+    assert "of 15 sequences viral, 2 viral regions; " in total
+    assert f"{tmp_path / 'a' / 'regions.tsv'}  viral parts of contigs" in run_summary(tmp_path, ["a"]).splitlines()
 
 
 def test_without_vectors_there_is_no_cost(tmp_path):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from virnucpro.errors import StorageError
-from virnucpro.outputs import REPORT, TABLES, VIRAL
+from virnucpro.outputs import REGIONS, REPORT, TABLES, VIRAL
 from virnucpro.rendering import text_table
 from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, read_rows
 from virnucpro.result_tables import VIRAL as CALLED_VIRAL
@@ -28,6 +28,7 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
     found: list[str] = []
     finished: list[str] = []
     records = viral = ambiguous = frames = 0
+    regions: list[int] = []  # of samples in which they were looked for
     seconds: Counter[str] = Counter()  # in the encoders, by device; without the jobs' start and waiting for a GPU
     for sample in samples:
         if not (folder / sample / "report.html").is_file():
@@ -41,6 +42,9 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
         ambiguous += counts.get("ambiguous_records", 0)  # files of version 0.1 lack these two
         frames += counts["frames"] + counts.get("partial_chunks", 0)
         called = _called(counts["viral_records"], counts.get("ambiguous_records", 0), counts["records"])
+        if counts.get("regions"):
+            regions.append(counts["regions"]["regions"])
+            called += f", {regions[-1]:,} viral regions"
         found.append(f"{sample}: {called}, {folder / sample / REPORT}")
         finished.append(sample)
     if not found:
@@ -63,13 +67,17 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
             VIRAL: "the sequences called viral",
             TABLES["contigs"]: "all calls",
         }
+        if regions:
+            paths[REGIONS["regions"]] = "viral parts of contigs"
         look = [f"{folder / finished[0] / name}  {what}" for name, what in paths.items()]
     return "\n".join(
         [
             *found,
             *(["", best, ""] if best else []),
             *look,
-            f"{_called(viral, ambiguous, records)}; {frames:,} frames embedded"
+            f"{_called(viral, ambiguous, records)}"
+            + (f", {sum(regions):,} viral regions" if regions else "")
+            + f"; {frames:,} frames embedded"
             + (f", now or before, in {cost}{rate}" if cost else ""),
         ]
     )
