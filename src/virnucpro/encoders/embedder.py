@@ -143,7 +143,7 @@ class Embedder:
         if compile:
             return COMPILED
         if reason:
-            return PYTORCH if self.cuda else CpuOps()
+            return CpuOps() if not self.cuda and self.precision.name == "fp32" else PYTORCH
         return Kernels()
 
     def _graphed(self) -> bool:
