@@ -74,8 +74,8 @@ FIGURES = {
         "docs/performance-notes.md": rf"141\.8 s \| \*\*{N} ×\*\*",
     },
     "Mbp a minute of mini-500 on two cores": {
-        "docs/performance.md": rf"\| 2 CPU cores \| \*\*{N}\*\*",
-        "README.md": rf"\| a laptop, 2 cores \| \*\*{N}\*\*",
+        "docs/performance.md": rf"\| 2 CPU cores \(Zen 3\) \| \*\*{N}\*\*",
+        "README.md": rf"\| 2 CPU cores \| \*\*{N}\*\*",
     },
     "Mbp a minute of virnucpro-500, H200": {
         "docs/performance.md": rf"\| H200 \| [^|]*\| \*\*{N}\*\*",
