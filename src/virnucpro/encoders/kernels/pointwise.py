@@ -2,7 +2,7 @@
 
 LayerNorm takes a residual stream that lacks the biases of the products added to it so far (they are the same for all
 tokens, so one vector, ``shift``, stands for them), adds another product where that could not be accumulated in place,
-and rounds to fp8 where the next product wants it. Statistics and sums are fp32.
+and rounds to 8 bits where the next product wants them. Statistics and sums are fp32.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 
 FP8 = torch.float8_e4m3fn
-FP8_MAX = 448.0
+LARGEST = {FP8: 448.0, torch.int8: 127.0}  # of the types that rows are rounded to
+ROTATED = 256  # neighbours that are rotated together
 GELU = {"BLOCK": 2048, "num_warps": 4}
 GLU = {"ROWS": 2, "num_warps": 4}
 NORM = {1024: (1, 1), 2048: (1, 1), 4096: (2, 4), 8192: (2, 4)}  # by block: rows of a program, warps
@@ -40,6 +41,31 @@ def _gelu(x, EXACT: tl.constexpr):
     return tl.fdiv(x, 1.0 + tl.exp2(x * p))
 
 
+@triton.jit
+def _rotated(value, SIZE: tl.constexpr):
+    """SIZE numbers -> each 256 neighbours times the orthonormal Hadamard matrix H₁₆ ⊗ H₁₆, in transposed order.
+
+    As 16 × 16 matrices X these are H₁₆·Xᵀ·H₁₆: two products on tensor cores, in fp16. Weights come through here, too, so
+    the order is the same on both sides of a product.
+    """
+    line = tl.arange(0, 16)
+    shared = line[:, None] & line[None, :]
+    shared ^= shared >> 2
+    shared ^= shared >> 1
+    matrix = (0.25 - 0.5 * (shared & 1).to(tl.float32)).to(tl.float16)
+    half = tl.dot(value.to(tl.float16).reshape(SIZE // 16, 16), matrix).to(tl.float16)
+    half = half.reshape(SIZE // 256, 16, 16).permute(0, 2, 1).reshape(SIZE // 16, 16)
+    return tl.dot(half, matrix).reshape(value.shape)
+
+
+@triton.jit
+def _rounded(value, scale, KIND: tl.constexpr):
+    """value / scale in fp8, or as the nearest int8: what is added leaves it in the lowest bits."""
+    if KIND == tl.int8:
+        return (value * (1.0 / scale) + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
+    return (value / scale).to(KIND)
+
+
 # Numbers of tokens aren't specialised: whether one is a multiple of 16 would decide about compiling anew.
 @triton.jit(do_not_specialize=["rows"])
 def norm_kernel(
@@ -60,7 +86,8 @@ def norm_kernel(
     ADD: tl.constexpr,
     SHIFT: tl.constexpr,
     BIAS: tl.constexpr,
-    QUANTISE: tl.constexpr,
+    QUANTISE: tl.constexpr,  # the largest number of out's type, or 0 for rows without scales
+    ROTATE: tl.constexpr,
 ):
     row = last_first() * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
@@ -80,11 +107,15 @@ def norm_kernel(
     value = value * inverse[:, None] * w[None, :]
     if BIAS:
         value += tl.load(bias + column, mask=column < WIDTH, other=0.0).to(tl.float32)[None, :]
-    if QUANTISE:
-        scale = tl.maximum(tl.max(tl.abs(value), 1), 1e-12) / 448.0
+    if ROTATE:
+        value = _rotated(value, ROWS * BLOCK)
+    place = out + row64 * OUT_STRIDE + column[None, :]
+    if QUANTISE > 0:
+        scale = tl.maximum(tl.max(tl.abs(value), 1), 1e-12) / QUANTISE
         tl.store(scales + row, scale, mask=row < rows)
-        value = value / scale[:, None]
-    tl.store(out + row64 * OUT_STRIDE + column[None, :], value.to(out.dtype.element_ty), mask=inside)
+        tl.store(place, _rounded(value, scale[:, None], out.dtype.element_ty), mask=inside)
+    else:
+        tl.store(place, value.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -114,8 +145,11 @@ def glu_kernel(
 
 
 @triton.jit
-def quantise_kernel(x, out, scales, GELU: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr):
-    """A row → fp8 and its scale, through GELU if asked for. It is held in two parts, so that 10,240 isn't 16,384."""
+def quantise_kernel(
+    x, out, scales, GELU: tl.constexpr, QUANTISE: tl.constexpr, ROTATE: tl.constexpr,
+    WIDTH: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr,
+):  # fmt: skip
+    """A row → 8 bits and its scale, through GELU or rotated if asked for. In two parts, so that 10,240 isn't 16,384."""
     row = last_first().to(tl.int64)
     x += row * WIDTH
     out += row * WIDTH
@@ -125,11 +159,15 @@ def quantise_kernel(x, out, scales, GELU: tl.constexpr, WIDTH: tl.constexpr, HEA
     if GELU:
         first = _gelu(first, False)
         second = _gelu(second, False)
+    if ROTATE:
+        first = _rotated(first, HEAD)
+        if WIDTH > HEAD:
+            second = _rotated(second, TAIL)
     largest = tl.maximum(tl.max(tl.abs(first), 0), tl.max(tl.abs(second), 0))
-    scale = tl.maximum(largest, 1e-12) / 448.0
+    scale = tl.maximum(largest, 1e-12) / QUANTISE
     tl.store(scales + row, scale)
-    tl.store(out + head, (first / scale).to(out.dtype.element_ty))
-    tl.store(out + tail, (second / scale).to(out.dtype.element_ty), mask=tail < WIDTH)
+    tl.store(out + head, _rounded(first, scale, out.dtype.element_ty))
+    tl.store(out + tail, _rounded(second, scale, out.dtype.element_ty), mask=tail < WIDTH)
 
 
 @triton.jit(do_not_specialize=["cu_seqlens"])
@@ -166,11 +204,24 @@ def norm(
     return out
 
 
-def norm_fp8(
-    x: torch.Tensor, module: torch.nn.LayerNorm, *, shift: torch.Tensor | None = None, added: torch.Tensor | None = None
+def rotated(dtype: torch.dtype, width: int) -> bool:
+    """Whether rows of that width are rotated before they are rounded to that type.
+
+    int8's steps are equal: a few large numbers in a row would leave the others little. fp8 doesn't mind them.
+    """
+    return dtype == torch.int8 and width % ROTATED == 0
+
+
+def norm_quantised(
+    x: torch.Tensor,
+    module: torch.nn.LayerNorm,
+    dtype: torch.dtype,
+    *,
+    shift: torch.Tensor | None = None,
+    added: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As ``norm``, to fp8 rows and their scales (T, 1) fp32."""
-    out = torch.empty_like(x, dtype=FP8)
+    """As ``norm``, to rows of fp8 or int8 (``rotated`` ones if so) and their scales (T, 1) fp32."""
+    out = torch.empty_like(x, dtype=dtype)
     scales = torch.empty((len(x), 1), dtype=torch.float32, device=x.device)
     _launch_norm(x, module, shift, added, out, scales)
     return out, scales
@@ -205,7 +256,8 @@ def _launch_norm(
         ADD=added is not None,
         SHIFT=shift is not None,
         BIAS=module.bias is not None,
-        QUANTISE=scales is not None,
+        QUANTISE=LARGEST[out.dtype] if scales is not None else 0.0,
+        ROTATE=scales is not None and rotated(out.dtype, width),
         num_warps=warps,
     )
 
@@ -229,15 +281,23 @@ def glu(x: torch.Tensor, silu: bool = False) -> torch.Tensor:
     return out
 
 
-def quantise(x: torch.Tensor, gelu: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """(T, d) → fp8 rows and their scales (T, 1) fp32, of erf-GELU(x) if asked for."""
+def quantise(x: torch.Tensor, dtype: torch.dtype, gelu: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """(T, d) → rows of fp8 or int8 (``rotated`` ones if so), their scales (T, 1) fp32; of erf-GELU(x) if asked for."""
     rows, width = x.shape
-    out = torch.empty_like(x, dtype=FP8)
+    out = torch.empty_like(x, dtype=dtype)
     scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
     head = 1 << (width.bit_length() - 1)
-    tail = triton.next_power_of_2(max(1, width - head))
     quantise_kernel[(rows,)](
-        x, out, scales, GELU=gelu, WIDTH=width, HEAD=head, TAIL=tail, num_warps=max(2, min(16, head // 1024))
+        x,
+        out,
+        scales,
+        GELU=gelu,
+        QUANTISE=LARGEST[dtype],
+        ROTATE=rotated(dtype, width),
+        WIDTH=width,
+        HEAD=head,
+        TAIL=triton.next_power_of_2(max(1, width - head)),
+        num_warps=max(2, min(16, head // 1024)),
     )
     return out, scales
 
