@@ -17,6 +17,7 @@ ROTATED = 256  # neighbours that are rotated together
 GELU = {"BLOCK": 2048, "num_warps": 4}
 GLU = {"ROWS": 2, "num_warps": 4}
 NORM = {1024: (1, 1), 2048: (1, 1), 4096: (2, 4), 8192: (2, 4)}  # by block: rows of a program, warps
+QUANTISE_WARPS: dict[int, int] = {}  # by the first part of a row
 
 
 @triton.jit
@@ -61,7 +62,7 @@ def _rotated(value, SIZE: tl.constexpr):
 @triton.jit
 def _rounded(value, scale, KIND: tl.constexpr):
     """value / scale in fp8, or as the nearest int8: what is added leaves it in the lowest bits."""
-    if KIND == tl.int8:
+    if KIND.is_int():
         return (value * (1.0 / scale) + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
     return (value / scale).to(KIND)
 
@@ -297,7 +298,7 @@ def quantise(x: torch.Tensor, dtype: torch.dtype, gelu: bool = False) -> tuple[t
         WIDTH=width,
         HEAD=head,
         TAIL=triton.next_power_of_2(max(1, width - head)),
-        num_warps=max(2, min(16, head // 1024)),
+        num_warps=QUANTISE_WARPS.get(head, max(2, min(16, head // 1024))),
     )
     return out, scales
 
