@@ -26,12 +26,13 @@ import torch
 import torch.nn.functional as F
 import triton
 
+from virnucpro.encoders.eight_bits import FP8, INT8
+from virnucpro.encoders.eight_bits import rotate as rotated
 from virnucpro.encoders.kernels import pointwise
 from virnucpro.encoders.kernels.products import Tiling, product
 from virnucpro.encoders.ops import scaled_product
 
 BEGAN = time.perf_counter()
-INT8 = torch.int8
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,8 @@ def rivals(case: Case, given: dict) -> dict[str, Callable[[], object]]:
         calls = {"cuBLAS fp16": lambda: torch._addmm_activation(bias, x, weight.t(), use_gelu=True)}
     else:
         calls = {"cuBLAS fp16": lambda: F.linear(x, weight, bias)}
-    rows, row_scales = pointwise.quantise(x, pointwise.FP8)
-    lines, scales = pointwise.quantise(weight, pointwise.FP8)
+    rows, row_scales = pointwise.quantise(x, FP8)
+    lines, scales = pointwise.quantise(weight, FP8)
     scales, added = scales.t().contiguous(), bias if case.bias else None
     calls["fp8"] = lambda: scaled_product(rows, row_scales, lines, scales, added, torch.float16)
     return calls
@@ -286,13 +287,13 @@ def between(tokens: int) -> list[dict]:
     for width in (1280, 2560):
         x = torch.randn(tokens, width, device="cuda").half()
         module = torch.nn.LayerNorm(width, device="cuda", dtype=torch.float16)
-        normed = rotate(module(x[:64]).detach().float())
+        normed = rotated(module(x[:64]).detach().float())
         block = triton.next_power_of_2(width)
         for shape in ((1, 1), (1, 2), (1, 4), (2, 4), (1, 8), (2, 8)):
             pointwise.NORM[block] = shape
             size = tokens * width
             add("norm fp16", width, shape, 4 * size, partial(pointwise.norm, x, module))
-            add("norm fp8", width, shape, 3 * size, partial(pointwise.norm_quantised, x, module, pointwise.FP8))
+            add("norm fp8", width, shape, 3 * size, partial(pointwise.norm_quantised, x, module, FP8))
             add("norm int8", width, shape, 3 * size, partial(pointwise.norm_quantised, x, module, INT8), normed)
         pointwise.NORM |= norms
         for wide in (width, 4 * width):
@@ -300,20 +301,11 @@ def between(tokens: int) -> list[dict]:
             for warps in (1, 2, 4, 8, 16):
                 pointwise.QUANTISE_WARPS[1 << (wide.bit_length() - 1)] = warps
                 call = partial(pointwise.quantise, x, INT8)
-                add("quantise int8", wide, (1, warps), 3 * tokens * wide, call, rotate(x[:64].float()))
-                add("quantise fp8", wide, (1, warps), 3 * tokens * wide, partial(pointwise.quantise, x, pointwise.FP8))
+                add("quantise int8", wide, (1, warps), 3 * tokens * wide, call, rotated(x[:64].float()))
+                add("quantise fp8", wide, (1, warps), 3 * tokens * wide, partial(pointwise.quantise, x, FP8))
             pointwise.QUANTISE_WARPS.clear()
             pointwise.QUANTISE_WARPS |= warps_before
     return rows
-
-
-def rotate(x: torch.Tensor) -> torch.Tensor:
-    """What the kernels do to rows before they round them to int8, in fp32."""
-    matrix = torch.ones(1, 1, device=x.device)
-    for _ in range(8):
-        matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
-    turned = x.view(len(x), -1, 256) @ (matrix / 16)
-    return turned.view(len(x), -1, 16, 16).transpose(2, 3).reshape(x.shape)
 
 
 def main() -> None:

@@ -89,6 +89,10 @@ class Ops:
         """linear(LayerNorm(x)), (T, out)."""
         return linear(self.norm(x, module))
 
+    def gated(self, x: torch.Tensor, linear: Any, activation: Activation) -> torch.Tensor:
+        """activation(linear(x)), (T, in) -> (T, out/2), of a layer without bias that gives gates and values."""
+        return activation(linear(x))
+
     def add_bias(self, x: Any, bias: torch.Tensor) -> Any:
         """The stream, and a vector (d,) for every token."""
         return x + bias
@@ -129,12 +133,13 @@ class Kernels(Ops):
     name = "triton"
 
     def __init__(self) -> None:
-        from virnucpro.encoders.kernels import pointwise
+        from virnucpro.encoders.kernels import pointwise, products
 
-        self.kernels = pointwise
+        self.kernels, self.products = pointwise, products
         gated = functools.partial(pointwise.glu, silu=True)
         self._activations: dict[Any, Activation] = {gelu: pointwise.gelu_, gated_gelu: pointwise.glu, gated_silu: gated}
         self._biases: dict[nn.Module, torch.Tensor | None] = {}
+        self._interleaved: dict[nn.Module, torch.Tensor] = {}
 
     def norm(
         self, x: Any, module: nn.LayerNorm, *, overwrite: bool = False, dtype: torch.dtype | None = None
@@ -143,6 +148,13 @@ class Kernels(Ops):
         added, x.product = x.product, None
         out = x.values if overwrite else None
         return self.kernels.norm(x.values, module, shift=x.bias, added=added, out=out, dtype=dtype)
+
+    def gated(self, x: torch.Tensor, linear: Any, activation: Activation) -> torch.Tensor:
+        if not self.products.gate_pays(x, linear.weight):
+            return self._activations[activation](linear(x))
+        if linear not in self._interleaved:  # a gate and its value side by side
+            self._interleaved[linear] = linear.weight.detach().unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+        return self.products.gated_product(x, self._interleaved[linear], silu=activation is gated_silu)
 
     def add_bias(self, x: Any, bias: torch.Tensor) -> Stream:
         return Stream(x, bias.float())

@@ -7,13 +7,15 @@ and rounds to 8 bits where the next product wants them. Statistics and sums are 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 
-FP8 = torch.float8_e4m3fn
-LARGEST = {FP8: 448.0, torch.int8: 127.0}  # of the types that rows are rounded to
-ROTATED = 256  # neighbours that are rotated together
+if TYPE_CHECKING:
+    from virnucpro.encoders.eight_bits import Format
+
 GELU = {"BLOCK": 2048, "num_warps": 4}
 GLU = {"ROWS": 2, "num_warps": 4}
 NORM = {1024: (1, 1), 2048: (1, 1), 4096: (2, 4), 8192: (2, 4)}  # by block: rows of a program, warps
@@ -201,30 +203,22 @@ def norm(
     The result goes to ``out``, which may be x, or to a new tensor of x's dtype or ``dtype``.
     """
     out = torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device) if out is None else out
-    _launch_norm(x, module, shift, added, out, None)
+    _launch_norm(x, module, shift, added, out)
     return out
-
-
-def rotated(dtype: torch.dtype, width: int) -> bool:
-    """Whether rows of that width are rotated before they are rounded to that type.
-
-    int8's steps are equal: a few large numbers in a row would leave the others little. fp8 doesn't mind them.
-    """
-    return dtype == torch.int8 and width % ROTATED == 0
 
 
 def norm_quantised(
     x: torch.Tensor,
     module: torch.nn.LayerNorm,
-    dtype: torch.dtype,
+    form: Format,
     *,
     shift: torch.Tensor | None = None,
     added: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As ``norm``, to rows of fp8 or int8 (``rotated`` ones if so) and their scales (T, 1) fp32."""
-    out = torch.empty_like(x, dtype=dtype)
+    """As ``norm``, to rows of 8 bits, rotated if their format asks for it, and their scales (T, 1) fp32."""
+    out = torch.empty_like(x, dtype=form.dtype)
     scales = torch.empty((len(x), 1), dtype=torch.float32, device=x.device)
-    _launch_norm(x, module, shift, added, out, scales)
+    _launch_norm(x, module, shift, added, out, scales, form)
     return out, scales
 
 
@@ -234,7 +228,8 @@ def _launch_norm(
     shift: torch.Tensor | None,
     added: torch.Tensor | None,
     out: torch.Tensor,
-    scales: torch.Tensor | None,
+    scales: torch.Tensor | None = None,
+    form: Format | None = None,
 ) -> None:
     rows, width = x.shape
     block = triton.next_power_of_2(width)
@@ -257,8 +252,8 @@ def _launch_norm(
         ADD=added is not None,
         SHIFT=shift is not None,
         BIAS=module.bias is not None,
-        QUANTISE=LARGEST[out.dtype] if scales is not None else 0.0,
-        ROTATE=scales is not None and rotated(out.dtype, width),
+        QUANTISE=0.0 if form is None else form.largest,
+        ROTATE=form is not None and form.rotates(width),
         num_warps=warps,
     )
 
@@ -282,10 +277,10 @@ def glu(x: torch.Tensor, silu: bool = False) -> torch.Tensor:
     return out
 
 
-def quantise(x: torch.Tensor, dtype: torch.dtype, gelu: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """(T, d) → rows of fp8 or int8 (``rotated`` ones if so), their scales (T, 1) fp32; of erf-GELU(x) if asked for."""
+def quantise(x: torch.Tensor, form: Format, gelu: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """(T, d) → rows of 8 bits, rotated if their format asks for it, scales (T, 1) fp32; of erf-GELU(x) if asked for."""
     rows, width = x.shape
-    out = torch.empty_like(x, dtype=dtype)
+    out = torch.empty_like(x, dtype=form.dtype)
     scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
     head = 1 << (width.bit_length() - 1)
     quantise_kernel[(rows,)](
@@ -293,8 +288,8 @@ def quantise(x: torch.Tensor, dtype: torch.dtype, gelu: bool = False) -> tuple[t
         out,
         scales,
         GELU=gelu,
-        QUANTISE=LARGEST[dtype],
-        ROTATE=rotated(dtype, width),
+        QUANTISE=form.largest,
+        ROTATE=form.rotates(width),
         WIDTH=width,
         HEAD=head,
         TAIL=triton.next_power_of_2(max(1, width - head)),

@@ -7,7 +7,7 @@ follows the sum happens in its registers, so that nothing but the finished tile 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -235,3 +235,72 @@ def product(
 def processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; a few in the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
+
+
+def int8_product(
+    rows: torch.Tensor,
+    row_scales: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+    gelu: bool = False,
+    into: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """rows (T, in) int8 · weight (out, in) int8, by scales (T, 1) and (1, out) fp32, + bias (out,) -> (T, out).
+
+    Args:
+        rows, row_scales, weight, weight_scales, bias: as above; ``in`` is a multiple of 16.
+        dtype: of the result, fp16 or bf16.
+        gelu: GELU (by tanh) of it.
+        into: (T, out), to which the result is added in place, and which is given back.
+    """
+    out = torch.empty((len(rows), len(weight)), dtype=dtype, device=rows.device) if into is None else into
+    tiling = int8_tiling(capability(rows.device), rows.shape[1], gelu, into is not None)
+    return product(
+        rows,
+        weight,
+        out,
+        tiling=tiling,
+        scales=row_scales,
+        weight_scales=weight_scales,
+        bias=bias,
+        activation="gelu" if gelu else "",
+        accumulate=into is not None,
+    )
+
+
+def gated_product(x: torch.Tensor, weight: torch.Tensor, silu: bool = False) -> torch.Tensor:
+    """x (T, in) · weight (2·f, in), rows of gates and of values in turn -> (T, f): GELU, or SiLU, of gates times values."""
+    out = torch.empty((len(x), len(weight) // 2), dtype=x.dtype, device=x.device)
+    activation = "gated_silu" if silu else "gated_gelu"
+    return product(x, weight, out, tiling=GATED_TILINGS[capability(x.device)], activation=activation)
+
+
+def gate_pays(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether that was measured to be faster than cuBLAS's product and a kernel after it."""
+    return x.dtype == weight.dtype != torch.float32 and capability(x.device) in GATED_TILINGS
+
+
+def int8_tiling(capability: tuple[int, int], inner: int, gelu: bool, accumulate: bool) -> Tiling:
+    """The launch for such a product."""
+    if capability == (9, 0):
+        found = INT8_HOPPER["gelu" if gelu else "accumulate" if accumulate else ""]
+    else:
+        found = INT8_ELSEWHERE
+    return found if found.tma else replace(found, k=min(found.k, inner & -inner))
+
+
+@functools.cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """CUDA's compute capability of a GPU; (0, 0) in the interpreter."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+
+
+INT8_HOPPER = {
+    "": Tiling(128, 256, 128, 8, 4, parts=2),
+    "gelu": Tiling(128, 256, 128, 8, 4, parts=2),
+    "accumulate": Tiling(128, 256, 128, 8, 4, parts=2, reduce=True),
+}
+INT8_ELSEWHERE = Tiling(128, 128, 64, 4, 4, tma=False)
+GATED_TILINGS = {(9, 0): Tiling(128, 256, 64, 8, 4)}
