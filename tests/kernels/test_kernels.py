@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from tests.unit.encoder_fixtures import bpe_json, dna, proteins, random_dnabert, random_esm2, random_esmc
-from virnucpro.encoders import fp8
+from virnucpro.encoders import eight_bits
 from virnucpro.encoders.attention import Sdpa, Triton, alibi_slopes
+from virnucpro.encoders.eight_bits import FP8, INT8, EightBitKernels, RoundedLinear, round_layers, round_rows
 from virnucpro.encoders.kernels import attention as attention_kernels
-from virnucpro.encoders.kernels import pointwise
+from virnucpro.encoders.kernels import pointwise, products
+from virnucpro.encoders.kernels.products import Tiling
 from virnucpro.encoders.ops import Kernels, rotary_tables, rotate
 from virnucpro.encoders.packing import PackedBatch
 
@@ -157,16 +159,89 @@ def test_rows_in_fp8(gelu):
     torch.manual_seed(0)
     x = torch.randn(6, 320, device=DEVICE).half() * torch.logspace(-3, 2, 6, device=DEVICE)[:, None].half()
     x[2] = 0
-    values, scales = pointwise.quantise(x, gelu)
-    assert values.dtype == pointwise.FP8 and scales.shape == (6, 1)
+    values, scales = pointwise.quantise(x, FP8, gelu)
+    assert values.dtype == FP8.dtype and scales.shape == (6, 1)
     wanted = F.gelu(x.float()) if gelu else x.float()
     assert float(values.float().abs().max()) == 448
     assert error(values.float() * scales, wanted) < FP8_TOLERANCE
     assert (values[2].float() == 0).all()
     module = torch.nn.LayerNorm(320, device=DEVICE)
-    values, scales = pointwise.norm_fp8(x, module)
+    values, scales = pointwise.norm_quantised(x, module, FP8)
     with torch.no_grad():
         assert error(values.float() * scales, module(x.float())) < FP8_TOLERANCE
+
+
+@pytest.mark.parametrize("width", [320, 256, 1280, 2560])
+def test_rows_in_int8(width):
+    """To the number as in PyTorch, but where fp16 within the rotation moves one over a half; 320 isn't rotated."""
+    torch.manual_seed(width)
+    x = torch.randn(5, width, device=DEVICE).half()
+    x[1], x[2, 7] = 0, 300
+    module = torch.nn.LayerNorm(width, device=DEVICE)
+    torch.nn.init.normal_(module.weight)
+    with torch.no_grad():
+        cases = (pointwise.quantise(x, INT8), x), (pointwise.norm_quantised(x, module, INT8), module(x.float()))
+    for (values, scales), source in cases:
+        wanted, wanted_scales = round_rows(source.cpu(), INT8)
+        assert values.dtype == torch.int8 and error(scales.cpu(), wanted_scales) < 1e-3
+        difference = (values.cpu().int() - wanted.int()).abs()
+        assert difference.max() <= 1 and (difference > 0).float().mean() < 0.02
+        assert int(values.abs().max()) == 127 and not values[1].any()
+    assert INT8.rotates(width) == (width != 320)
+
+
+SMALL = [
+    Tiling(32, 32, 32, 4, 2, tma=False),
+    Tiling(32, 64, 32, 4, 2, group=2, parts=2, tma=False),
+    Tiling(32, 32, 32, 4, 2, group=1, programs=1, tma=False),
+]
+if INTERPRETED or torch.cuda.get_device_capability() >= (9, 0):
+    SMALL += [Tiling(64, 64, 64, 4, 2), Tiling(64, 64, 32, 4, 3, group=2, parts=2, programs=1)]
+    SMALL += (
+        []
+        if INTERPRETED
+        else [Tiling(64, 128, 64, 4, 2, reduce=True), Tiling(64, 128, 64, 4, 2, programs=1, flatten=True)]
+    )
+
+
+@pytest.mark.parametrize("tiling", SMALL, ids=str)
+@pytest.mark.parametrize("columns", [48, 192])
+def test_int8_product(tiling, columns, monkeypatch):
+    torch.manual_seed(columns)
+    a, b = (torch.randint(-127, 128, (n, 96), dtype=torch.int8, device=DEVICE) for n in (100, columns))
+    scales, weight_scales = torch.rand(100, 1, device=DEVICE), torch.rand(1, columns, device=DEVICE) * 1e-4
+    bias, before = torch.randn(columns, device=DEVICE).half(), torch.randn(100, columns, device=DEVICE).half()
+    exact = (a.double() @ b.double().t()) * scales * weight_scales
+    monkeypatch.setattr(products, "int8_tiling", lambda *_: tiling)
+
+    def found(bias=None, gelu=False, into=None):
+        return products.int8_product(a, scales, b, weight_scales, bias, torch.float16, gelu, into)
+
+    assert error(found(), exact) < 4e-4
+    assert error(found(bias), exact + bias) < 4e-4
+    assert error(found(bias, gelu=True), F.gelu(exact + bias)) < 2e-3, "tanh for erf, and the GPU's tanh"
+    into = before.clone()
+    assert found(into=into) is into and error(into, before + exact) < 6e-4
+
+
+@pytest.mark.parametrize("tiling", SMALL, ids=str)
+@pytest.mark.parametrize("silu", [True, False])
+def test_gated_product(tiling, silu, monkeypatch):
+    torch.manual_seed(1)
+    x = torch.randn(70, 96, device=DEVICE).half()
+    weight = torch.randn(2 * 48, 96, device=DEVICE).half() / 10
+    gate, value = (x.double() @ weight.double().t()).chunk(2, dim=1)
+    monkeypatch.setitem(products.GATED_TILINGS, products.capability(x.device), tiling)
+    interleaved = weight.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+    found = products.gated_product(x, interleaved, silu)
+    assert error(found, (F.silu(gate) if silu else F.gelu(gate)) * value) < 2e-3
+
+
+def test_every_launch_shape_fits_the_products_that_encoders_have():
+    for capability in ((8, 0), (9, 0), (12, 0)):
+        for inner in (320, 480, 1280, 10240):
+            tiling = products.int8_tiling(capability, inner, gelu=False, accumulate=True)
+            assert tiling.tma or inner % tiling.k == 0
 
 
 @pytest.mark.parametrize(("skip", "most"), [(0, 0), (1, 0), (1, 5)])
@@ -202,21 +277,42 @@ def test_a_forward_pass_in_kernels_is_the_one_in_pytorch(encoder):
     assert len(encoder.ops._biases) == 2 * len(biases)
 
 
-def test_a_forward_pass_in_fp8_carries_what_its_products_could_not_accumulate(monkeypatch):
-    """With layers in fp8 that compute exactly: so only the stream's bookkeeping can be wrong."""
-
-    def exact(layer, quantised, bias):
-        rows, scales = quantised
-        out = (rows.float() * scales) @ (layer.weight.float() * layer.scales.t()).t()
-        return (out + layer.bias.float() if bias else out).to(layer.bias.dtype)
-
-    monkeypatch.setattr(fp8.Fp8Linear, "product", exact)
-    encoder = random_esm2(layers=3, width=64).to(DEVICE).half()
+@pytest.mark.parametrize("form", [FP8, INT8], ids=lambda form: form.name)
+def test_a_forward_pass_in_8_bits_is_that_of_its_layers_in_pytorch(form, monkeypatch):
+    """What products accumulated or could not, and the biases: layers in 8 bits with their own forward pass are right."""
+    if form is FP8:
+        monkeypatch.setattr(eight_bits, "scaled_product", exact_product)  # the interpreter's fp8 is another, too
+    encoder = random_esm2(layers=3, width=64 if form is FP8 else 256).to(DEVICE).half()
     batch = batch_of(encoder, proteins([30, 7, 30, 1]))
     with torch.inference_mode():
+        half = encoder.vectors(batch, Sdpa())
+        round_layers(encoder, form)
+        assert isinstance(encoder.layers[1].fc1, RoundedLinear) and not isinstance(encoder.layers[0].fc1, RoundedLinear)
         wanted = encoder.vectors(batch, Sdpa())
-        encoder.ops = fp8.Fp8Kernels()
-        for layer in encoder.layers[1:]:
-            layer.fc1, layer.fc2 = fp8.Fp8Linear(layer.fc1), fp8.Fp8Linear(layer.fc2)
-        found = encoder.vectors(batch, Triton())
-    assert 1e-4 < error(found, wanted) < 0.1
+        encoder.ops = EightBitKernels(form)
+        most = 0.02 if form is INT8 else FP8_TOLERANCE  # what is rounded in between differs in fp16's last bit
+        for _ in range(2):
+            assert error(encoder.vectors(batch, Triton()), wanted) < most
+    assert 1e-4 < error(wanted, half) < 0.1
+
+
+def exact_product(rows, row_scales, weight, weight_scales, bias, dtype):
+    out = (rows.float() * row_scales) @ (weight.float() * weight_scales.t()).t()
+    return (out if bias is None else out + bias.float()).to(dtype)
+
+
+@pytest.mark.parametrize("architecture", ["dnabert_s", "esmc"])
+def test_a_forward_pass_with_gates_in_the_products(architecture, monkeypatch):
+    encoder = {each.architecture: each for each in models()}[architecture].to(DEVICE).half()
+    tiling = Tiling(32, 32, 16, 4, 2, tma=False)
+    batch = batch_of(encoder, dna([90, 5]) if architecture == "dnabert_s" else proteins([30, 1]))
+    ran, gated = [], products.gated_product
+    monkeypatch.setattr(products, "gated_product", lambda *given, **how: ran.append(1) or gated(*given, **how))
+    found = []
+    with torch.inference_mode():
+        for tilings in ({}, {products.capability(batch.cu_seqlens.device): tiling}):
+            monkeypatch.setattr(products, "GATED_TILINGS", tilings)
+            encoder.ops = Kernels()
+            found.append(encoder.vectors(batch, Triton()))
+            assert len(ran) == 3 * len(tilings)
+    assert 0 < error(*found) < 2e-3

@@ -13,7 +13,7 @@ from tests.unit.encoder_fixtures import (
     relative,
     split,
 )
-from virnucpro.encoders import fp8
+from virnucpro.encoders import eight_bits
 from virnucpro.encoders.attention import Sdpa
 from virnucpro.encoders.embed import embed
 from virnucpro.encoders.esm2 import ALPHABET, ESM2, POOLED_RESIDUES, ESM2Config, tokenize
@@ -166,7 +166,7 @@ def test_compiled_blocks_are_equivalent():
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # for all layers and all packs
 
 
-def test_what_fp8_is_measured_on_goes_in_packs(monkeypatch):
+def test_what_8_bits_are_measured_on_goes_in_packs(monkeypatch):
     model, sequences = random_esm2(), proteins(LENGTHS)
     totals = []
     forward_batch = model.forward
@@ -176,12 +176,12 @@ def test_what_fp8_is_measured_on_goes_in_packs(monkeypatch):
         return forward_batch(tokens, batch, backend)
 
     monkeypatch.setattr(model, "forward", watched)
-    monkeypatch.setattr(fp8, "GATE_TOKENS", 400)
-    found = fp8._vectors(model, [str(i) for i in range(len(sequences))], sequences)
+    monkeypatch.setattr(eight_bits, "GATE_TOKENS", 400)
+    found = eight_bits._vectors(model, [str(i) for i in range(len(sequences))], sequences)
     assert len(totals) > 1 and sum(totals) == sum(LENGTHS) + 2 * len(LENGTHS)
     assert max(totals) <= max(400, max(LENGTHS) + 2)
     assert relative(torch.from_numpy(found), forward(model, sequences)[1]) < 1e-5
-    assert fp8._vectors(model, [], []).shape == (0, 32)
+    assert eight_bits._vectors(model, [], []).shape == (0, 32)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -95,26 +95,29 @@ class RoundedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(T, in) -> (T, out)."""
-        return self.product(round_rows(x, self.form), bias=True)
+        rounded = round_rows(x, self.form)
+        if x.is_cuda and self.form is INT8:
+            return self.int8_product(rounded, bias=True)
+        return self.product(rounded, bias=True)
 
-    def product(
+    def product(self, rounded: tuple[torch.Tensor, torch.Tensor], bias: bool) -> torch.Tensor:
+        """Rows (T, in) of 8 bits and their scales (T, 1) fp32 -> (T, out) of the bias's dtype; int8 on a CPU alone."""
+        rows, scales = rounded
+        return scaled_product(rows, scales, self.weight, self.scales, self.bias if bias else None, self.bias.dtype)
+
+    def int8_product(
         self,
         rounded: tuple[torch.Tensor, torch.Tensor],
         bias: bool,
         gelu: bool = False,
         into: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Rows (T, in) of 8 bits and their scales (T, 1) fp32 -> (T, out) of the bias's dtype.
+        """The same by a kernel, with GELU at its end, or added to ``into`` (T, out) in place."""
+        from virnucpro.encoders.kernels import products
 
-        ``gelu`` and ``into`` (T, out), to which the product is added in place, are int8's, on GPUs.
-        """
         rows, scales = rounded
-        dtype, added = self.bias.dtype, self.bias if bias else None
-        if rows.is_cuda and self.form is INT8:
-            from virnucpro.encoders.kernels.products import int8_product
-
-            return int8_product(rows, scales, self.weight, self.scales, added, dtype, gelu, into)
-        return scaled_product(rows, scales, self.weight, self.scales, added, dtype)
+        added = self.bias if bias else None
+        return products.int8_product(rows, scales, self.weight, self.scales, added, self.bias.dtype, gelu, into)
 
 
 class EightBitKernels(Kernels):
@@ -136,7 +139,8 @@ class EightBitKernels(Kernels):
     def norm_linear(self, x: Any, module: torch.nn.LayerNorm, linear: Any) -> torch.Tensor:
         if not isinstance(linear, RoundedLinear):
             return super().norm_linear(x, module, linear)
-        return linear.product(self.norm_rounded(x, module), bias=True)
+        rows = self.norm_rounded(x, module)
+        return linear.int8_product(rows, bias=True) if self.form is INT8 else linear.product(rows, bias=True)
 
     def add_linear(
         self, x: Any, hidden: torch.Tensor, linear: Any, activation: Activation | None = None, scale: float = 1.0
@@ -146,7 +150,7 @@ class EightBitKernels(Kernels):
         x = as_stream(x)
         rows = self.kernels.quantise(hidden, self.form, gelu=activation is not None)
         if self.form is INT8:
-            linear.product(rows, bias=False, into=x.values)
+            linear.int8_product(rows, bias=False, into=x.values)
         else:
             x.product = linear.product(rows, bias=False)
         x.bias = self.running_bias(x.bias, linear)
@@ -156,7 +160,7 @@ class EightBitKernels(Kernels):
         if self.form is not INT8 or not isinstance(first, RoundedLinear):
             return super().feed_forward(x, norm, first, second)
         x = as_stream(x)
-        return self.add_linear(x, first.product(self.norm_rounded(x, norm), bias=True, gelu=True), second)
+        return self.add_linear(x, first.int8_product(self.norm_rounded(x, norm), bias=True, gelu=True), second)
 
 
 def convert(model: Encoder, ids: Sequence[str], sequences: Sequence[bytes], precision: Precision) -> float:

@@ -203,6 +203,8 @@ def product(
 ) -> torch.Tensor:
     """Launch the kernel; ``out`` is given back."""
     (rows, inner), columns = a.shape, b.shape[0]
+    if not tiling.tma and inner % tiling.k:
+        raise ValueError(f"sums of {inner} numbers aren't made of {tiling.k} at a time")
     tiles = triton.cdiv(rows, tiling.m) * triton.cdiv(columns, tiling.n)
     grid = min(tiles, tiling.programs * processors(a.device)) if tiling.programs else tiles
     operands: tuple[Any, ...] = (a, b, out)
@@ -279,7 +281,8 @@ def gated_product(x: torch.Tensor, weight: torch.Tensor, silu: bool = False) -> 
 
 def gate_pays(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether that was measured to be faster than cuBLAS's product and a kernel after it."""
-    return x.dtype == weight.dtype != torch.float32 and capability(x.device) in GATED_TILINGS
+    aligned = weight.shape[0] % 16 == weight.shape[1] % 8 == 0  # rows begin at 16 bytes
+    return aligned and x.dtype == weight.dtype != torch.float32 and capability(x.device) in GATED_TILINGS
 
 
 def int8_tiling(capability: tuple[int, int], inner: int, gelu: bool, accumulate: bool) -> Tiling:
