@@ -32,7 +32,7 @@ from virnucpro.embeddings.store import create_shard  # noqa: E402
 from virnucpro.encoders.loading import write_encoder  # noqa: E402
 from virnucpro.encoders.spec import read_spec  # noqa: E402
 from virnucpro.models.registry import ARCHITECTURES, ROLES, Shape  # noqa: E402
-from virnucpro.outputs import REPORT, TABLES, VIRAL  # noqa: E402
+from virnucpro.outputs import REGIONS, REPORT, TABLES, VIRAL  # noqa: E402
 from virnucpro.provenance import RunRecord  # noqa: E402
 from virnucpro.results import Results, make_results  # noqa: E402
 from virnucpro.sequences.split import read_manifest, read_shard, split_samples  # noqa: E402
@@ -109,7 +109,7 @@ def main() -> None:
     began = time.perf_counter()
     frames = merge(shards, "s", *files, *models.values(), merged)
     timed("merge", began)
-    names = TABLES | {"viral": VIRAL, "page": REPORT}
+    names = TABLES | REGIONS | {"viral": VIRAL, "page": REPORT}
     results = Results(**{name: folder / "s" / file for name, file in names.items()})
     began = time.perf_counter()
     make_results(

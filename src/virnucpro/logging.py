@@ -34,6 +34,8 @@ def job(log: str | Path) -> Iterator[None]:
         log.rename(kept)
     handlers = (logging.FileHandler(log), logging.StreamHandler(sys.stderr))
     formatter = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    # How far a job is stands in its log; the screen has one line for all jobs, made of those (embeddings.run_progress).
+    handlers[1].addFilter(lambda record: not record.name.endswith(".progress"))
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)

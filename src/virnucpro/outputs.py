@@ -22,11 +22,24 @@ TABLES = {
     "summary": "summary.json",
 }
 """What ``calls.predict`` writes to a sample's folder; the keys are the fields of ``calls.predict.Outputs``."""
+REGIONS = {
+    "regions": "regions.tsv",
+    "regions_gff": "regions.gff3",
+    "regions_bed": "regions.bed",
+    "viral_regions": "viral_regions.fasta.gz",
+}
+"""Files of viral regions, made unless the key ``regions`` is false; the keys are fields of ``results.Results``."""
 EMBEDDINGS, VIRAL, REPORT = "embeddings.h5", "viral.fasta.gz", "report.html"
-SAMPLE_FILES = (*TABLES.values(), EMBEDDINGS, VIRAL, REPORT)
+SAMPLE_FILES = (*TABLES.values(), *REGIONS.values(), EMBEDDINGS, VIRAL, REPORT)
 """All files in a finished sample's folder."""
+CONTROLS = "controls.tsv"
+"""Beside them, if the run has controls."""
 SAMPLE_FOLDERS = ("shards", "embeddings")
-RUN_FOLDERS = ("embeddings", "logs", "pooled")
+CONTROL_SETS = "control_sets"
+"""Folder of what is scored as a sample is, and isn't the user's sample: a folder for the controls of each."""
+GIVEN_CONTROLS = f"{CONTROL_SETS}/_control_fasta"
+"""The user's own controls; no sample's name begins like that."""
+RUN_FOLDERS = (CONTROL_SETS, "embeddings", "logs", "pooled")
 SAMPLE_LOGS = ("split", "merge", "predict")
 """Folders of ``logs`` that have a file per sample."""
 
@@ -70,7 +83,7 @@ def refuse_inputs(
     whole = frozenset(made)
     for given in inputs:
         for folder, name in _above(Path(given), places):
-            if folder in whole or name in SAMPLE_FILES or _same(given, folder):
+            if folder in whole or name in (*SAMPLE_FILES, CONTROLS) or _same(given, folder):
                 raise _clash(given, folder / name)
 
 
@@ -83,7 +96,7 @@ def refuse_foreign(output_dir: str | Path, samples: Collection[str], targets: It
     for sample in samples:
         folder, logs = out / sample, [out / "logs" / name / f"{sample}.log" for name in SAMPLE_LOGS]
         if not _is_sample(folder, logs):
-            for name in (*SAMPLE_FILES, *SAMPLE_FOLDERS):
+            for name in (*SAMPLE_FILES, CONTROLS, *SAMPLE_FOLDERS):
                 if os.path.lexists(folder / name):
                     raise _foreign(folder / name)
             for log in logs:
@@ -98,6 +111,13 @@ def refuse_foreign(output_dir: str | Path, samples: Collection[str], targets: It
         for path in others if not first.is_file() else ():
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
                 raise _foreign(path)
+
+
+def remove_regions(folder: Path) -> None:
+    """Remove the files of regions that an earlier run made in a sample's folder: they are of other tables."""
+    if _begins(folder / REGIONS["regions"], b"record\tregion\tstart\t"):
+        for name in REGIONS.values():
+            (folder / name).unlink(missing_ok=True)
 
 
 def refuse_existing(path: str | Path, force: bool, source: str | Path | None = None) -> None:
@@ -191,7 +211,7 @@ def _above(path: Path, places: dict[tuple[int, int] | str, Path]) -> Iterator[tu
 
 def _same(path: str | Path, folder: Path) -> bool:
     """Whether a file is one of those that a run makes in a sample's folder, however its path is written."""
-    for name in SAMPLE_FILES:
+    for name in (*SAMPLE_FILES, CONTROLS):
         with suppress(OSError):
             if os.path.samefile(path, folder / name) and not (folder / name).is_symlink():
                 return True

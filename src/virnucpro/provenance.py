@@ -50,7 +50,17 @@ OPTIONS_OF_VECTORS = (
     "partial_frames",
 )
 """Options that a sample's ``embeddings.h5`` depends on."""
-OPTIONS_OF_TABLES = ("classifier", "threshold", "calls", "fdr", "prior", "min_length", "min_chunks")
+OPTIONS_OF_TABLES = (
+    "classifier",
+    "threshold",
+    "calls",
+    "fdr",
+    "prior",
+    "min_length",
+    "min_chunks",
+    "regions",
+    "controls",
+)
 """Those that only its tables depend on."""
 CONTENT = (
     "alphabet",

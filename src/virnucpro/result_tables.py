@@ -29,6 +29,14 @@ CONTIG_COLUMNS = (
     *("mean_score", "best_score", "call", "logit", "probability", "q_value", "reason"),
     *("scored_share", "low_complexity", "gc", "n_share", "distance", "category", "category_probability"),
 )
+REGION_COLUMNS = (
+    *("record", "region", "start", "end", "length", "chunks", "scored_chunks"),
+    *("mean_posterior", "lowest_posterior", "extent", "call", "model"),
+)
+CONTROL_COLUMNS = (
+    *("kind", "preset", "controls", "called_viral", "ambiguous", "non_viral", "unscored", "share", "low", "high"),
+    *("shortest", "median_length", "longest"),
+)
 VIRAL, AMBIGUOUS, NON_VIRAL = "viral", "ambiguous", "non-viral"
 UNSCORED = "unscored"
 """The call of a chunk, or of a contig, of which nothing was scored."""
@@ -38,6 +46,11 @@ NO_FRAME = "no_stop_free_frame"
 """Why a chunk is unscored: it has no stop-free frame, and partial frames aren't scored."""
 NO_STRETCH = "no_stretch"
 """Why a chunk is unscored: it has no stretch of 60 bases without a stop either."""
+
+WHOLE, START, END, INNER, ORIGIN = "whole", "start", "end", "inner", "origin"
+"""Extent of a region: the whole contig, from its start, to its end, neither, or a part of one over the origin of a circle."""
+FITTED, DEFAULT = "fitted", "default"
+"""Whose parameters regions were found with: the classifier's, or those for classifiers without."""
 
 
 def read_rows(path: Path, expected: tuple[str, ...], wanted: Sequence[str] = ()) -> Iterator[Sequence[str]]:

@@ -6,6 +6,7 @@ import html
 import json
 import random
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from virnucpro.classifier.evidence import Calibration, Preset, estimate_prevalen
 from virnucpro.embeddings.store import create_merged
 from virnucpro.provenance import read_provenance
 from virnucpro.report.page import write_sample_page
-from virnucpro.result_tables import CHUNK_COLUMNS, NO_FRAME, NO_STRETCH
+from virnucpro.result_tables import CHUNK_COLUMNS, NO_FRAME, NO_STRETCH, REGION_COLUMNS
 
 FASTAS = ["/data/reads & contigs.fa"]
 RUN = {
@@ -57,6 +58,32 @@ def change(folder: Path, **values) -> Path:
     values["calls"] = summary["calls"] | values.get("calls", {})
     (folder / "summary.json").write_text(json.dumps(summary | values))
     return folder
+
+
+def add_regions(folder: Path, regions, model: str = "fitted") -> Path:
+    """Give a sample regions.tsv, of (record, first chunk, last chunk, extent), and their counts; returns its folder."""
+    lines, counts, extents = ["\t".join(REGION_COLUMNS)], Counter(), Counter()
+    for record, first, last, extent in regions:
+        counts[record] += 1
+        extents[extent] += 1
+        start, end, chunks = (first - 1) * CHUNK + 1, last * CHUNK, last - first + 1
+        row = (
+            record,
+            f"{record}_region_{counts[record]}",
+            start,
+            end,
+            end - start + 1,
+            chunks,
+            chunks,
+            0.91,
+            0.62,
+            extent,
+        )
+        lines.append("\t".join(map(str, (*row, "viral", model))))
+    (folder / "regions.tsv").write_text("".join(f"{line}\n" for line in lines))
+    bases = sum((last - first + 1) * CHUNK for _, first, last, _ in regions)
+    found = {"model": model, "regions": len(regions), "records": len(counts), "bases": bases, "extents": extents}
+    return change(folder, regions=found)
 
 
 def write_sample(
@@ -172,7 +199,7 @@ def write_sample(
         "records": contigs, **counts, **encoders, "chunks": contigs * chunks,
         "frames": (counts["scored_chunks"] - counts["partial_chunks"]) * 2,
         "virus_frames": counts["viral_chunks"], "skipped_records": 0, "threshold": 0.5, "chunk_length": CHUNK,
-        "calls": predict._how(rules), "prevalence": prevalence, "calibration": predict._calibration(rules),
+        "calls": predict._how(rules), "prevalence": prevalence, "calibration": predict._calibration(rules), "regions": None,
         "classifier": {"name": "mini-500", "weights_sha256": "c" * 64}, 
         "computed": {"dna": [WAY], "protein": [WAY]},
         "embedding_seconds": {"CPU": 7.0, "GPU": 3.0}, "run": RUN, "configuration": {"preset": "mini-500", "cache_dir": None},
@@ -181,17 +208,19 @@ def write_sample(
     return folder
 
 
-def page_of(folder: Path) -> str:
-    """Make a sample's page, with the check beside its folder if there is one; returns its text."""
+def page_of(folder: Path, controls: bool = False) -> str:
+    """Make a sample's page, with the check beside its folder if there is one, and if wanted ``controls.tsv``; returns its text."""
     provenance, check = read_provenance(folder / "embeddings.h5"), folder.parent / "check.json"
     said = check.read_text() if check.exists() else None
-    write_sample_page(folder, "s", FASTAS, folder / "report.html", provenance, said)
+    write_sample_page(
+        folder, "s", FASTAS, folder / "report.html", provenance, said, folder / "controls.tsv" if controls else None
+    )
     return (folder / "report.html").read_text()
 
 
-def words_of(folder: Path) -> str:
+def words_of(folder: Path, controls: bool = False) -> str:
     """What a reader sees, line breaks as spaces."""
-    page = re.sub(r"<(style|script|svg)\b.*?</\1>", " ", page_of(folder), flags=re.DOTALL)
+    page = re.sub(r"<(style|script|svg)\b.*?</\1>", " ", page_of(folder, controls), flags=re.DOTALL)
     return re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]+>", "", page)))
 
 

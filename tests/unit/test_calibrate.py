@@ -159,7 +159,8 @@ def test_what_is_read(tmp_path):
             read_development([Labelled("a", folder, Label(True, "c"), {"s": Label(False, "d", "g")})])
     assert seen["z"] == pytest.approx(np.log([3, 0.2, 3]))
     assert seen["partial"].tolist() == [True, False, True] and seen["share"].tolist() == [0.5, 1, 0.5]
-    assert seen["contig"].tolist() == [0, 0, 2] and seen["viral"].tolist() == [True, True, False]
+    assert seen["contig"].tolist() == [0, 0, 2] and seen["start"].tolist() == [0, 600, 0]
+    assert seen["viral"].tolist() == [True, True, False]
     assert seen["group"].tolist() == ["r", "x", "g"] and seen["category"].tolist() == ["c", "c", "d"]
     assert seen["length"].tolist() == [900, 300, 300]
 
@@ -215,7 +216,8 @@ def test_a_split_leaves_the_test_part(tmp_path, classifier, caplog):
     args = (table, {"a": folder}, classifier, tmp_path / "c.safetensors")
     spec = calibrate_from_table(*args, split=tmp_path / "split.tsv")
     assert spec.calibration["fitted_on"]["contigs"] == {"viral": 36, "non-viral": 36}
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    (warning,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "regions are found by default parameters" in warning and spec.regions is None
     calibrate_from_table(*args)
     assert "1 labelled records are in no sample, such as vgone" in caplog.text
 

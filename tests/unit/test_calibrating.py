@@ -44,6 +44,7 @@ def development(contigs=2000, groups=400, between=0.0, within=2.0, chunks=1, par
         partial=is_partial,
         share=share,
         contig=contig,
+        start=500 * (np.arange(len(contig)) - np.searchsorted(contig, contig)),
         viral=viral,
         group=np.array([f"g{number % groups}" for number in range(contigs)]),
         category=np.where(viral, "phage", np.where(np.arange(contigs) % 4 == 1, "plant", "bacteria")),
@@ -248,7 +249,14 @@ def refused(**other):
         (refused(share=np.full(40, np.nan)), "longer than itself"),
         (refused(z=np.where(np.arange(40) % 2 == 0, -1.0, 1.0)), "aren't higher for viral"),
         (refused(z=np.zeros(40)), "aren't higher for viral"),
-        (refused(z=np.zeros(0), share=np.zeros(0), partial=np.zeros(0, bool), contig=np.zeros(0, int)), "there are 0"),
+        (
+            refused(
+                **dict.fromkeys(("z", "share"), np.zeros(0)),
+                **dict.fromkeys(("contig", "start"), np.zeros(0, int)),
+                partial=np.zeros(0, bool),
+            ),
+            "there are 0",
+        ),
     ],
 )
 def test_data_that_cannot_calibrate_are_refused_with_a_reason(make, says):

@@ -17,7 +17,7 @@ import yaml
 from click.testing import CliRunner
 
 from virnucpro import installation
-from virnucpro.cli import cli
+from virnucpro.cli import FIRST, cli
 from virnucpro.cli.inputs import samples_of
 from virnucpro.cli.workflow import RUN_LOCK, _explain_failure, working_folder
 from virnucpro.errors import ConfigError, InputError, VirNucProError
@@ -86,6 +86,7 @@ def test_inputs_that_are_refused(files, inputs, message):
     [
         (["--esm-model=3b"], {}, r"'3b' is neither a path nor a known model; did you mean '3B'\?$"),
         (["--classifier=mine/c.pth"], {}, r"mine/c\.pth: no such file"),
+        (["--control-fasta=host.fa"], {}, r"^host\.fa: no such file"),
         ([], {"VIRNUCPRO_V1_ATTENTION": "ja"}, "VIRNUCPRO_V1_ATTENTION can't be 'ja'"),
         ([], {"VIRNUCPRO_V1_ATENTION": "1"}, "did you mean VIRNUCPRO_V1_ATTENTION"),
     ],
@@ -355,7 +356,9 @@ def test_a_misspelt_command_and_what_snakemake_does_not_know(files):
 
 
 def test_every_command_has_a_help_that_says_what_it_is_for():
-    assert "..." not in invoke("--help").output.partition("Commands:")[2]
+    said = invoke("--help").output
+    assert "..." not in said.partition("Start with:")[2] and len(said.splitlines()) < 30, "one screen"
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("  virnucpro ")] == [*FIRST]
     context = cli.make_context("virnucpro", ["predict", "x"], obj=[])
     for name in cli.list_commands(context):
         answer = invoke(name, "--help")

@@ -127,7 +127,7 @@ def test_files(result):
     assert len((folder / "reliability.tsv").read_text().splitlines()) == 1 + (7 + 6) * 10
     assert {path.name for path in folder.iterdir()} == {
         *("metrics.tsv", "calls.tsv", "fdr.tsv", "categories.tsv", "confusion.tsv", "reliability.tsv", "contigs.tsv"),
-        *("evaluation.json", "evaluation.md", "evaluation.png", "evaluation.svg"),
+        *("region_metrics.tsv", "implants.tsv", "evaluation.json", "evaluation.md", "evaluation.png", "evaluation.svg"),
     }
 
 
@@ -199,7 +199,7 @@ def calibrated(folder, name, contigs, **about):
     for record, length, call, logit in contigs:
         said = {"call": call, **({"mean_score": 0.5} | logits_of(logit) if logit is not None else {})}
         rows.append({"record": record, "length": length, "chunks": 1, **said})
-        chunk = dict.fromkeys(CHUNK_COLUMNS, "") | {"record": record, "call": "unscored"}
+        chunk = dict.fromkeys(CHUNK_COLUMNS, "") | {"record": record, "start": 1, "call": "unscored"}
         if logit is not None:
             chunk |= {"call": "viral" if logit >= 0 else "non-viral", "kind": "partial", "score": 0.5} | logits_of(
                 logit

@@ -16,6 +16,7 @@ from virnucpro.errors import ConfigError, InputError, StorageError
 from virnucpro.handover.ids import OTHER_LENGTH, OUTSIDE, UNKNOWN, Contigs, Place, shares
 from virnucpro.handover.join import join
 from virnucpro.handover.reads import Coverage
+from virnucpro.result_tables import REGION_COLUMNS
 
 LENGTHS = {"c1": 60000, "c2": 5000, "c3": 800, "c1_2": 900}
 # The columns as CheckV and geNomad (its quick start) write them.
@@ -364,3 +365,87 @@ def test_the_command(sample, tmp_path):
     assert "is the file to be read" in str(over.exception)
     nothing = CliRunner().invoke(cli, ["join", "out/s", "-o", "x.tsv"])
     assert nothing.exit_code == 2 and "Give --checkv, --genomad or --paf" in nothing.output
+
+
+# The sample's own regions
+
+
+@pytest.fixture
+def with_regions(sample):
+    rows = [
+        ("c1", "c1_region_1", 1001, 9000, "inner"),
+        ("c1", "c1_region_2", 30001, 60000, "end"),
+        ("c2", "c2_region_1", 1, 5000, "whole"),
+    ]
+    given = [
+        dict(zip(("record", "region", "start", "end", "extent"), row, strict=True)) | {"mean_posterior": 0.9}
+        for row in rows
+    ]
+    lines = [REGION_COLUMNS, *([str(row.get(name, "")) for name in REGION_COLUMNS] for row in given)]
+    (sample / "regions.tsv").write_text("".join("\t".join(line) + "\n" for line in lines))
+    return sample
+
+
+def test_regions_stand_beside_what_others_say_of_the_same_place(with_regions, tmp_path):
+    summary = virus(tmp_path / "v.tsv", ("c1|provirus_2001_9500", 7500, 0.9), ("c1|provirus_20000_20999", 1000, 0.8))
+    join(with_regions, tmp_path / "j.tsv", genomad=[summary])
+    names = ("record", "region", "region_start", "region_end", "region_extent", "genomad_virus_start")
+    assert parts(read(tmp_path / "j.tsv"), *names) == [
+        ("c1", "c1_region_1", "1001", "9000", "inner", "2001"),
+        ("c1", "c1_region_2", "30001", "60000", "end", ""),
+        ("c1", "", "", "", "", "20000"),
+        ("c2", "c2_region_1", "1", "5000", "whole", ""),
+        ("c3", "", "", "", "", ""),
+        ("c1_2", "", "", "", "", ""),
+    ]
+    assert [row["region_mean_posterior"] for row in read(tmp_path / "j.tsv")][:1] == ["0.9"]
+
+
+def test_programs_that_were_given_the_regions(with_regions, tmp_path):
+    """viral_regions.fasta.gz: their ids are the regions'."""
+    quality = checkv(
+        tmp_path / "q.tsv",
+        ("c1_region_1", 8000, {"checkv_quality": "Complete"}),
+        ("c1_region_2", 30000, {"checkv_quality": "Low-quality"}),
+        ("c2_region_1", 5000, {"checkv_quality": "High-quality"}),
+        ("c3_region_1", 800, {}),
+    )
+    contamination = table(
+        tmp_path / "contamination.tsv",
+        CONTAMINATION,
+        {"contig_id": "c1_region_2", "region_types": "viral,host", "region_coords_bp": "1-20000,20001-30000"},
+    )
+    (matched,) = join(with_regions, tmp_path / "j.tsv", checkv=quality, contamination=contamination)
+    assert matched.ids == 3 and list(matched.unmatched) == [("c3_region_1", UNKNOWN)]
+    names = ("region", "checkv_start", "checkv_end", "checkv_quality")
+    assert parts(read(tmp_path / "j.tsv"), *names)[:3] == [
+        ("c1_region_1", "1001", "9000", "Complete"),
+        ("c1_region_2", "30001", "50000", "Low-quality"),
+        ("c2_region_1", "1", "5000", "High-quality"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("identifier", "length", "found"),
+    [
+        ("r_region_1", 100, Place("r", 101, 200)),
+        ("r_region_1", 99, OTHER_LENGTH),
+        ("r_region_1_1", 40, Place("r", 101, 200, 1, "r_region_1")),
+        ("r_region_1|provirus_11_60", 50, Place("r", 111, 160)),
+        ("r_region_1|provirus_11_101", 91, OUTSIDE),
+        ("r_region_2", 100, UNKNOWN),
+    ],
+)
+def test_places_in_regions(identifier, length, found):
+    contigs = Contigs({"r": 1000}, {"r_region_1": Place("r", 101, 200)})
+    assert contigs.place(identifier, length) == found
+
+
+def test_a_contig_that_is_called_as_a_region():
+    contigs = Contigs({"r": 1000, "r_region_1": 50}, {"r_region_1": Place("r", 101, 200)})
+    assert contigs.place("r_region_1", 50) == Place("r_region_1")
+
+
+def test_without_regions_their_columns_are_missing(sample, tmp_path):
+    join(sample, tmp_path / "j.tsv", genomad=[virus(tmp_path / "v.tsv", ("c1", 60000, 0.9))])
+    assert "region" not in read(tmp_path / "j.tsv")[0]

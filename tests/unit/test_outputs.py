@@ -11,6 +11,7 @@ from virnucpro.embeddings.cache import prune_cache
 from virnucpro.errors import ConfigError
 from virnucpro.outputs import (
     OWN_FIRST_LINE,
+    REGIONS,
     SAMPLE_FILES,
     check_clock,
     check_own,
@@ -19,9 +20,11 @@ from virnucpro.outputs import (
     refuse_foreign,
     refuse_inputs,
     refuse_replacing,
+    remove_regions,
     without_future,
     write_own,
 )
+from virnucpro.result_tables import REGION_COLUMNS
 
 
 @pytest.fixture
@@ -155,6 +158,18 @@ def test_what_the_user_names_for_writing(out):
     refuse_existing(out / "s" / "viral.fasta.gz", True, "in.pth")
     with pytest.raises(ConfigError, match="is the file to be read"):
         refuse_existing(out / "s" / "viral.fasta.gz", True, out / "s" / ".." / "s" / "viral.fasta.gz")
+
+
+def test_files_of_regions_are_removed_if_a_run_made_them(out):
+    folder = out / "s"
+    for name in REGIONS.values():
+        (folder / name).write_text("mine")
+    remove_regions(folder)
+    assert (folder / "regions.bed").read_text() == "mine"
+    (folder / "regions.tsv").write_text("\t".join(REGION_COLUMNS) + "\n")
+    remove_regions(folder)
+    assert not any((folder / name).exists() for name in REGIONS.values()) and (folder / "viral.fasta.gz").exists()
+    remove_regions(folder)
 
 
 def test_identity_and_dates(tmp_path):

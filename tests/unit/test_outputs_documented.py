@@ -15,7 +15,9 @@ from virnucpro.handover.ids import OTHER_LENGTH, OUTSIDE, UNKNOWN
 from virnucpro.handover.join import UNMATCHED_COLUMNS
 from virnucpro.handover.programs import CHECKV, GENOMAD_PLASMID, GENOMAD_VIRUS
 from virnucpro.handover.reads import TITLES
+from virnucpro.handover.regions import TITLES_OF_REGIONS
 from virnucpro.outputs import SAMPLE_FILES
+from virnucpro.result_tables import REGION_COLUMNS
 
 DOCUMENT = (installation.root() / "docs" / "outputs.md").read_text()
 
@@ -49,13 +51,22 @@ def test_columns(results, title, output):
     assert documented(title) == header.split("\t")
 
 
+def test_columns_of_regions():
+    assert documented("regions.tsv") == list(REGION_COLUMNS)
+
+
 NEXT = (installation.root() / "docs" / "next-programs.md").read_text()
 
 
 def test_columns_of_the_joined_table():
     section = NEXT.split("\n## The joined table\n")[1].split("\n## ")[0]
     titles = [title for kind in (GENOMAD_VIRUS, GENOMAD_PLASMID, CHECKV) for title in kind.titles]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [*titles, *TITLES, *UNMATCHED_COLUMNS]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [
+        *TITLES_OF_REGIONS,
+        *titles,
+        *TITLES,
+        *UNMATCHED_COLUMNS,
+    ]
     assert all(f"`{reason}`" in section for reason in (UNKNOWN, OTHER_LENGTH, OUTSIDE))
 
 
@@ -78,6 +89,6 @@ def test_datasets(tmp_path):
 
 
 def test_every_result_has_a_section():
-    assert len(SAMPLE_FILES) == 10
+    assert len(SAMPLE_FILES) == 14
     for name in SAMPLE_FILES:
         assert f"\n## {name}\n" in DOCUMENT

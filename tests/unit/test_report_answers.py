@@ -169,11 +169,18 @@ def test_nothing_scored_is_a_page_without_curves(tmp_path, calibrated):
 
 
 def test_unscored_by_choice(tmp_path):
-    folder = change(write_sample(tmp_path, 12, calibrated=True), calls={"min_length": 3000, "min_chunks": 3})
-    contigs_of(folder, call=lambda *_: "unscored", reason=lambda number, _: "few_chunks" if number < 5 else "short")
+    folder = change(
+        write_sample(tmp_path, 12, calibrated=True), calls={"min_length": 3000, "min_chunks": 3, "shortest": 250}
+    )
+    contigs_of(
+        folder,
+        call=lambda *_: "unscored",
+        reason=lambda number, _: ("few_chunks", "read")[number % 2] if number < 5 else "short",
+    )
     change(folder, viral_records=0, ambiguous_records=0, unscored_records=12)
     words = words_of(folder)
-    assert "7 shorter than 3,000 bases (min_length). 5 with fewer than 3 scored chunks (min_chunks)." in words
+    assert "7 shorter than 3,000 bases (min_length). 3 with fewer than 3 scored chunks (min_chunks)." in words
+    assert "2 shorter than 250 bases, such as reads" in words
     assert "Sequences shorter than 3,000 bases or with fewer than 3 scored chunks were left unscored." in words
 
 

@@ -1,8 +1,11 @@
 """The lines that a run prints at its end."""
 
+import csv
 import json
 
-from tests.unit.report_fixtures import change, write_sample
+import pytest
+
+from tests.unit.report_fixtures import add_regions, change, write_sample
 from virnucpro.report import run_summary as module
 from virnucpro.report.run_summary import run_summary
 
@@ -14,7 +17,9 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
         (folder / "report.html").touch()
         viral += json.loads((folder / "summary.json").read_text())["viral_records"]
     *lines, total = run_summary(tmp_path, ["a", "b", "unfinished"]).splitlines()
-    assert [line.rpartition(" ")[2] for line in lines] == [str(tmp_path / sample / "report.html") for sample in "ab"]
+    assert [line.rpartition(" ")[2] for line in lines[:2]] == [
+        str(tmp_path / sample / "report.html") for sample in "ab"
+    ]
     assert total.startswith(f"{viral} of 30 sequences viral; ")
     assert "embedded, now or before, in 6.0 GPU seconds and 14.0 CPU seconds: " in total
     frames = sum(json.loads((tmp_path / sample / "summary.json").read_text())["frames"] for sample in "ab")
@@ -33,7 +38,7 @@ def test_ambiguous_sequences_are_counted_apart(tmp_path):
             frames=100,
         )
         (folder / "report.html").touch()
-    first, second, total = run_summary(tmp_path, ["a", "b"]).splitlines()
+    first, second, *_, total = run_summary(tmp_path, ["a", "b"]).splitlines()
     assert first.startswith("a: 5 of 18 sequences viral, 2 ambiguous, ") and second.startswith(
         "b: 1 of 18 sequences viral, /"
     )
@@ -42,6 +47,17 @@ def test_ambiguous_sequences_are_counted_apart(tmp_path):
     former = {key: value for key, value in summary.items() if key not in ("ambiguous_records", "partial_chunks")}
     (folder / "summary.json").write_text(json.dumps(former))
     assert "1 of 18 sequences viral; 100 frames" in run_summary(tmp_path, ["b"]), "of version 0.1"
+
+
+def test_regions_are_counted_where_they_were_looked_for(tmp_path):
+    for sample in "abc":
+        (write_sample(tmp_path, 5, sample) / "report.html").touch()
+    add_regions(tmp_path / "a", [("contig_0", 1, 2, "start"), ("contig_1", 1, 4, "whole")])
+    add_regions(tmp_path / "b", [])
+    a, b, c, *_, total = run_summary(tmp_path, ["a", "b", "c"]).splitlines()
+    assert ", 2 viral regions, " in a and ", 0 viral regions, " in b and "viral regions" not in c
+    assert "of 15 sequences viral, 2 viral regions; " in total
+    assert f"{tmp_path / 'a' / 'regions.tsv'}  viral parts of contigs" in run_summary(tmp_path, ["a"]).splitlines()
 
 
 def test_without_vectors_there_is_no_cost(tmp_path):
@@ -60,3 +76,33 @@ def test_nothing_finished_says_nothing(tmp_path):
     assert run_summary(tmp_path, ["a"]).startswith("a: ")
     (folder / "summary.json").unlink()
     assert run_summary(tmp_path, ["a"]) == ""
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_the_best_contigs_and_what_to_look_at(tmp_path, calibrated):
+    folder = write_sample(tmp_path, 40, sample="a", calibrated=calibrated)
+    (folder / "report.html").touch()
+    _, empty, header, *rows, _, report, viral, contigs, _ = run_summary(tmp_path, ["a"]).splitlines()
+    assert not empty and header.split() == ["contig", "bases", "call", "probability" if calibrated else "score"]
+    with open(folder / "contigs.tsv") as file:
+        table = list(csv.DictReader(file, delimiter="\t"))
+    called = [row for row in table if row["call"] in ("viral", "ambiguous")]
+    called.sort(key=lambda row: (row["call"] == "viral", float(row["logit"] or row["mean_score"])), reverse=True)
+    assert [row.split()[0] for row in rows] == [row["record"] for row in called[:10]] and len(rows) == 10
+    assert rows[0].split()[1:3] == ["2,000", "viral"]
+    assert [line.split()[0] for line in (report, viral, contigs)] == [
+        str(folder / name) for name in ("report.html", "viral.fasta.gz", "contigs.tsv")
+    ]
+    (folder.rename(tmp_path / "b"), write_sample(tmp_path, 7, sample="a", calibrated=calibrated))
+    (folder / "report.html").touch()
+    assert "sample  contig" in run_summary(tmp_path, ["a", "b"])
+
+
+def test_no_table_where_nothing_is_viral_or_a_table_is_of_another_version(tmp_path):
+    folder = write_sample(tmp_path, 40, sample="a")
+    (folder / "report.html").touch()
+    lines = (folder / "contigs.tsv").read_text().splitlines()
+    (folder / "contigs.tsv").write_text("\n".join([lines[0], *(line for line in lines if "non-viral" in line)]) + "\n")
+    assert len(run_summary(tmp_path, ["a"]).splitlines()) == 5
+    (folder / "contigs.tsv").write_text("record\n")
+    assert len(run_summary(tmp_path, ["a"]).splitlines()) == 5

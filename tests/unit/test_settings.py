@@ -5,11 +5,14 @@ import datetime
 import re
 import shutil
 
+import click
 import pytest
 import yaml
+from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
 from virnucpro import installation
+from virnucpro.cli.options import from_schema, given_keys
 from virnucpro.errors import ConfigError, ModelError
 from virnucpro.models.sources import find
 from virnucpro.settings.configfile import check_config_file
@@ -204,3 +207,13 @@ def test_models_are_found_by_name_and_path(tmp_path):
         find("protein", "mini-esm", tmp_path)
     with pytest.raises(ModelError, match="no such file"):
         find("classifier", "somewhere/model.pth", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "given"), [([], {}), (["--no-regions"], {"regions": False}), (["--regions"], {"regions": True})]
+)
+def test_what_is_true_by_default_can_be_switched_off(words, given):
+    """On the command line, also against a file that says otherwise."""
+    found = []
+    command = click.command()(from_schema("regions")(lambda **values: found.append(given_keys(values))))
+    assert CliRunner().invoke(command, words).exit_code == 0 and found == [given]

@@ -144,10 +144,10 @@ def test_partial_frames_out_of_place(tmp_path, partial):
 
 
 def test_calls_follow_the_preset_and_its_reasons(tmp_path):
-    def call(logit, length=5000, chunks=5, gc=0.5, n=0.0, low=0.0, **rules):
+    def call(logit, length=5000, chunks=5, gc=0.5, n=0.0, low=0.0, bases=(600, 2000, 9000), **rules):
         record = RecordRow("a", length, "x.fa", gc, n, low)
         frames = [(f"a_chunk_{i + 1}F1", *odds(logit - 0.5)) for i in range(chunks)]
-        paths, _ = tables_of(tmp_path, [record], frames, calibration=calibration(), **rules)
+        paths, _ = tables_of(tmp_path, [record], frames, calibration=calibration(fitted_on={"bases": bases}), **rules)
         (row,) = read(paths.contigs)
         return row["call"], row["reason"]
 
@@ -157,6 +157,8 @@ def test_calls_follow_the_preset_and_its_reasons(tmp_path):
     assert call(3, low=0.9) == ("ambiguous", "low_complexity") and call(-2, low=0.9) == ("non-viral", "")
     assert call(1, n=0.5) == ("ambiguous", "between_thresholds,many_n")
     assert call(3, min_length=6000) == ("unscored", "short") and call(3, min_chunks=6) == ("unscored", "few_chunks")
+    assert call(3, length=300, chunks=1)[0] == "viral" and call(3, length=299, chunks=1) == ("unscored", "read")
+    assert call(3, length=299, chunks=1, threshold=0.5) == ("viral", "")
     assert call(-1.1, threshold=0.1) == ("viral", ""), "a given threshold decides alone"
     assert call(3, threshold=0.99) == ("non-viral", "")
 

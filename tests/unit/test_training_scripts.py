@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -27,6 +28,7 @@ sys.path.insert(0, str(installation.root() / "training"))  # its scripts import 
 make_contigs, make_corpus, make_reads, make_training_labels, sequences, windows = map(
     import_module, ("make_contigs", "make_corpus", "make_reads", "make_training_labels", "sequences", "windows")
 )
+make_implants, measure_regions = map(import_module, ("make_implants", "measure_regions"))
 sys.path.pop(0)
 
 BASES = st.lists(st.integers(0, 3), min_size=2, max_size=80).map(lambda codes: np.array(codes, np.uint8))
@@ -144,6 +146,52 @@ def test_command_writes_tables_that_labels_read(tmp_path, monkeypatch):
     reads = read_labelled_records(tmp_path / "reads" / "labels.tsv")
     shuffled = sum(label.category.startswith("shuffled") for label in labels.values())
     assert len(reads) == 3 * (len(labels) - shuffled)
+
+
+def test_implants_are_where_the_truth_says(tmp_path, monkeypatch, capsys):
+    write_corpus(tmp_path / "corpus.npz")
+    monkeypatch.setattr(make_implants, "HOST_BASES", 12_000)
+    monkeypatch.setattr(make_implants, "PHAGE_BASES", (600, 3000))
+    monkeypatch.setattr(make_implants, "SHORTEST_WINDOW", 500)
+    command = [
+        "make_implants.py",
+        tmp_path / "corpus.npz",
+        tmp_path / "out",
+        "--parts",
+        "dev",
+        "--implants",
+        "6",
+        "--hosts",
+        "2",
+    ]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    make_implants.main()
+    records = dict(sequences.read_fasta(tmp_path / "out" / "implants.fa"))
+    corpus = windows.Corpus(tmp_path / "corpus.npz", (make_corpus.PARTS.index("dev"),))
+    bases = {
+        name: corpus.bases[start:][:length]
+        for name, start, length in zip(corpus.names, corpus.start, corpus.length, strict=True)
+    }
+    truth = measure_regions.read_truth(tmp_path / "out" / "truth.tsv")
+    with open(tmp_path / "out" / "truth.tsv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == len(records) == 8 and sum(known.viral > 0 for known in truth.values()) == 6
+    for row, sequence in zip(rows, records.values(), strict=True):
+        known = truth[row["record"]]
+        assert len(sequence) == known.length == 12_000 + known.viral
+        if known.viral:
+            name, span = row["phage_source"].rsplit(":", 1)
+            first, last = map(int, span.split("-"))
+            piece = bases[name][first - 1 : last]
+            assert sequence[known.start : known.end] in (
+                sequences.decode(piece), sequences.decode(sequences.reverse_complement(piece))
+            )  # fmt: skip
+    found = "".join(f"{row['record']}\t{row['start']}\t{row['end']}\t0.95\n" for row in rows[:3])
+    (tmp_path / "regions.tsv").write_text("record\tstart\tend\tmean_posterior\n" + found)
+    monkeypatch.setattr(sys, "argv", ["measure_regions.py", str(tmp_path), str(tmp_path / "out" / "truth.tsv")])
+    measure_regions.main()
+    out = capsys.readouterr().out
+    assert "precision 1.000" in out and "implants_found 3" in out
 
 
 def test_groups_are_divided_whole():

@@ -82,7 +82,7 @@ def test_an_edited_table_is_refused(tmp_path, edit, said):
 
 @pytest.mark.parametrize("length", [1, 79, 80, 81, 159, 160, 161, 320, 321])
 def test_records_of_any_length(tmp_path, monkeypatch, length):
-    monkeypatch.setattr("virnucpro.calls.viral._LINES_AT_ONCE", 2)  # that are compressed at once
+    monkeypatch.setattr("virnucpro.calls.sequence_lines._LINES_AT_ONCE", 2)  # that are compressed at once
     sequence = ("ACGTN" * length)[:length]
     lines = "\n".join(textwrap.wrap(sequence, 80))
     assert written(tmp_path, f">a it\n{sequence}\n", [("a", length)], "a") == f">a it\n{lines}\n"

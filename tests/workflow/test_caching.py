@@ -12,6 +12,7 @@ import pytest
 from tests.workflow.conftest import coding
 from tests.workflow.project import NONE, Project, copy_of, records
 from tests.workflow.runner import ROOT
+from virnucpro.outputs import REGIONS
 
 EMBEDDINGS = ("results/s/embeddings.h5",)  # as a target, where nothing is asked of the tables
 
@@ -93,10 +94,13 @@ def test_what_follows_from_the_tables_is_made_again(reference, tmp_path):
     project = copy_of(reference, tmp_path)
     folder = tmp_path / "results" / "s"
     viral = (folder / "viral.fasta.gz").read_bytes()
-    (folder / "viral.fasta.gz").unlink()
+    regions = {name: (folder / name).read_bytes() for name in REGIONS.values()}
+    for name in ("viral.fasta.gz", "regions.bed"):
+        (folder / name).unlink()
     again = project.run()
     assert set(re.findall(r"^(?:local)?rule (\w+):", again.text, flags=re.M)) == {"predict", "all"}
     assert (folder / "viral.fasta.gz").read_bytes() == viral
+    assert {name: (folder / name).read_bytes() for name in REGIONS.values()} == regions
 
     assert project.run(threshold=0.99).computed == NONE
     assert (folder / "viral.fasta.gz").read_bytes() != viral

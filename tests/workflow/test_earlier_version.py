@@ -30,5 +30,6 @@ def test_an_output_folder_of_an_earlier_version_goes_on(tmp_path):
         before, now = (cells(folder / "s" / name) for folder in (EARLIER / "output", tmp_path / "results"))
         assert len(before) == len(now) and all(old <= new for old, new in zip(before, now, strict=True))
     assert (tmp_path / "results" / "s" / "report.html").is_file()
+    assert (tmp_path / "results" / "s" / "regions.tsv").read_text().startswith("record\tregion\tstart\t")
     again = snakemake(tmp_path, "--configfile", "config.yaml").ok()
     assert again.nothing_to_do

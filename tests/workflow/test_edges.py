@@ -10,6 +10,7 @@ import pytest
 
 from tests.workflow.conftest import fasta
 from tests.workflow.runner import ROOT, snakemake
+from virnucpro.outputs import REGIONS
 
 VIRAL, HOST = "NC_001422", "NM_078863_up_2000_chr2L_16764737_f"
 
@@ -55,6 +56,7 @@ def test_all_viral(folder):
     rows, summary, page = answers(folder, "every")
     assert {row["call"] for row in rows} == {"viral"} and all(row["q_value"] for row in rows)
     assert summary["prevalence"]["value"] == 1 and "is at its bound, 100 %" in page
+    assert summary["regions"]["records"] == 35 and summary["regions"]["extents"] == {"whole": 35}
 
 
 def test_nothing_scored(folder):
@@ -69,6 +71,11 @@ def test_settings_that_leave_nothing_viral(folder):
     for sample in ("every", "one"):
         rows, _, page = answers(folder, sample)
         assert {row["call"] for row in rows} == {"ambiguous"} and "Nothing is called viral, since fdr is 0" in page
-    snakemake(folder, *target, config={"samples": "samples.tsv", "min_length": 100_000}).ok()
-    rows, _, _ = answers(folder, "every")
+    snakemake(folder, *target, config={"samples": "samples.tsv", "min_length": 100_000, "regions": False}).ok()
+    rows, summary, page = answers(folder, "every")
     assert {(row["call"], row["reason"]) for row in rows} == {("unscored", "short")}
+    assert summary["regions"] is None and "Not looked for" in page
+    made = {path.name for path in (folder / "results" / "every").iterdir()}
+    assert not made & set(REGIONS.values()) and "regions.tsv" in {
+        path.name for path in (folder / "results" / "short").iterdir()
+    }

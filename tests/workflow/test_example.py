@@ -11,6 +11,7 @@ import sys
 import h5py
 
 from tests.workflow.runner import ROOT, environment, snakemake
+from virnucpro.sequences.read import read_fasta
 
 
 def test_default_run_gives_every_result(tmp_path):
@@ -44,6 +45,7 @@ def test_default_run_gives_every_result(tmp_path):
     viral = [row["record"] for row in table["contigs"] if row["call"] == "viral"]
     found = [line[1:].split()[0] for line in gzip.open(folder / "viral.fasta.gz", "rt") if line[0] == ">"]
     assert found == viral
+    assert_regions(folder, table["contigs"], summary["regions"])
     assert "VirNucPro: example" in (folder / "report.html").read_text()
     for name in ("prediction_results.txt", "prediction_results_highestscore.csv", "embeddings.h5"):
         assert (folder / name).stat().st_size > 0
@@ -54,6 +56,30 @@ def test_default_run_gives_every_result(tmp_path):
     jobs = provenance["shards"]
     assert all(provenance["jobs"][rule]["job_seconds"] > 0 for rule in ("split", "merge"))
     assert all(job["seconds"] < job["job_seconds"] < 600 and 100 < job["max_rss"] < 4000 for job in jobs)
+
+
+def assert_regions(folder, contigs, counts):
+    """The four files of regions and the summary say the same, of the sequences in the input."""
+    with open(folder / "regions.tsv") as file:
+        regions = list(csv.DictReader(file, delimiter="\t"))
+    assert counts["regions"] == len(regions) > 0 and counts["records"] == len({row["record"] for row in regions})
+    lengths, calls = ({row["record"]: row[name] for row in contigs} for name in ("length", "call"))
+    for row in regions:
+        assert row["call"] == calls[row["record"]] and float(row["lowest_posterior"]) >= 0.5
+        assert (row["extent"] == "whole") == ((row["start"], row["end"]) == ("1", lengths[row["record"]]))
+    assert "viral" in {row["call"] for row in regions}
+    places = [(row["record"], row["start"], row["end"]) for row in regions]
+    lines = (folder / "regions.gff3").read_text().splitlines()
+    assert [(cells[0], *cells[3:5]) for line in lines if line[0] != "#" for cells in [line.split("\t")]] == places
+    bed = [line.split("\t") for line in (folder / "regions.bed").read_text().splitlines()]
+    assert [(record, str(int(start) + 1), end) for record, start, end, *_ in bed] == places
+    inputs = {each.id: each.sequence for each in read_fasta(ROOT / "resources/example/contigs.fa")}
+    sequences = list(read_fasta(folder / "viral_regions.fasta.gz"))
+    assert [each.id for each in sequences] == [row["region"] for row in regions]
+    for each, (record, start, end) in zip(sequences, places, strict=True):
+        assert each.sequence == inputs[record][int(start) - 1 : int(end)]
+        assert each.header.split()[1] == f"{record}:{start}-{end}"
+    assert f"{len(regions)} viral regions in" in (folder / "report.html").read_text()
 
 
 def test_the_catalogues_test():

@@ -126,6 +126,8 @@ def test_evaluate_measures_the_test_part(evaluated):
     assert made["computed"]["dna"][0]["precision"] == "fp32" and made["protein_encoder"]["name"] == "esm_a"
     contigs = next(row for row in rows if (row["level"], row["group"]) == ("contig", "all"))
     assert int(contigs["items"] if "items" in contigs else contigs["n"]) == records
+    page = (evaluated / "results/evaluation/evaluation.md").read_text()
+    assert "## Regions of implants\n\nNot measured: implants need 5 groups of non-viral contigs" in page
 
 
 def test_predictions_have_all_that_training_made(evaluated):

@@ -61,12 +61,14 @@ from virnucpro import installation, planning
 from virnucpro.classifier.labels import has_fasta, read_labelled_fasta
 from virnucpro.classifier.spec import scores_partial, spec_or_none
 from virnucpro.embeddings.key import embedding_key
+from virnucpro.embeddings.run_progress import RunProgress
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import InputError, VirNucProError
 from virnucpro.gpu import visible_gpus
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
-from virnucpro.outputs import EMBEDDINGS, REPORT, SAMPLE_FILES, TABLES, TARGETS, VIRAL
+from virnucpro.outputs import CONTROL_SETS, CONTROLS, EMBEDDINGS, GIVEN_CONTROLS, REGIONS, REPORT, SAMPLE_FILES
+from virnucpro.outputs import TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord, other_options
@@ -105,6 +107,8 @@ with user_errors():
     else:
         SAMPLES = read_samples(SETTINGS.samples)
     check_folders(SAMPLES, SETTINGS.output_dir)
+    if SETTINGS.control_fasta:
+        check_file(Path(SETTINGS.control_fasta), "the configuration (control_fasta)")
     # By role: dna, protein, classifier. Rules and files are named by what the encoder in a role is.
     SOURCES = {role: find(role, getattr(SETTINGS, key), SETTINGS.models_dir) for role, key in KEYS.items()}
 OUT = SETTINGS.output_dir
@@ -113,7 +117,10 @@ config["run"] = {"configuration": SETTINGS.as_dict(), "switches": SWITCHES, "sna
 # What the user gave, the sequences apart.
 GIVEN = [
     path
-    for path in (SETTINGS.samples, LABELLED, SETTINGS.labels, SETTINGS.evaluate_split, SETTINGS.check_published)
+    for path in (
+        *(SETTINGS.samples, LABELLED, SETTINGS.labels, SETTINGS.evaluate_split, SETTINGS.check_published),
+        SETTINGS.control_fasta,
+    )
     if path
 ]
 GIVEN += [path for source in SOURCES.values() if not source.published for path in source.files]
@@ -126,6 +133,14 @@ os.environ[UNMADE] = " ".join(sorted(_unmade.union(os.environ.get(UNMADE, "").sp
 # What is split together: a large sample, or several small ones.
 UNITS = units_of(SAMPLES, SETTINGS.chunk_length, SETTINGS.shard_frames, os.environ[UNMADE].split())
 UNIT_OF = {sample: unit for unit, samples in UNITS.items() for sample in samples}
+# What is split, embedded and scored as a sample is, each alone, and isn't one: name → files.
+SHUFFLED = {f"{CONTROL_SETS}/{sample}": [f"{OUT}/{CONTROL_SETS}/{sample}/controls.fasta"] for sample in SAMPLES}
+CONTROLLED = (SHUFFLED if SETTINGS.controls else {}) | (
+    {GIVEN_CONTROLS: [SETTINGS.control_fasta]} if SETTINGS.control_fasta else {}
+)
+UNIT_OF |= {name: name for name in CONTROLLED}
+FASTAS = SAMPLES | CONTROLLED
+ALL_UNITS = UNITS | {name: (name,) for name in CONTROLLED}
 
 
 envvars:
@@ -136,6 +151,16 @@ envvars:
 for _folder in (Path(OUT), *Path(OUT).parents):
     if os.path.exists(_folder) and not os.path.isdir(_folder):
         raise UserError(f"output_dir: {_folder} is a file. Name a folder.")
+# The arguments of calls.rules.Rules.
+RULES = {
+    "chunk_length": SETTINGS.chunk_length,
+    "threshold": SETTINGS.threshold,
+    "preset": SETTINGS.calls,
+    "fdr": SETTINGS.fdr,
+    "prior": SETTINGS.prior,
+    "min_length": SETTINGS.min_length,
+    "min_chunks": SETTINGS.min_chunks,
+}
 # Folders, as the shards: what embedding jobs take from them has no rule of its own, so that making a model file anew
 # makes no embedding run. (Snakemake doesn't look for changes below a job that will run, also where all that leads there
 # is `ancient`; so `ancient` is only for files without a rule.)
@@ -185,7 +210,7 @@ def any_of(names):
 
 
 wildcard_constraints:
-    unit="pooled/[^/]+|[^/]+",
+    unit=f"(?:pooled/|{CONTROL_SETS}/)?[^/]+",
     sample="[^/]+",
     key="[^/]+",
     shard="[0-9a-f]+",

@@ -8,8 +8,11 @@ def kept(path, *when):
 
 def final_output():
     """Everything that a run makes for its samples."""
-    names = [name for name in SAMPLE_FILES if name != EMBEDDINGS or SETTINGS.keep != "none"]
+    left_out = {EMBEDDINGS} if SETTINGS.keep == "none" else set()
+    left_out |= set() if SETTINGS.regions else set(REGIONS.values())
+    names = [name for name in SAMPLE_FILES if name not in left_out]
     made = [f"{OUT}/{sample}/{name}" for sample in SAMPLES for name in names]
+    made += [f"{OUT}/{sample}/{CONTROLS}" for sample in SAMPLES if CONTROLLED]
     return [*made, f"{OUT}/{REPORT}"] if len(SAMPLES) > 1 else made
 
 
@@ -30,23 +33,23 @@ def samples_of(wildcards):
     if not hasattr(wildcards, "unit"):
         unit_of(wildcards)
         return [wildcards.sample]
-    if wildcards.unit not in UNITS:
+    if wildcards.unit not in ALL_UNITS:
         raise UserError(f"{OUT}/{wildcards.unit}/shards: no sample is split there.")
-    return UNITS[wildcards.unit]
+    return ALL_UNITS[wildcards.unit]
 
 
 def fastas_of(wildcards):
     """Param function: sample → its FASTA files, as text."""
-    return {sample: [str(path) for path in SAMPLES[sample]] for sample in samples_of(wildcards)}
+    return {sample: [str(path) for path in FASTAS[sample]] for sample in samples_of(wildcards)}
 
 
 def fasta_of(wildcards):
     """Input function: the FASTA files of a job's samples; one that isn't there is an error, unless another workflow makes it."""
-    paths = [path for sample in samples_of(wildcards) for path in SAMPLES[sample]]
-    for path in paths if MAIN else ():
+    samples = samples_of(wildcards)
+    for path in [path for sample in samples for path in SAMPLES.get(sample, ())] if MAIN else ():
         with user_errors():
             check_file(path, LABELLED or SETTINGS.samples)
-    return current(paths)
+    return current(path for sample in samples for path in FASTAS[sample])
 
 
 def identity_of(paths):
@@ -56,20 +59,34 @@ def identity_of(paths):
 
 
 def identity_of_fasta(wildcards):
-    """Param function: the same of a job's FASTA files, except in a module: Snakemake knows those that a rule makes."""
-    paths = (path for sample in samples_of(wildcards) for path in SAMPLES[sample])
-    return identity(filter(os.path.exists, paths)) if MAIN else []
+    """Param function: the same of a job's FASTA files, but of those that a rule makes, as all may be in a module: Snakemake knows them."""
+    given = [sample for sample in samples_of(wildcards) if MAIN and sample not in SHUFFLED]
+    return identity(filter(os.path.exists, (path for sample in given for path in FASTAS[sample])))
+
+
+def checked_for_controls(wildcards):
+    """The samples that must be known to share no id with the user's controls, before vectors are made for a sample or controls."""
+    name = getattr(wildcards, "sample", None)
+    if not SETTINGS.control_fasta or name in SHUFFLED:
+        return []
+    return SAMPLES if name == GIVEN_CONTROLS else [name] if name else []
+
+
+def controls_of(wildcards):
+    """Input function: tables of a sample's controls, by the arguments of ``results.make_results``."""
+    sets = {"shuffled": f"{CONTROL_SETS}/{wildcards.sample}", "given": GIVEN_CONTROLS}
+    return {name: f"{OUT}/{controls}/contigs.tsv" for name, controls in sets.items() if controls in CONTROLLED}
 
 
 def shards_of(unit):
-    """The shards of a unit, once it is split: (folder, name) of each."""
+    """The shards of a unit, once it is split: (folder, name, frames) of each."""
     folder = checkpoints.split.get(unit=unit).output[0]
     try:
         manifest = read_manifest(folder)
     except VirNucProError as error:
         raise purged(error, folder) from None
     return [
-        (str(shard_folder(Path(folder), kind)), shard["sha"])
+        (str(shard_folder(Path(folder), kind)), shard["sha"], shard["frames"])
         for kind in EMBEDDED
         for shard in shards_of_kind(manifest, kind)
     ]
@@ -79,12 +96,17 @@ def shards_of_sample(sample):
     """Those that hold a sample's frames; none if it was refused."""
     folder = checkpoints.split.get(unit=UNIT_OF[sample]).output[0]
     try:
-        pieces = read_sample(folder, sample)["pieces"]
+        manifest = read_sample(folder, sample)
     except InputError:  # `merge` says it
         return []
     except VirNucProError as error:
         raise purged(error, folder) from None
-    return [(str(shard_folder(Path(folder), kind)), piece["sha"]) for kind in EMBEDDED for piece in pieces[kind]]
+    PROGRESS.bases[sample] = manifest["bases"]
+    return [
+        (str(shard_folder(Path(folder), kind)), piece["sha"], piece["of"])
+        for kind in EMBEDDED
+        for piece in manifest["pieces"][kind]
+    ]
 
 
 def purged(said, where):
@@ -103,12 +125,13 @@ def purged(said, where):
         )
         return not all(map(os.path.exists, texts))
 
-    folders = [folder for unit in UNITS if os.path.isdir(folder := f"{OUT}/{unit}/shards")]
+    folders = [folder for unit in ALL_UNITS if os.path.isdir(folder := f"{OUT}/{unit}/shards")]
     damaged = [folder for folder in folders if folder == where or lacks_something(folder)]
     remedy = shlex.join(["rm", "-r", *damaged])
     return UserError(f"{said} Vectors that are left are used again. Give this, then the same command again:\n{remedy}")
 
 
+PROGRESS = RunProgress(lambda line: print(line, file=sys.stderr, flush=True))
 FOLDER_OF_SHARD = {}  # filled by `vectors_of`; a cluster's job looks
 
 
@@ -116,7 +139,7 @@ def text_of(role):
     """Input function: the FASTA of a shard in an encoder's letters, of whichever unit has that shard."""
 
     def file(wildcards):
-        folders = [shard_folder(Path(OUT, unit, "shards"), kind) for unit in UNITS for kind in KINDS]
+        folders = [shard_folder(Path(OUT, unit, "shards"), kind) for unit in ALL_UNITS for kind in KINDS]
         folders = [FOLDER_OF_SHARD.get(wildcards.shard, folders[0]), *folders]
         paths = [f"{folder}/{wildcards.shard}.{ROLES[role].suffix}" for folder in folders]
         return next(filter(os.path.exists, paths), paths[0])  # where it is gone, the vectors may be there
@@ -135,6 +158,8 @@ def vectors_of(role):
             checkpoints.prepare_encoder.get(kind=SOURCES[each].kind, identifier=SOURCES[each].identifier)
         if not SETTINGS.training_data:
             checkpoints.prepare_classifier.get()
+        for sample in checked_for_controls(wildcards):
+            checkpoints.make_controls.get(sample=sample)
         try:
             spec = read_spec(MODELS[role])
         except VirNucProError as error:
@@ -143,11 +168,15 @@ def vectors_of(role):
         vectors = []
         for unit in [unit_of(wildcards)] if hasattr(wildcards, "sample") else UNITS:
             shards = shards_of_sample(wildcards.sample) if hasattr(wildcards, "sample") else shards_of(unit)
-            for folder, shard in shards:
+            for folder, shard, frames in shards:
                 FOLDER_OF_SHARD.setdefault(shard, folder)
                 # Version 0.1 kept them with the sample.
                 places = [f"{place}/embeddings/{key}/{shard}.h5" for place in (OUT, f"{OUT}/{unit}")]
                 vectors.append(next(filter(os.path.exists, places), places[0]))
+                log = f"{OUT}/logs/embed_{key}/{shard}.log"
+                PROGRESS.expect(
+                    vectors[-1], log, frames, frames * SOURCES[role].megabytes * ROLES[role].tokens_per_frame
+                )
                 text = f"{folder}/{shard}.{ROLES[role].suffix}"
                 if not os.path.exists(text) and not os.path.exists(vectors[-1]):
                     raise purged(f"{text} is missing, and so are its vectors.", f"{OUT}/{unit}/shards")
@@ -269,4 +298,6 @@ def before_the_first_job():
     clock = require_writable(OUT, "output_dir", "Name another folder.")
     with user_errors():
         refuse_foreign(OUT, SAMPLES, TO_BE_MADE)
+        for controls in CONTROLLED:
+            refuse_foreign(OUT, [controls])
         check_clock(OUT, clock, [*(path for files in SAMPLES.values() for path in files), *GIVEN], time.time())

@@ -1,4 +1,4 @@
-# Vectors of all shards of a sample → scores → tables, viral sequences and report, by one job.
+# Vectors of all shards of a sample → scores → tables, regions, viral sequences and report, by one job.
 
 
 rule merge:
@@ -12,6 +12,8 @@ rule merge:
         kept(f"{OUT}/{{sample}}/embeddings.h5", "shards", "merged"),
     log:
         f"{OUT}/logs/merge/{{sample}}.log",
+    wildcard_constraints:
+        sample=f"(?:{CONTROL_SETS}/)?[^/]+",
     # It takes no time, and says of a sample in a unit that it was refused, before hours of embedding.
     priority: 2
     conda:
@@ -43,6 +45,7 @@ rule all_embeddings:
 
 rule predict:
     input:
+        unpack(controls_of),
         embeddings=f"{OUT}/{{sample}}/embeddings.h5",
         classifier=CLASSIFIER,
         shards=lambda wildcards: f"{OUT}/{unit_of(wildcards)}/shards",
@@ -51,6 +54,8 @@ rule predict:
         fasta=fasta_of,
     output:
         **{name: f"{OUT}/{{sample}}/{file}" for name, file in TABLES.items() if name != "contigs"},
+        **{name: f"{OUT}/{{sample}}/{file}" for name, file in REGIONS.items() if SETTINGS.regions},
+        **({"controls": f"{OUT}/{{sample}}/{CONTROLS}"} if CONTROLLED else {}),
         contigs=report(
             f"{OUT}/{{sample}}/contigs.tsv",
             caption="../report/contigs.rst",
@@ -74,16 +79,10 @@ rule predict:
         runtime=lambda wildcards, attempt: attempt * 240,
     params:
         classifier=str(SOURCES["classifier"].path),
-        # The arguments of calls.rules.Rules.
-        rules={
-            "chunk_length": SETTINGS.chunk_length,
-            "threshold": SETTINGS.threshold,
-            "preset": SETTINGS.calls,
-            "fdr": SETTINGS.fdr,
-            "prior": SETTINGS.prior,
-            "min_length": SETTINGS.min_length,
-            "min_chunks": SETTINGS.min_chunks,
-        },
+        rules=RULES,
+        regions=SETTINGS.regions,
+        # A change of inputs alone makes no job run again.
+        controls=[SETTINGS.controls, SETTINGS.control_fasta],
         version=VERSION,
         rna_as_dna=SETTINGS.rna_as_dna,
         fastas=lambda wildcards: fastas_of(wildcards)[wildcards.sample],

@@ -14,5 +14,6 @@ with job(snakemake.log[0]):
         Path(snakemake.output[0]),
         split=Path(snakemake.params.split) if snakemake.params.split else None,
         contrasts=snakemake.params.contrasts,
+        classifier=Path(snakemake.input.classifier),
         run=RunRecord(**snakemake.config["run"]),
     )

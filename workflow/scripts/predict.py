@@ -1,4 +1,4 @@
-"""embeddings.h5 and classifier → a sample's tables, viral sequences and report."""
+"""embeddings.h5 and classifier → a sample's tables, regions, viral sequences and report."""
 
 from pathlib import Path
 
@@ -22,6 +22,7 @@ with job(snakemake.log[0]):
         Rules(**snakemake.params.rules),
         rna_as_dna=snakemake.params.rna_as_dna,
         encoders=tuple(Path(snakemake.input[f"{role}_model"]) / "model.safetensors" for role in ("dna", "protein")),
+        **{name: Path(snakemake.input[name]) for name in ("shuffled", "given") if name in snakemake.input.keys()},
         check=snakemake.params.check,
         threads=snakemake.threads,
         run=RunRecord(**snakemake.config["run"]),

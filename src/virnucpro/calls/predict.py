@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +51,7 @@ def predict(
     encoders: tuple[Path, Path] | None = None,
     threads: int = 1,
     run: RunRecord | None = None,
+    find_regions: Callable[[], dict[str, Any] | None] | None = None,
 ) -> dict[str, Any]:
     """Score every frame of a sample, write all tables, and return the summary.
 
@@ -66,6 +68,7 @@ def predict(
             joins what they make. The tables are the same with any number if this process has one BLAS thread, as those
             have (``calls.one_blas_thread``).
         run: kept in the summary.
+        find_regions: called when the tables are there; what it returns is ``regions`` in the summary.
 
     Raises:
         ModelError: the classifier isn't for these embeddings.
@@ -103,6 +106,7 @@ def predict(
             if (written := getattr(counts, what)) != manifest[what]:
                 said = f"its manifest says {manifest[what]} {what}, but there are {written}"
                 raise StorageError(f"{shards}: {said}. {_REMEDY}")
+    regions = find_regions() if find_regions else None
     summary = {
         **asdict(counts),
         **{key: manifest[key] for key in ("skipped_records", "rna_records", "u_ignored_records")},
@@ -110,6 +114,7 @@ def predict(
         "calls": _how(rules),
         "prevalence": asdict(tables.prevalence) | {"reason": tables.prevalence.reason} if tables.prevalence else None,
         "calibration": _calibration(rules),
+        "regions": regions,
         "chunk_length": chunk_length,
         "classifier": {"name": spec.name, "weights_sha256": spec.weights_sha256, "source_sha256": spec.source_sha256},
         "dna_encoder": embeddings.provenance["dna_encoder"],
@@ -133,6 +138,7 @@ def _how(rules: Rules) -> dict[str, Any]:
     }
     if not rules.by_threshold:
         how |= {"viral": rules.thresholds.viral, "non_viral": rules.thresholds.non_viral, "fdr": rules.fdr}
+        how |= {"shortest": rules.calibration.shortest if rules.calibration else 0}
     return {**how, "prior": rules.prior, "min_length": rules.min_length, "min_chunks": rules.min_chunks}
 
 

@@ -18,6 +18,8 @@ FEW_CHUNKS = 2
 MANY_OTHERS = 0.1
 """So large a share of letters other than A, C, G and T is, too."""
 
+READ = "read"
+"""The reason of a contig without a call that is much shorter than all that the classifier was calibrated on, as reads are."""
 UNUSUAL = "unusual"
 """The reason of an ambiguous contig that is unlike the training data."""
 
@@ -104,6 +106,8 @@ class Rules:
         """Why a contig is unscored; empty if it isn't."""
         if length < self.min_length:
             return "short"
+        if self.calibration and not self.by_threshold and length < self.calibration.shortest:
+            return READ
         if not scored:
             return "no_scored_chunk"
         return "few_chunks" if scored < self.min_chunks else ""

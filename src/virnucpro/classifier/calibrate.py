@@ -1,6 +1,6 @@
-"""Tables and embeddings of labelled samples and a classifier's file → the same classifier with calibration and reference.
+"""Tables and embeddings of labelled samples and a classifier's file → the same classifier with calibration, regions and reference.
 
-No weight changes. ``calibrating`` and ``referencing`` fit; this reads what the former is fitted on, and writes what comes out.
+No weight changes. ``calibrating``, ``referencing`` and ``region_fitting`` fit; this reads what the former is fitted on, and writes what comes out.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from virnucpro.classifier.evidence import Calibration, chunk_odds
 from virnucpro.classifier.labels import Labelled, labelled_samples, read_test_part
 from virnucpro.classifier.reference import is_reference
 from virnucpro.classifier.referencing import FittedReference, reference_of_samples
+from virnucpro.classifier.region_fitting import fit_regions_of
+from virnucpro.classifier.region_model import RegionModel
 from virnucpro.classifier.spec import ClassifierSpec, read_classifier
 from virnucpro.classifier.weighted import auroc, calibration_error, group_weights
 from virnucpro.errors import InputError
@@ -75,13 +77,14 @@ def calibrate_from_table(
     try:
         data = read_development(samples, only)
         calibration = fit_calibration(data, about)
+        regions = fit_regions_of(data, about)
         reference = None
         if embeddings is not None:
             reference = reference_of_samples(embeddings, contig_numbers(samples, only), data, spec.width)
     except InputError as error:
         raise InputError(f"{table}: {error}") from None
     record = {"run": (run or RunRecord()).as_dict(), "predicted": found}
-    return write_calibrated(output, classifier, spec, calibration, data, record, reference)
+    return write_calibrated(output, classifier, spec, calibration, data, record, regions, reference)
 
 
 def contig_numbers(
@@ -106,7 +109,7 @@ def read_development(samples: Sequence[Labelled], only: Collection[tuple[str, st
         StorageError: a table is missing, or of another version.
     """
     others, virus = array("f"), array("f")  # as they were scored, so that logits are those of a prediction
-    share, contig, partial = array("d"), array("q"), bytearray()
+    share, contig, first, partial = array("d"), array("q"), array("q"), bytearray()
     viral: list[bool] = []
     group: list[str] = []
     category: list[str] = []
@@ -131,6 +134,7 @@ def read_development(samples: Sequence[Labelled], only: Collection[tuple[str, st
             if not kind or record not in place:
                 continue
             contig.append(place[record])
+            first.append(int(span[0]) - 1)
             partial.append(kind == PARTIAL)
             share.append(_share(*map(int, span)) if kind == PARTIAL else 1.0)
             others.append(float(other_score))
@@ -143,6 +147,7 @@ def read_development(samples: Sequence[Labelled], only: Collection[tuple[str, st
         partial=np.frombuffer(bytes(partial), np.bool_),
         share=np.array(share, np.float64),
         contig=np.array(contig, np.int64),
+        start=np.array(first, np.int64),
         viral=np.array(viral, bool),
         group=np.array(group, str),
         category=np.array(category, str),
@@ -160,17 +165,20 @@ def write_calibrated(
     calibration: Calibration,
     data: Development,
     record: Mapping[str, Any],
+    regions: RegionModel | None = None,
     reference: FittedReference | None = None,
 ) -> ClassifierSpec:
     """Write a calibrated copy of a classifier's file, and ``calibration.json`` and ``calibration.tsv`` beside it.
 
     Weights, their digest and the name stay. The copy is for partial frames if the data had any, since only then they are
-    calibrated. ``record`` is kept in the JSON, with figures of held-out groups. A ``reference`` takes the place of the file's.
+    calibrated. ``record`` is kept in the JSON, with figures of held-out groups. A ``reference`` takes the place of the file's;
+    without ``regions`` the copy has none, since the file's were fitted to other logits.
 
     Returns the copy's specification.
     """
     output = Path(output)
     spec = replace(spec, calibration=calibration.to_dict(), partial_frames=bool(data.partial.any()))
+    spec = replace(spec, regions=regions.to_dict() if regions else None)
     tensors = dict(stored_tensors(classifier))
     if reference:
         tensors = {name: value for name, value in tensors.items() if not is_reference(name)}
@@ -192,6 +200,7 @@ def write_figures(
         "fitted_on": calibration.fitted_on,
         "held_out": _figures(data),
         "calibration": spec.calibration,
+        "regions": spec.regions,
         "reference": spec.reference,
     }
     _write(folder, whole, _preset_rows(calibration))
@@ -200,8 +209,8 @@ def write_figures(
 
 def write_reason(folder: Path, spec: ClassifierSpec, reason: str, record: Mapping[str, Any]) -> None:
     """Write the same two files of a classifier that couldn't be calibrated: why, and a table without rows."""
-    whole = {**record, **_identity(spec), "calibration": None, "reason": reason, "reference": spec.reference}
-    _write(folder, whole, ())
+    about = {"calibration": None, "reason": reason, "regions": None, "reference": spec.reference}
+    _write(folder, {**record, **_identity(spec), **about}, ())
 
 
 def _write(folder: Path, whole: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -46,6 +46,7 @@ class Development:
         partial: (m,) bool, whether a stretch was scored for want of a stop-free frame.
         share: (m,) float, that stretch's length over the chunk's, 0 … 1; not looked at for other chunks.
         contig: (m,) int, each chunk's contig, 0 … n − 1.
+        start: (m,) int, of the chunk in its contig, 0-based; for regions only.
         viral: (n,) bool.
         group: (n,) str or int, kept as int 0 … in sorted order. Contigs of one group are never split between folds.
         category: (n,) str, the kind of sequence, such as phage; folds have all kinds as far as possible.
@@ -56,13 +57,14 @@ class Development:
     partial: np.ndarray
     share: np.ndarray
     contig: np.ndarray
+    start: np.ndarray
     viral: np.ndarray
     group: np.ndarray
     category: np.ndarray
     length: np.ndarray
 
     def __post_init__(self) -> None:
-        for names in (("z", "partial", "share", "contig"), ("viral", "group", "category", "length")):
+        for names in (("z", "partial", "share", "contig", "start"), ("viral", "group", "category", "length")):
             shapes = {getattr(self, name).shape for name in names}
             if len(shapes) != 1 or len(next(iter(shapes))) != 1:
                 raise ValueError(f"{', '.join(names)} have shapes {shapes}")

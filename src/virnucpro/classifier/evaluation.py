@@ -18,6 +18,9 @@ from virnucpro.classifier.evaluation_files import summary, write_contigs, write_
 from virnucpro.classifier.items import CALLS, LEVELS, Level, Tables, read_tables
 from virnucpro.classifier.labels import Labelled, labelled_samples, read_test_part
 from virnucpro.classifier.metrics import FALSE_POSITIVES, METRICS, binary_metrics, reliability
+from virnucpro.classifier.region_evaluation import IMPLANT_COLUMNS, REGION_COLUMNS, evaluate_regions
+from virnucpro.classifier.region_model import DEFAULT, RegionModel
+from virnucpro.classifier.spec import read_classifier_spec
 from virnucpro.classifier.weighted import intervals, realised_fdr
 from virnucpro.io import atomic_file
 from virnucpro.provenance import RunRecord, origins
@@ -87,15 +90,18 @@ def evaluate_from_table(
     output: str | Path,
     split: str | Path | None = None,
     contrasts: Mapping[str, Collection[str]] | None = None,
+    classifier: str | Path | None = None,
     run: RunRecord | None = None,
 ) -> dict[str, Any]:
     """``evaluate`` with the labels of a table of files (one per sample, in order) or of records; see ``labels``.
 
     ``folders`` are sample name → folder of its tables; of a training's ``split.tsv`` only the test part is measured.
+    ``classifier`` is the file whose parameters find the regions; the default ones do without.
     """
     only = read_test_part(split) if split else None
     samples = labelled_samples(table, folders, headers=True)
-    return evaluate(samples, output, only=only, contrasts=contrasts, run=run)
+    regions = read_classifier_spec(classifier).read_regions(classifier) if classifier else DEFAULT
+    return evaluate(samples, output, only=only, contrasts=contrasts, regions=regions, run=run)
 
 
 def evaluate(
@@ -104,6 +110,7 @@ def evaluate(
     *,
     only: Collection[tuple[str, str]] | None = None,
     contrasts: Mapping[str, Collection[str]] | None = None,
+    regions: RegionModel = DEFAULT,
     run: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Measure per frame, chunk and record (``LEVELS``), write everything to a folder, and return what the JSON holds.
@@ -115,9 +122,10 @@ def evaluate(
     Args:
         samples: tables of ``predict`` and their labels.
         output: folder for ``metrics.tsv``, ``calls.tsv``, ``fdr.tsv``, ``categories.tsv``, ``confusion.tsv``,
-            ``reliability.tsv``, ``contigs.tsv``, ``evaluation.json``, ``.md``, ``.png``, ``.svg``.
+            ``reliability.tsv``, ``region_metrics.tsv``, ``implants.tsv``, ``contigs.tsv``, ``evaluation.json``, ``.md``, ``.png``, ``.svg``.
         only: (sample name, record) pairs to look at, such as the test part of a split; all otherwise.
         contrasts: name → categories that are measured apart from all others, such as phages and prokaryotes.
+        regions: the classifier's parameters of regions, which are measured on implants made of the tables.
         run: kept in the JSON, as is how the tables were made.
 
     Raises:
@@ -154,6 +162,7 @@ def evaluate(
         "false_discovery": list(_false_discovery(levels["contig"], tables.categories, contrasts)),
         "by_category": list(_by_category(levels["contig_all"], tables.categories)),
         "confusion": list(_confusion(tables)),
+        "regions": evaluate_regions(tables, regions),
         "reliability": curves,
         "weighted_reliability": weighted_curves,
     }
@@ -164,6 +173,8 @@ def evaluate(
     write_table(output / "fdr.tsv", FDR_COLUMNS, result["false_discovery"])
     write_table(output / "categories.tsv", CATEGORY_COLUMNS, result["by_category"])
     write_table(output / "confusion.tsv", CONFUSION_COLUMNS, result["confusion"])
+    write_table(output / "region_metrics.tsv", REGION_COLUMNS, result["regions"]["metrics"])
+    write_table(output / "implants.tsv", IMPLANT_COLUMNS, result["regions"]["implants"])
     flat = [
         {"level": level, "weights": weights, **row}
         for weights, of in (("items", curves), ("groups", weighted_curves))

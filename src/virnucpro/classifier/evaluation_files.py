@@ -150,6 +150,7 @@ def summary(result: Mapping[str, Any]) -> str:
                     for row in rows
                 ],
             )
+    lines += ["", "## Regions of implants", "", *_regions(result["regions"])]
     if confusion := result["confusion"]:
         named = sorted({row["named"] for row in confusion})
         counts = {(row["category"], row["named"]): row["contigs"] for row in confusion}
@@ -162,6 +163,38 @@ def summary(result: Mapping[str, Any]) -> str:
             ],
         )
     return "\n".join(lines) + "\n"
+
+
+def _regions(found: Mapping[str, Any]) -> list[str]:
+    """How well viral parts of contigs were found, or why that isn't known."""
+    if not found["metrics"]:
+        return [f"Not measured: {found['reason']}."]
+    first = found["metrics"][0]
+    origin = (
+        "the classifier's own" if found["model"] == "fitted" else "the default ones: this classifier's file has none"
+    )
+    return [
+        f"Viral contigs put into joined contigs of one non-viral group: {first['implants']:,} with such an implant, "
+        f"{first['contigs'] - first['implants']:,} without.",
+        f"Parameters of regions are {origin}. A region counts at 0.9 if the mean posterior of its chunks is at least that.",
+        "implants.tsv has each implant.",
+        "",
+        *_table(
+            (
+                *("mean posterior", "bases found", "precision in bases", "false regions a megabase"),
+                *("implants found", "boundary error, median kb"),
+            ),
+            [
+                (
+                    str(row["posterior"]),
+                    *(_text(row[key]) for key in ("bases_found", "precision", "false_per_mb")),
+                    f"{row['implants_found']:,}",
+                    _text(row["boundary_kb"]),
+                )
+                for row in found["metrics"]
+            ],
+        ),
+    ]
 
 
 def write_plot(stem: Path, levels: Mapping[str, Level], curves: Mapping[str, Any]) -> None:

@@ -119,6 +119,11 @@ class Calibration:
         logit: Number = offset + slope * sum_of_logits / (n + k)
         return logit
 
+    @property
+    def shortest(self) -> int:
+        """Bases that a sequence needs to be called: half of the shortest contig that this was fitted on; 0 if that isn't known."""
+        return int(self.fitted_on.get("bases", (0,))[0]) // 2
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values that JSON can hold; ``from_dict`` reads them back unchanged."""
         plain = asdict(self)

@@ -1,6 +1,6 @@
-"""What a trained network's file has beside the weights: a calibration, and a reference of the training data.
+"""What a trained network's file has beside the weights: a calibration, parameters of regions, and a reference of the training data.
 
-The reference is fitted on the training part. Its limit and the calibration come from the validation part, of which training
+The reference is fitted on the training part. Its limit, the calibration and the regions come from the validation part, of which training
 saw only which epoch was the best.
 """
 
@@ -21,6 +21,7 @@ from virnucpro.classifier.dataset import Dataset
 from virnucpro.classifier.evidence import Calibration
 from virnucpro.classifier.held_back import score_part
 from virnucpro.classifier.reference import Reference, fit_reference, measure_limit
+from virnucpro.classifier.region_fitting import fit_regions_of
 from virnucpro.classifier.scoring import Scorer
 from virnucpro.classifier.spec import ClassifierSpec, check_weights
 from virnucpro.errors import InputError
@@ -30,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finish:
-    """Both, as far as the validation part allows."""
+    """All three, as far as the validation part allows."""
 
-    spec: ClassifierSpec  # with both
+    spec: ClassifierSpec  # with all
     reference: Reference | None
     calibration: Calibration | None
     development: Development | None  # what was calibrated on
@@ -47,7 +48,7 @@ class Finish:
 
 
 def finish(spec: ClassifierSpec, data: Dataset, kinds: Kinds, arrays: Mapping[str, np.ndarray], eps: float) -> Finish:
-    """Fit both. Where the validation part doesn't do for a calibration there is none, and a warning says why and what to do.
+    """Fit all three. Where the validation part doesn't do for a calibration there is none, and a warning says why and what to do.
 
     Args:
         spec: of the trained network.
@@ -76,7 +77,9 @@ def finish(spec: ClassifierSpec, data: Dataset, kinds: Kinds, arrays: Mapping[st
         )
         logger.warning("%s isn't calibrated, so predictions have no probabilities. %s", spec.name, reason)
         return Finish(spec, reference, None, None, reason)
-    return Finish(replace(spec, calibration=calibration.to_dict()), reference, calibration, development)
+    regions = fit_regions_of(development, about)
+    spec = replace(spec, calibration=calibration.to_dict(), regions=regions.to_dict() if regions else None)
+    return Finish(spec, reference, calibration, development)
 
 
 def _reference(data: Dataset, kinds: Kinds) -> Reference:

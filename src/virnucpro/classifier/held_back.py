@@ -29,6 +29,7 @@ class ScoredPart:
         contig: (m,) int64, each chunk's contig.
         partial: (m,) bool, whether a partial frame was scored.
         share: (m,) float64, that frame's bases over the chunk's; 1 for other chunks.
+        start: (m,) int64, of the chunk in its contig, 0-based.
         others, virus: (m,) float32, the largest scores of a chunk's frames.
         distance: (m,) float32, the least distance of a chunk's frames from the training data; NaN without a reference.
     """
@@ -39,6 +40,7 @@ class ScoredPart:
     contig: np.ndarray
     partial: np.ndarray
     share: np.ndarray
+    start: np.ndarray
     others: np.ndarray
     virus: np.ndarray
     distance: np.ndarray
@@ -67,6 +69,7 @@ class ScoredPart:
             partial=self.partial,
             share=self.share,
             contig=self.contig,
+            start=self.start,
             viral=self.viral,
             group=self.genome,
             category=self.category,
@@ -84,7 +87,7 @@ def score_part(data: Dataset, part: str, scorer: Scorer) -> ScoredPart:
     places = {(record.sample, record.record): place for place, record in enumerate(contigs)}
     chunks = chunk_table(np.array([record.length for record in contigs], np.int64), data.provenance["chunk_length"])
     ends = np.searchsorted(chunks.record, np.arange(len(contigs)), side="right")
-    contig, share, partial = array("q"), array("d"), bytearray()
+    contig, share, first, partial = array("q"), array("d"), array("q"), bytearray()
     others, virus, distance = array("f"), array("f"), array("f")
     for index, file in enumerate(data.files):
         sample, last, is_partial = data.sample_of(index), (-1, -1), file.kind == PARTIAL
@@ -110,6 +113,7 @@ def score_part(data: Dataset, part: str, scorer: Scorer) -> ScoredPart:
                     continue
                 last = place, row
                 contig.append(place)
+                first.append(int(chunks.start[row]))
                 partial.append(is_partial)
                 share.append(_bases(span) / int(chunks.length[row]) if is_partial else 1.0)
                 others.append(other_score)
@@ -123,6 +127,7 @@ def score_part(data: Dataset, part: str, scorer: Scorer) -> ScoredPart:
         contig=np.array(contig, np.int64),
         partial=np.frombuffer(bytes(partial), np.bool_),
         share=np.array(share, np.float64),
+        start=np.array(first, np.int64),
         others=np.array(others, np.float32),
         virus=np.array(virus, np.float32),
         distance=np.array(distance, np.float32),

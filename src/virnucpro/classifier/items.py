@@ -89,6 +89,7 @@ class Tables:
         length: (n,) int, bases.
         called: the category that the classifier named, empty where it named none.
         contigs, chunks, frames: their scores. A frame has no probability.
+        chunk_start: (m,) int64, of the chunks, 0-based.
         calibrated: whether there are probabilities, and so logits of chunks and contigs that can be compared.
     """
 
@@ -103,6 +104,7 @@ class Tables:
     categories: list[str]
     contigs: Items
     chunks: Items
+    chunk_start: np.ndarray
     frames: Items
     calibrated: bool
 
@@ -201,6 +203,7 @@ def read_tables(samples: Sequence[Labelled], only: Collection[tuple[str, str]] |
     groups: dict[str, int] = {}
     categories: dict[str, int] = {}
     contigs, chunks, frames = Items(), Items(), Items()
+    starts = array("q")
     first: dict[bool, Path] = {}  # whether calibrated → a folder that is
     of_contigs = ("record", "length", "category", "call", "mean_score", "probability", "logit")
     for sample in samples:
@@ -222,10 +225,11 @@ def read_tables(samples: Sequence[Labelled], only: Collection[tuple[str, str]] |
             contigs.add(number, call, "", score, likely, logit)
             if score:
                 first.setdefault(bool(likely), sample.folder)
-        of_chunks = ("record", "call", "kind", "score", "probability", "logit")
-        for record, *said in read_rows(sample.folder / "chunks.tsv", CHUNK_COLUMNS, of_chunks):
+        of_chunks = ("record", "start", "call", "kind", "score", "probability", "logit")
+        for record, start, *said in read_rows(sample.folder / "chunks.tsv", CHUNK_COLUMNS, of_chunks):
             if record in place:
                 chunks.add(place[record], *said)
+                starts.append(int(start) - 1)
         of_frames = ("record", "score_virus", "label")
         for record, score, word in read_rows(sample.folder / "predictions.tsv", PREDICTION_COLUMNS, of_frames):
             if record in place:
@@ -248,6 +252,7 @@ def read_tables(samples: Sequence[Labelled], only: Collection[tuple[str, str]] |
         categories=list(categories),
         contigs=contigs,
         chunks=chunks,
+        chunk_start=np.frombuffer(starts, np.int64),
         frames=frames,
         calibrated=True in first,
     )

@@ -12,10 +12,10 @@ from virnucpro import __version__
 from virnucpro.errors import InputError, VirNucProError, nearest, storage_message
 
 _COMMANDS = {
-    "predict": "predict:predict",
     "validate": "validate:validate",
-    "config": "config:config",
     "doctor": "doctor:doctor",
+    "predict": "predict:predict",
+    "config": "config:config",
     "train": "training:train",
     "evaluate": "training:evaluate",
     "check": "check:check",
@@ -28,6 +28,12 @@ _COMMANDS = {
     "provenance": "provenance:provenance",
 }
 """Command → module of this package and the object in it, in the order of the help; imported when used."""
+FIRST = {
+    "validate": ("virnucpro validate contigs.fa", "is the file all right?"),
+    "doctor": ("virnucpro doctor contigs.fa", "will it work here, how long?"),
+    "predict": ("virnucpro predict contigs.fa -o out", "results in out/contigs"),
+}
+"""What most people need: an example each, and what it is for."""
 
 
 class _Commands(click.Group):
@@ -40,6 +46,20 @@ class _Commands(click.Group):
         module, attribute = _COMMANDS[name].split(":")
         return getattr(import_module(f"virnucpro.cli.{module}"), attribute)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Those that most people need, with examples, and all others; it fits on one screen."""
+        found = {name: command for name in _COMMANDS if (command := self.get_command(ctx, name))}
+        with formatter.section("Start with"):
+            formatter.write_dl([*FIRST.values()], col_max=40)
+        with formatter.section("All else"):
+            others = [
+                (name, command.get_short_help_str(limit=64)) for name, command in found.items() if name not in FIRST
+            ]
+            formatter.write_dl(others)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write("\nCOMMAND --help has options and examples. The same command goes on where it stopped.\n")
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -51,29 +71,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
-    """Which of these sequences are viral?
-
-    The commands run the same Snakemake workflow that `snakemake` runs in a clone. What follows `--` goes to Snakemake,
-    for example `virnucpro predict contigs.fa -- --rerun-triggers mtime`.
-
-    \b
-    Start with:
-      virnucpro validate contigs.fa              is the file all right, how much work is it?
-      virnucpro doctor contigs.fa                will it work here, and how long will it take?
-      virnucpro predict contigs.fa -o out        results in out/contigs, an overview in out/contigs/report.html
-
-    \b
-    Exit status:
-      0    done
-      1    refused: an input, a key or a model is wrong; the message says which, and what to do
-      2    the command line can't be understood
-      3    the workflow stopped with an error; the same command goes on after it is mended
-      130  interrupted (143: terminated); the same command goes on
-
-    \b
-    Completion of commands and options, for bash (zsh and fish alike):
-      eval "$(_VIRNUCPRO_COMPLETE=bash_source virnucpro)"
-    """
+    """Which of these sequences are viral?"""
     try:
         os.getcwd()
     except FileNotFoundError:

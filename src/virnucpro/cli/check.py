@@ -18,7 +18,7 @@ from virnucpro.cli.workflow import start, working_folder
 @options.inputs
 @click.option("--frames", "check_frames", type=int, help="Frames to compare  [default: 200]")
 @click.option("--published", "check_published", type=UserPath(), help="Published vectors (.npz) to compare with, too.")
-@from_schema(*RUN_KEYS, without=["threshold"])
+@from_schema(*RUN_KEYS, without=["threshold", "regions", "controls", "control_fasta"])
 @running
 def check(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
     """Compare this machine's vectors and scores with fp32.

@@ -37,7 +37,19 @@ def classifier_import(original: str, output: str, force: bool) -> None:
 @click.argument("labels", type=UserPath())
 @click.option("--split", "evaluate_split", type=UserPath(), help="split.tsv of a training: use its test part only.")
 @from_schema(
-    *RUN_KEYS, without=["classifier", "threshold", "calls", "fdr", "prior", "min_length", "min_chunks"]
+    *RUN_KEYS,
+    without=[
+        "classifier",
+        "threshold",
+        "calls",
+        "fdr",
+        "prior",
+        "min_length",
+        "min_chunks",
+        "controls",
+        "control_fasta",
+        "regions",
+    ],
 )  # which decide on calls only
 @running
 def classifier_calibrate(

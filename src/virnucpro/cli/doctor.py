@@ -24,7 +24,7 @@ MARKS = {"ok": "  ok     ", "note": "  note   ", "problem": "  PROBLEM"}
 
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", type=click.Path(allow_dash=True))
-@from_schema(*RUN_KEYS, without=["threshold"])
+@from_schema(*RUN_KEYS, without=["threshold", "regions", "controls", "control_fasta"])
 @options.configfile
 @click.option("--output", "-o", "output_dir", default="results", show_default=True, type=UserPath(),
               help="Folder of the run to be.")  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from virnucpro.cli.options import UserPath
-from virnucpro.outputs import EMBEDDINGS, TABLES, refuse_existing
+from virnucpro.outputs import EMBEDDINGS, REGIONS, TABLES, refuse_existing
 
 _force = click.option("--force", is_flag=True, help="Replace what is written if it is there.")
 
@@ -36,8 +36,8 @@ def join(
 ) -> None:
     """Put CheckV's, geNomad's and reads' word beside contigs.tsv.
 
-    SAMPLE is a sample's folder in the output of a run. Tables may be compressed. A table whose ids are all of other
-    sequences is refused; single ids that aren't the sample's are counted, and listed in FILE.unmatched.tsv.
+    SAMPLE is a sample's folder in the output of a run; its regions are in the table, too. Tables may be
+    compressed. A table whose ids are all of other sequences is refused; single ids that aren't the sample's are counted, and listed in FILE.unmatched.tsv.
 
     \b
     Example:
@@ -54,7 +54,7 @@ def join(
         )
     unmatched = joining.unmatched_path(Path(output))
     for made in (Path(output), unmatched):
-        for source in (Path(sample) / TABLES["contigs"], *map(Path, given)):
+        for source in (Path(sample) / TABLES["contigs"], Path(sample) / REGIONS["regions"], *map(Path, given)):
             refuse_existing(made, force, source)
     tables = joining.join(
         Path(sample),

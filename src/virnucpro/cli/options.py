@@ -53,14 +53,16 @@ def from_schema(*keys: str, without: Collection[str] = ()) -> Callable[[Callable
             preset = any(key in values for values in PRESETS.values())
             shown = "from the preset" if preset else "none" if entry["default"] is None else entry["default"]
             settings: dict[str, Any] = {"help": f"{entry['description']}  [default: {shown}]", "default": None}
+            word = key.replace("_", "-")
             if entry.get("type") == "boolean":
                 settings["is_flag"] = True
+                word = f"{word}/--no-{word}" if entry["default"] else word
             else:
                 choices = entry.get("enum", [])
                 settings["type"] = UserPath() if "format" in entry else None
                 settings["metavar"] = "|".join(choices) or "VALUE"
                 settings["shell_complete"] = completing(choices or _NAMES.get(key, []), files=not choices)
-            function = click.option(f"--{key.replace('_', '-')}", key, **settings)(function)
+            function = click.option(f"--{word}", key, **settings)(function)
         return function
 
     return decorate

@@ -24,7 +24,7 @@ def predict(inputs: tuple[str, ...], output: str, dry_run: bool, **given: Any) -
     standard input; NAME=INPUT, where several with the same NAME are one sample; or a table of samples (.tsv with the
     columns sample and fasta).
 
-    Results are in OUTPUT/SAMPLE: predictions.tsv, chunks.tsv, contigs.tsv, viral.fasta.gz, report.html. Resuming is
+    Results are in OUTPUT/SAMPLE: predictions.tsv, chunks.tsv, contigs.tsv, regions.tsv, viral.fasta.gz, report.html. Resuming is
     the default: the same command again computes only what is missing or new.
 
     \b

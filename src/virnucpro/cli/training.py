@@ -21,7 +21,7 @@ from virnucpro.cli.workflow import start, working_folder
     metavar="KEY=VALUE",
     help="How to train, e.g. --set epochs=50; see config/README.md.",
 )
-@from_schema(*RUN_KEYS, without=["classifier", "threshold"])
+@from_schema(*RUN_KEYS, without=["classifier", "threshold", "regions", "controls", "control_fasta"])
 @running
 def train(table: str, settings: tuple[str, ...], output: str, dry_run: bool, **given: Any) -> None:
     """Train a classifier on labelled FASTA files.

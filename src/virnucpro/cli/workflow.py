@@ -27,8 +27,8 @@ from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.models.sources import KEYS, find, is_name
-from virnucpro.outputs import EMBEDDINGS, TABLES, check_own, refuse_inputs, refuse_replacing, write_own
-from virnucpro.paths import user_path
+from virnucpro.outputs import CONTROL_SETS, EMBEDDINGS, TABLES, check_own, refuse_inputs, refuse_replacing, write_own
+from virnucpro.paths import check_file, user_path
 from virnucpro.provenance import OPTIONS_OF_VECTORS, other_options
 from virnucpro.sequences.split import changed_inputs
 from virnucpro.sequences.units import units_of
@@ -149,6 +149,8 @@ def start(
     read_switches(os.environ)  # the workflow applies them; the configuration stays as it was given
     for role, key in KEYS.items():
         find(role, getattr(asked, key), asked.models_dir)
+    if asked.control_fasta:
+        check_file(Path(asked.control_fasta))
     if gpus and gpus[1]:
         os.environ |= {"CUDA_VISIBLE_DEVICES": gpus[1], "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # the jobs inherit it
     if gpus and gpus[0] and not profile:  # which may be a cluster's, whose nodes have other GPUs
@@ -263,6 +265,8 @@ def _made_otherwise(out: Path, samples: Iterable[str], settings: Settings) -> li
         if other := other_options(out / sample, settings.as_dict()):
             names = (EMBEDDINGS, TABLES["contigs"]) if other.intersection(OPTIONS_OF_VECTORS) else (TABLES["contigs"],)
             files += [f"{out}/{sample}/{name}" for name in names]
+            if "controls" in other and settings.controls:
+                files.append(f"{out}/{CONTROL_SETS}/{sample}/controls.fasta")
     return files
 
 

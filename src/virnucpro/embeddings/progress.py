@@ -1,4 +1,4 @@
-"""How far a shard job is: a bar on a terminal, a line a minute in the log."""
+"""How far a shard job is: a line now and then in its log. ``run_progress`` puts those of a run's jobs together."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 60.0
+INTERVAL = 15.0
 """Seconds between two lines in the log."""
+LINE = r": (\d+) of (\d+) (?:bases|residues) \("
+"""What such a line has, as a pattern: how many are done, of how many."""
 
 
 @contextmanager
@@ -26,17 +28,15 @@ def progress(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]
     """
     started = said = time.monotonic()
     done = 0
-    with tqdm(total=total, desc=name, unit=f" {unit}", unit_scale=True, leave=False, disable=None) as bar:
 
-        def advance(count: int) -> None:
-            nonlocal done, said
-            done += count
-            bar.update(count)
-            now = time.monotonic()
-            if now - said >= INTERVAL:
-                said, rate = now, done / (now - started)
-                left = tqdm.format_interval((total - done) / rate)
-                logger.info("%s: %d of %d %s (%.0f %%), %.0f per s, %s left",
-                            name, done, total, unit, 100 * done / total, rate, left)  # fmt: skip
+    def advance(count: int) -> None:
+        nonlocal done, said
+        done += count
+        now = time.monotonic()
+        if now - said >= INTERVAL:
+            said, rate = now, done / (now - started)
+            left = tqdm.format_interval((total - done) / rate)
+            logger.info("%s: %d of %d %s (%.0f %%), %.0f per s, %s left",
+                        name, done, total, unit, 100 * done / total, rate, left)  # fmt: skip
 
-        yield advance
+    yield advance

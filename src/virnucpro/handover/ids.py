@@ -65,10 +65,11 @@ class Matched:
 
 
 class Contigs:
-    """A sample's contigs by id, and what other programs call them and their parts."""
+    """A sample's contigs by id, its regions by theirs, and what other programs call them and their parts."""
 
-    def __init__(self, lengths: Mapping[str, int]):
+    def __init__(self, lengths: Mapping[str, int], regions: Mapping[str, Place] | None = None):
         self.lengths = lengths  # bases
+        self._regions = regions or {}
 
     def whole(self, identifier: str, length: int) -> Place | str:
         """The contig of that id and length, or why there is none: one of another length is another run's."""
@@ -78,10 +79,11 @@ class Contigs:
         return Place(identifier) if known == length else OTHER_LENGTH
 
     def place(self, identifier: str, length: int) -> Place | str:
-        """What an id stands for: a contig, geNomad's ``contig|provirus_start_end``, or CheckV's ``ID_number`` of either.
+        """What an id stands for: a contig, a region of the sample's, geNomad's ``contig|provirus_start_end`` of either, or CheckV's
+        ``ID_number`` of all these.
 
-        ``length`` is that of the sequence that has the id; that of a contig must be the same. A contig that is called so
-        goes before a part of another. Returns why, if there is no such contig.
+        ``length`` is that of the sequence that has the id; that of a contig or region must be the same. A contig that is called
+        so goes before a part of another. Returns why, if there is no such contig.
         """
         first = self._of_genomad(identifier, length)
         if first != UNKNOWN:
@@ -102,14 +104,17 @@ class Contigs:
         return place._replace(start=start + first - 1, end=start + last - 1)
 
     def _of_genomad(self, identifier: str, length: int | None) -> Place | str:
-        if (known := self.lengths.get(identifier)) is not None:
-            return Place(identifier) if length in (known, None) else OTHER_LENGTH
-        if not (found := _GENOMAD.fullmatch(identifier)) or found[1] not in self.lengths:
-            return UNKNOWN
-        place = self.within(Place(found[1]), int(found[2]), int(found[3]))
-        if isinstance(place, Place) and length not in (self._bases(place), None):
-            return OTHER_LENGTH
-        return place
+        if (given := self._given(identifier)) is None:
+            if not (found := _GENOMAD.fullmatch(identifier)) or (given := self._given(found[1])) is None:
+                return UNKNOWN
+            if isinstance(part := self.within(given, int(found[2]), int(found[3])), str):
+                return part
+            given = part
+        return given if length in (self._bases(given), None) else OTHER_LENGTH
+
+    def _given(self, identifier: str) -> Place | None:
+        """The sequence that other programs were given under this name."""
+        return Place(identifier) if identifier in self.lengths else self._regions.get(identifier)
 
     def _bases(self, place: Place) -> int:
         if place.start is None or place.end is None:

@@ -6,7 +6,7 @@ if they share at least half of the shorter one. What is said of the whole contig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from virnucpro.handover.programs import (
     viral_parts,
 )
 from virnucpro.handover.reads import TITLES, Coverage, read_paf
+from virnucpro.handover.regions import TITLES_OF_REGIONS, read_regions
 from virnucpro.io import atomic_file
 from virnucpro.outputs import TABLES
 from virnucpro.result_tables import CONTIG_COLUMNS, read_rows, write_table
@@ -71,9 +72,10 @@ def join(
         StorageError: the sample isn't finished.
         InputError: a table that isn't what it should be, or of other sequences.
     """
-    contigs = Contigs(_lengths(sample))
-    # Regions of the sample's own belong in front: what other programs say of parts then stands beside them.
-    sources: list[_Source] = []
+    entries = read_regions(sample)
+    contigs = Contigs(_lengths(sample), {entry.values[0]: entry.place for entry in entries or ()})
+    # The sample's own regions are in front: what other programs say of parts then stands beside them.
+    sources = [] if entries is None else [_Source(TITLES_OF_REGIONS, _by_record(entries))]
     tables: list[Matched] = []
     kinds: dict[Path, Program] = {}
     for path in genomad:
@@ -129,11 +131,15 @@ def check_finished(sample: Path) -> None:
 def _add(
     sources: list[_Source], tables: list[Matched], titles: tuple[str, ...], entries: list[Entry], matched: Matched
 ) -> None:
-    by_record: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_record.setdefault(entry.place.record, []).append(entry)
-    sources.append(_Source(titles, by_record))
+    sources.append(_Source(titles, _by_record(entries)))
     tables.append(matched)
+
+
+def _by_record(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.place.record, []).append(entry)
+    return found
 
 
 def _beside(record: str, sources: Sequence[_Source]) -> Iterator[list[str]]:

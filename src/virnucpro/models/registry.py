@@ -21,6 +21,7 @@ class Role:
     suffix: str  # of a shard's FASTA files
     unit: str  # what a sequence's letters are called
     letters_per_frame: int  # of a chunk of 500 bases
+    tokens_per_frame: int  # about
     bytes_per_frame: int  # of memory for a frame's text and vector, with room to spare
     composition: Mapping[str, float]  # letters of natural sequences, in any unit
 
@@ -29,8 +30,8 @@ AMINO_ACIDS = {  # per thousand residues in UniProtKB/Swiss-Prot
     "L": 97, "A": 83, "G": 71, "V": 69, "E": 67, "S": 66, "I": 59, "K": 58, "R": 55, "D": 55,
     "T": 54, "P": 47, "N": 41, "Q": 39, "F": 39, "Y": 29, "M": 24, "H": 23, "C": 14, "W": 11,
 }  # fmt: skip
-DNA = Role("dna", "dnabert_model", "fna", "bases", 500, 6_000, dict.fromkeys("ACGT", 1))
-PROTEIN = Role("protein", "esm_model", "faa", "residues", 166, 16_000, AMINO_ACIDS)
+DNA = Role("dna", "dnabert_model", "fna", "bases", 500, 110, 6_000, dict.fromkeys("ACGT", 1))
+PROTEIN = Role("protein", "esm_model", "faa", "residues", 166, 168, 16_000, AMINO_ACIDS)
 ROLES = {role.name: role for role in (DNA, PROTEIN)}
 
 

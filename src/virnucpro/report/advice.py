@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from virnucpro.calls.rules import UNUSUAL
+from virnucpro.calls.rules import READ, UNUSUAL
 from virnucpro.report.answers import Summary
 from virnucpro.result_tables import NO_FRAME
 from virnucpro.sequences.stretches import MIN_CODONS
@@ -55,6 +55,10 @@ def unscored(reasons: Mapping[str, int], chunk_reasons: Mapping[str, int], summa
         )
     words = {
         "short": f"shorter than {calls['min_length']:,} bases (min_length)",
+        READ: (
+            f"shorter than {calls.get('shortest', 0):,} bases, such as reads: less than half of anything that the classifier was "
+            "calibrated on. Assemble them, or set threshold to call them by their scores all the same"
+        ),
         "few_chunks": f"with fewer than {calls['min_chunks']:,} scored chunks (min_chunks)",
         "no_scored_chunk": nothing,
     }

@@ -9,10 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from virnucpro.calls.regions import POSTERIOR
 from virnucpro.calls.rules import LOW_COMPLEXITY
 from virnucpro.classifier.evidence import MISSED, PRESETS
 from virnucpro.models.registry import ARCHITECTURES, ROLES, Architecture
 from virnucpro.report import answers
+from virnucpro.result_tables import FITTED
 from virnucpro.sequences.stretches import MIN_CODONS
 
 
@@ -96,7 +98,7 @@ def methods(summary: Mapping[str, Any], bases: int) -> str:
         f"embedded with {dna}, its protein with {protein}, and both vectors together were scored by the classifier "
         f"{classifier['name']} (weights SHA-256 {classifier['weights_sha256'][:12]}).{computed if ways else ''} "
         f"The score of a chunk is v / (v + o), where v and o are the largest viral and non-viral scores among its "
-        f"frames; {summary['chunks'] - summary['scored_chunks']:,} chunks have no score. {_calls(summary)}"
+        f"frames; {summary['chunks'] - summary['scored_chunks']:,} chunks have no score. {_calls(summary)}{_regions(summary)}"
     )
 
 
@@ -144,6 +146,22 @@ def _calls(summary: Mapping[str, Any]) -> str:
             f"{answers.estimate(found['value'])} (95 % interval {answers.estimate(found['low'])} to {answers.estimate(found['high'])})."
         )
     return text
+
+
+def _regions(summary: Mapping[str, Any]) -> str:
+    """How viral regions were found, if they were looked for."""
+    if not (found := summary["regions"]):
+        return ""
+    fitted = (
+        "fitted for the classifier"
+        if found["model"] == FITTED
+        else "that weren't fitted for this classifier (the default ones)"
+    )
+    return (
+        " Viral regions of sequences are runs of chunks that are viral with a posterior probability of at least "
+        f"{POSTERIOR}, given all chunks of the sequence, in a hidden Markov model of two states over the log odds of chunks, with "
+        f"parameters {fitted}: {found['regions']:,} regions in {found['records']:,} sequences."
+    )
 
 
 def _encoder(encoder: Mapping[str, Any], architecture: Architecture, cite: Mapping[str, str]) -> str:

@@ -13,7 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from virnucpro import __version__
 from virnucpro.io import atomic_file
-from virnucpro.report import advice, answers, methods, tables, timing
+from virnucpro.outputs import REGIONS
+from virnucpro.report import advice, answers, methods, regions, tables, timing
+from virnucpro.report.controls import TITLES, about, read_controls
 from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
 
 MAX_LISTED_SHARDS = 500
@@ -27,6 +29,7 @@ def write_sample_page(
     output: Path,
     provenance: Mapping[str, Any],
     check: str | None,
+    controls: Path | None = None,
 ) -> None:
     """Write a sample's page: one file, bounded in size whatever the number of contigs.
 
@@ -37,12 +40,19 @@ def write_sample_page(
         output: the page.
         provenance: of its ``embeddings.h5``.
         check: content of ``check.json``, if there is one.
+        controls: ``controls.tsv``, if it has controls.
     """
     summary = json.loads((folder / "summary.json").read_text())
     by_score = answers.by_score(summary)
-    contigs = tables.read_contigs(folder / "contigs.tsv", by_score)
-    chunks = tables.read_chunks(folder / "chunks.tsv", contigs.drawn, by_score)
+    table = folder / REGIONS["regions"] if summary["regions"] else None
+    contigs = tables.read_contigs(folder / "contigs.tsv", by_score, regions.largest_parts(table) if table else [])
+    rows = {row["record"]: row for row in (*contigs.drawn, *contigs.wanted)}
+    chunks = tables.read_chunks(folder / "chunks.tsv", rows.values(), by_score)
+    drawn = {each.row["record"]: each for each in chunks.drawn}
+    for record, found in (regions.regions_of(table, drawn.keys()) if table else {}).items():
+        drawn[record].regions = found
     calibration = summary["calibration"]
+    scored_controls = read_controls(controls) if controls else []
     shards = provenance["shards"]
     computed = timing.computed(shards)
     _write(
@@ -55,6 +65,10 @@ def write_sample_page(
         provenance=provenance,
         contigs=contigs,
         chunks=chunks,
+        drawn=[drawn[row["record"]] for row in contigs.drawn],
+        regions=regions.sentences(summary["regions"]) if table else "",
+        with_parts=[drawn[row["record"]] for row in contigs.wanted],
+        region_files=REGIONS,
         by_score=by_score,
         thresholds=answers.thresholds(summary),
         answers=[
@@ -69,6 +83,9 @@ def write_sample_page(
         fitted_on=answers.fitted_on(calibration) if calibration else "",
         measured=answers.measured(calibration),
         curve=answers.curve(summary),
+        controls=scored_controls,
+        about_controls=about(scored_controls, summary) if scored_controls else [],
+        kinds_of_controls=TITLES,
         data=tables.columns(contigs.listed),
         columns=CONTIG_COLUMNS,
         calls=(VIRAL, AMBIGUOUS, NON_VIRAL, UNSCORED),
@@ -126,6 +143,7 @@ def _templates() -> Environment:
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
     environment.filters["duration"] = duration
+    environment.filters["scale"] = regions.scale
     # Compact, and safe within a script element, which a "<" could end.
     environment.filters["embedded"] = lambda value: json.dumps(
         value, ensure_ascii=False, separators=(",", ":")

@@ -78,6 +78,7 @@ class Drawn:
 
     row: Row
     bars: list[Bar]
+    regions: list[Row] = field(default_factory=list)  # its rows of regions.tsv
 
 
 @dataclass
@@ -86,6 +87,7 @@ class ContigFacts:
 
     listed: list[Row] = field(default_factory=list)  # highest probability or mean score first, unscored ones last
     drawn: list[Row] = field(default_factory=list)  # called viral, then ambiguous, most viral chunks first
+    wanted: list[Row] = field(default_factory=list)  # those that were asked for by name, in that order
     ambiguous: list[Row] = field(default_factory=list)  # most probable first
     scores: Histogram = field(default_factory=Histogram)
     bases: Counter[str] = field(default_factory=Counter)  # by call
@@ -105,13 +107,14 @@ class ChunkFacts:
     drawn: list[Drawn] = field(default_factory=list)
 
 
-def read_contigs(path: Path, by_score: bool) -> ContigFacts:
-    """Summarise contigs.tsv; memory is bounded by ``MAX_LISTED_CONTIGS``.
+def read_contigs(path: Path, by_score: bool, wanted: Sequence[str] = ()) -> ContigFacts:
+    """Summarise contigs.tsv; memory is bounded by ``MAX_LISTED_CONTIGS`` and the contigs that are ``wanted`` by name.
 
     Contigs are ordered and counted by mean score if they were called ``by_score``, else by probability. Raises
     StorageError for a table with other columns.
     """
     facts = ContigFacts()
+    named: dict[str, Row] = {record: {} for record in wanted}
     shown, order = (_MEAN_SCORE, _MEAN_SCORE) if by_score else (_PROBABILITY, _LOGIT)  # a logit is never rounded to 1
 
     def counted() -> Iterator[Sequence[str]]:
@@ -128,6 +131,8 @@ def read_contigs(path: Path, by_score: bool) -> ContigFacts:
                     if row[_CATEGORY]:
                         facts.categories[row[_CATEGORY]] += 1
                     facts.unusual += is_unusual(float(row[_DISTANCE] or 0))
+            if row[0] in named:
+                named[row[0]] = _named(row)
             yield row
 
     def evidence(row: Sequence[str]) -> float:
@@ -142,6 +147,7 @@ def read_contigs(path: Path, by_score: bool) -> ContigFacts:
         if left < 0:
             break
         facts.listed.append(_named(row))
+    facts.wanted = list(filter(None, named.values()))
     scored = (row for row in read_rows(path, CONTIG_COLUMNS) if row[_CALL] != UNSCORED)
     facts.drawn = list(map(_named, heapq.nlargest(DRAWN_CONTIGS, scored, key=viral_first)))
     if facts.bases[AMBIGUOUS]:

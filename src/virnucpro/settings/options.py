@@ -141,10 +141,22 @@ class Settings:
         0.2, "Share of viral sequences that probabilities assume.", exclusiveMinimum=0, exclusiveMaximum=1, command=True)
     min_length: int = _input(0, "Shorter contigs are unscored, in bases.", minimum=0, command=True)
     min_chunks: int = _input(1, "Contigs with fewer scored chunks are unscored.", minimum=1, command=True)
+    controls: int = _input(
+        0, "How many contigs of each sample are shuffled and scored beside it, to see how many are called viral; each with its codons "
+        "and with its dinucleotides kept. 0: none.",
+        "They are chosen at random, equal ones for equal input. The report and `controls.tsv` have the shares. See "
+        "[docs/controls.md](../docs/controls.md).", minimum=0, command=True)
+    control_fasta: str | None = _input(
+        None, "FASTA or FASTQ file with sequences of your own that are known not to be viral, such as pieces of the host's genome; they "
+        "are scored once, beside the samples.", "No id may be in a sample, too.", format="path", command=True)
     threshold: float | None = _input(
         None, "Score from which a chunk or contig is called viral, in place of `calls`.",
         "From 0 to 1; contigs by the mean score of their scored chunks. Without it 0.5 is the threshold of frames, and of "
         "all else with a classifier that isn't calibrated.", minimum=0, maximum=1, command=True)
+    regions: bool = _input(
+        True, "Whether the viral parts of contigs are looked for.",
+        "They are in `regions.tsv`, `regions.gff3`, `regions.bed` and `viral_regions.fasta.gz`; reads have none. No vector is "
+        "computed for them.", command=True)
 
     precision: str = _compute(
         "auto", "Arithmetic of the encoders. `auto` is fp32 on a CPU and fp16 on a GPU.",

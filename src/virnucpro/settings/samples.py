@@ -18,6 +18,7 @@ RESERVED = (
     "calibration",
     "check",
     "config.yaml",
+    "control_sets",
     "embeddings",
     "evaluation",
     "inputs",
@@ -104,7 +105,7 @@ def check_distinct(samples: Iterable[str], where: str) -> None:
 
 def check_folders(samples: Collection[str], output_dir: str | Path) -> None:
     """Raise ConfigError if a file is where a folder of the results has to be."""
-    for name in (*samples, "embeddings", "logs", "models", "pooled"):
+    for name in (*samples, "control_sets", "embeddings", "logs", "models", "pooled"):
         place = Path(output_dir, name)
         if os.path.lexists(place) and not os.path.isdir(place):
             whose = f"of sample '{name}' " if name in samples else ""
