@@ -1,7 +1,7 @@
 """Try launch shapes of the kernels in ``virnucpro.encoders.kernels.products`` on this GPU, for the products of published models.
 
 Every shape is first checked against fp32 in a process of its own; then all that passed are timed, and the best ones again under
-lasting load, beside cuBLAS in fp16 and fp8.
+lasting load, beside cuBLAS in fp16.
 
 usage: python benchmarks/tune_products.py --json tune.json [--tokens 32768] [--seconds 100]
 """
@@ -26,11 +26,9 @@ import torch
 import torch.nn.functional as F
 import triton
 
-from virnucpro.encoders.eight_bits import FP8, INT8
-from virnucpro.encoders.eight_bits import rotate as rotated
+from virnucpro.encoders.int8 import rotate as rotated
 from virnucpro.encoders.kernels import pointwise
 from virnucpro.encoders.kernels.products import Tiling, product
-from virnucpro.encoders.ops import scaled_product
 
 BEGAN = time.perf_counter()
 
@@ -77,39 +75,27 @@ def tilings(case: Case) -> list[Tiling]:
     """What is tried."""
     if case.int8:
         found = [
-            Tiling(128, 256, 128, 8, 3),
-            Tiling(128, 256, 128, 8, 4, parts=2),
-            Tiling(128, 256, 128, 8, 4, parts=2, group=16),
-            Tiling(128, 256, 128, 8, 3, parts=2, programs=1, flatten=True),
-            Tiling(128, 256, 128, 8, 4, parts=2, programs=1, flatten=True),
-            Tiling(128, 256, 128, 8, 3, parts=2, programs=1),
-            Tiling(256, 128, 128, 8, 4, parts=1),
+            *(Tiling(128, 128, 128, 4, 3, group, 2, programs=2, flatten=True) for group in (4, 8, 16)),
+            Tiling(128, 128, 128, 4, 3),
+            Tiling(128, 128, 128, 4, 3, group=16),
+            Tiling(128, 128, 64, 4, 6, parts=2, programs=2, flatten=True),
+            *(Tiling(128, 256, 128, 8, 4, group, 2, programs=1, flatten=True) for group in (4, 8, 16)),
+            Tiling(128, 256, 128, 8, 4, group=16, parts=2),
+            Tiling(256, 128, 128, 8, 4, parts=2, programs=1, flatten=True),
             Tiling(256, 128, 128, 8, 3, parts=2, programs=1, flatten=True),
-            Tiling(128, 128, 128, 4, 3, parts=1),
-            Tiling(128, 128, 128, 4, 3, parts=2, programs=2, flatten=True),
-            Tiling(128, 128, 64, 4, 5, parts=1),
-            Tiling(64, 256, 128, 4, 2, parts=2),
-            Tiling(64, 256, 64, 4, 4, parts=2),
-            Tiling(64, 256, 64, 4, 4, parts=2, programs=2, flatten=True),
-            Tiling(128, 256, 64, 8, 6, parts=2, programs=1, flatten=True),
+            Tiling(256, 128, 128, 8, 4),
             Tiling(128, 256, 64, 8, 4, tma=False),
             Tiling(128, 128, 64, 4, 4, tma=False),
         ]
     else:
         found = [
-            Tiling(128, 256, 64, 8, 3),
-            Tiling(128, 256, 64, 8, 4),
-            Tiling(128, 256, 64, 8, 4, group=16),
-            Tiling(128, 256, 64, 8, 3, programs=1, flatten=True),
+            *(Tiling(128, 256, 64, 8, 3, group, programs=1, flatten=True) for group in (4, 8, 16)),
+            Tiling(128, 256, 64, 8, 3, parts=2, programs=1, flatten=True),
+            Tiling(128, 256, 64, 8, 4, programs=1, flatten=True),
             Tiling(128, 256, 64, 8, 4, parts=2, programs=1, flatten=True),
-            Tiling(256, 128, 64, 8, 4),
             Tiling(256, 128, 64, 8, 3, programs=1, flatten=True),
-            Tiling(128, 128, 64, 4, 3),
+            Tiling(256, 128, 64, 8, 4),
             Tiling(128, 128, 64, 4, 3, group=16),
-            Tiling(128, 128, 64, 4, 3, programs=2, flatten=True),
-            Tiling(128, 128, 64, 4, 3, programs=2),
-            Tiling(64, 256, 64, 4, 2),
-            Tiling(128, 256, 64, 8, 3, tma=False),
             Tiling(128, 128, 64, 4, 3, tma=False),
         ]
     if case.accumulate:
@@ -128,7 +114,7 @@ def operands(case: Case) -> dict:
     given |= {"activation": case.activation, "accumulate": case.accumulate}
     if not case.int8:
         return given | {"a": x, "b": weight}
-    (a, scales), (b, weight_scales) = pointwise.quantise(x, INT8), pointwise.quantise(weight, INT8)
+    (a, scales), (b, weight_scales) = pointwise.quantise(x, True), pointwise.quantise(weight, True)
     return given | {"a": a, "b": b, "scales": scales, "weight_scales": weight_scales}
 
 
@@ -230,10 +216,6 @@ def rivals(case: Case, given: dict) -> dict[str, Callable[[], object]]:
         calls = {"cuBLAS fp16": lambda: torch._addmm_activation(bias, x, weight.t(), use_gelu=True)}
     else:
         calls = {"cuBLAS fp16": lambda: F.linear(x, weight, bias)}
-    rows, row_scales = pointwise.quantise(x, FP8)
-    lines, scales = pointwise.quantise(weight, FP8)
-    scales, added = scales.t().contiguous(), bias if case.bias else None
-    calls["fp8"] = lambda: scaled_product(rows, row_scales, lines, scales, added, torch.float16)
     return calls
 
 
@@ -268,8 +250,9 @@ def short(tiling: dict) -> str:
 
 
 def between(tokens: int) -> list[dict]:
-    """LayerNorm and rounding to 8 bits: milliseconds and errors, by warps and rows of a program."""
-    rows, norms, warps_before = [], dict(pointwise.NORM), dict(pointwise.QUANTISE_WARPS)
+    """LayerNorm and rounding to int8: milliseconds and errors, by warps and rows of a program."""
+    rows, tables = [], (pointwise.NORM, pointwise.NORM_INT8, pointwise.QUANTISE_WARPS)
+    before = [dict(table) for table in tables]
 
     def add(
         what: str, width: int, shape: tuple, moved: int, call: Callable, wanted: torch.Tensor | None = None
@@ -290,21 +273,18 @@ def between(tokens: int) -> list[dict]:
         normed = rotated(module(x[:64]).detach().float())
         block = triton.next_power_of_2(width)
         for shape in ((1, 1), (1, 2), (1, 4), (2, 4), (1, 8), (2, 8)):
-            pointwise.NORM[block] = shape
+            pointwise.NORM[block] = pointwise.NORM_INT8[block] = shape
             size = tokens * width
             add("norm fp16", width, shape, 4 * size, partial(pointwise.norm, x, module))
-            add("norm fp8", width, shape, 3 * size, partial(pointwise.norm_quantised, x, module, FP8))
-            add("norm int8", width, shape, 3 * size, partial(pointwise.norm_quantised, x, module, INT8), normed)
-        pointwise.NORM |= norms
+            add("norm int8", width, shape, 3 * size, partial(pointwise.norm_quantised, x, module, True), normed)
         for wide in (width, 4 * width):
             x = torch.randn(tokens, wide, device="cuda").half()
             for warps in (1, 2, 4, 8, 16):
                 pointwise.QUANTISE_WARPS[1 << (wide.bit_length() - 1)] = warps
-                call = partial(pointwise.quantise, x, INT8)
+                call = partial(pointwise.quantise, x, True)
                 add("quantise int8", wide, (1, warps), 3 * tokens * wide, call, rotated(x[:64].float()))
-                add("quantise fp8", wide, (1, warps), 3 * tokens * wide, partial(pointwise.quantise, x, FP8))
-            pointwise.QUANTISE_WARPS.clear()
-            pointwise.QUANTISE_WARPS |= warps_before
+    for table, shapes in zip(tables, before, strict=True):
+        table |= shapes
     return rows
 
 
@@ -333,7 +313,7 @@ def main() -> None:
         print(result["device"])
         groups = [*models.items(), ("gated", GATED)]
         for group, cases in groups:
-            chosen: dict[str, list] = {"int8": [], "cuBLAS fp16": [], "fp8": []}
+            chosen: dict[str, list] = {"int8": [], "cuBLAS fp16": []}
             for case in cases:
                 left = arguments.seconds - (time.perf_counter() - BEGAN)
                 if left < 5:
@@ -352,8 +332,7 @@ def main() -> None:
                     mark = "" if row["lasting_ms"] else " (short)"
                     print(f"  {ms:7.3f} ms {row['tflops']:6.0f} TFLOPS  {name}{mark}")
                 chosen["int8"].append(call)
-                for name in ("cuBLAS fp16", "fp8"):
-                    chosen[name].append(others.get(name))
+                chosen["cuBLAS fp16"].append(others.get("cuBLAS fp16"))
             if group == "gated" or None in chosen["int8"]:
                 continue
             whole = {name: partial(lambda calls: [call() for call in calls], calls) for name, calls in chosen.items()}

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 COMPARED_SEQUENCES = 64
 AVERAGED_SEQUENCES = 4096  # of which the mean length is taken
 KEPT_STATISTICS = (
-    "backend", "kernels", "tokens_per_batch", "fill", "gpu_seconds", "peak_memory", "eight_bit_error", "compiled_graphs",
+    "backend", "kernels", "tokens_per_batch", "fill", "gpu_seconds", "peak_memory", "int8_error", "compiled_graphs",
     "graphs", "out_of_memory",
 )  # fmt: skip
 
@@ -209,7 +209,7 @@ class Benchmark:
             pass
         ready, count = time.perf_counter() - began, COMPARED_SEQUENCES
         while True:
-            if precision.job_gate is not None:  # the former run has put its encoder into 8 bits
+            if precision.job_gate is not None:  # the former run has put its encoder into int8
                 encoder = self._copy(precision.dtype)
             sequences, places = self.draw(count), np.linspace(0, count - 1, COMPARED_SEQUENCES).astype(int)
             for place, sequence in zip(places, self.sample, strict=True):  # what is compared is part of what is timed

@@ -128,28 +128,26 @@ def test_compiled_blocks(architecture):
     assert relative_l2_rest(found, expected).max() < PRECISIONS["fp16"].gate.relative_l2
 
 
-@pytest.mark.parametrize("precision", ["fp8", "int8"])
-def test_8_bits_keep_to_their_gate_in_spite_of_an_outlier_dimension(precision):
+def test_int8_keeps_to_its_gate_in_spite_of_an_outlier_dimension():
     encoder = random_encoder("esm2", 64)
-    found, expected, ran = compared(encoder, sequences("esm2", [166] * 40), precision=precision)
-    assert (ran["kernels"], ran["precision"]) == (precision, precision)
+    found, expected, ran = compared(encoder, sequences("esm2", [166] * 40), precision="int8")
+    assert (ran["kernels"], ran["precision"]) == ("int8", "int8")
     error = np.sqrt(np.mean(relative_l2_rest(found, expected) ** 2))
-    assert 1e-4 < error < PRECISIONS[precision].job_gate, "it did run, and is close"
+    assert 1e-4 < error < PRECISIONS["int8"].job_gate, "it did run, and is close"
     assert relative_l2(found, expected).max() < error, "which plain relative L2 would flatter"
-    other = embed(random_encoder("dnabert_s", 64), ["a"], [b"ACGT" * 9], device="cuda", precision=precision)
+    other = embed(random_encoder("dnabert_s", 64), ["a"], [b"ACGT" * 9], device="cuda", precision="int8")
     assert other.statistics["precision"] == "fp16"
 
 
-@pytest.mark.parametrize("precision", ["fp8", "int8"])
-def test_8_bits_that_are_too_far_off_stop_the_job(precision, monkeypatch):
-    monkeypatch.setitem(PRECISIONS, precision, dataclasses.replace(PRECISIONS[precision], job_gate=1e-4))
-    with pytest.raises(ConfigError, match=rf"precision: {precision} changes the vectors.*Use 'fp16'"):
-        embed(random_encoder("esm2", 64), ["a"], sequences("esm2", [100]), device="cuda", precision=precision)
+def test_int8_that_is_too_far_off_stops_the_job(monkeypatch):
+    monkeypatch.setitem(PRECISIONS, "int8", dataclasses.replace(PRECISIONS["int8"], job_gate=1e-4))
+    with pytest.raises(ConfigError, match=r"precision: int8 changes the vectors.*Use 'fp16'"):
+        embed(random_encoder("esm2", 64), ["a"], sequences("esm2", [100]), device="cuda", precision="int8")
 
 
 @pytest.mark.parametrize("channels", ["ordinary", "outliers"])
-def test_int8_has_less_error_than_fp8(channels):
-    """With all products in it, where fp8 has the feed-forward ones alone; of a width whose rows are rotated."""
+def test_int8_of_650m_shapes(channels):
+    """The products that 650M has, with and without a few channels 20 times as large: rotation makes them harmless."""
     torch.manual_seed(0)
     encoder = ESM2(ESM2Config(8, 1280, 20, 5120))
     if channels == "outliers":
@@ -157,12 +155,8 @@ def test_int8_has_less_error_than_fp8(channels):
             for name, parameter in encoder.named_parameters():
                 if "norm.weight" in name:
                     parameter[torch.randperm(1280)[:6]] *= 20
-    errors = {}
-    for precision in ("fp8", "int8"):
-        found, expected, _ = compared(copy.deepcopy(encoder), sequences("esm2", [166] * 40), precision=precision)
-        errors[precision] = float(np.sqrt(np.mean(relative_l2_rest(found, expected) ** 2)))
-    print(channels, errors)
-    assert errors["int8"] < 0.8 * errors["fp8"], errors
+    found, expected, _ = compared(encoder, sequences("esm2", [166] * 40), precision="int8")
+    assert np.sqrt(np.mean(relative_l2_rest(found, expected) ** 2)) < PRECISIONS["int8"].job_gate
 
 
 def test_gates_within_the_products(monkeypatch):

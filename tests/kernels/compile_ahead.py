@@ -22,7 +22,6 @@ from virnucpro.encoders.kernels.products import Tiling
 
 SHARED_MEMORY = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227}  # kB that one program may use
 A_FEW_REGISTERS = 160  # bytes; fewer registers and one more program at a time were measured to pay
-LARGEST = {None: 0.0, "*fp8e4nv": 448.0, "*i8": 127.0}
 TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
 
 
@@ -51,13 +50,15 @@ def disassembled(binary: bytes) -> tuple[int, str]:
 
 
 def product_cases(pointer: str, capability: int) -> list[tuple]:
-    """Products as ESM-2 3B has them in int8, and with gates where these are used, in one half precision."""
+    """Products as ESM-2 has them in int8, and with gates where these are used, in one half precision."""
     cases = []
     number = (capability // 10, capability % 10)
-    for gelu, accumulate in ((False, False), (True, False), (False, True)) if pointer == "*fp16" else ():
-        tiling = products.int8_tiling(number, 2560, gelu, accumulate)
+    products_of_3b = ((2560, False, False), (2560, True, False), (2560, False, True), (10240, False, True))
+    for inner, gelu, accumulate in products_of_3b if pointer == "*fp16" else ():
+        tiling = products.int8_tiling(number, inner, gelu, accumulate)
         ends = {"SCALED": True, "BIAS": not accumulate, "ACTIVATION": "gelu" if gelu else "", "ACCUMULATE": accumulate}
-        cases.append(product_case("*i8", pointer, tiling, ends))
+        if (case := product_case("*i8", pointer, tiling, ends)) not in cases:
+            cases.append(case)
     if number in products.GATED_TILINGS:
         ends = {"SCALED": False, "BIAS": False, "ACTIVATION": "gated_gelu", "ACCUMULATE": False}
         cases.append(product_case(pointer, pointer, products.GATED_TILINGS[number], ends))
@@ -96,19 +97,17 @@ def main(capability: int, widest: bool = False) -> None:
         if widest:
             continue
         floats = {"shift": "*fp32", "scales": "*fp32", "eps": "fp32", "rows": "i32"}
-        same = dict.fromkeys(("x", "added", "weight", "bias", "out"), pointer) | floats
-        for add, quantise in ((False, None), (True, "*fp8e4nv"), (False, "*i8")):
-            if quantise and (dtype == torch.float32 or (capability < 89 and quantise != "*i8")):
-                continue
-            for width, (block, (rows, warps)) in zip((768, 1280, 2560, 5120), pointwise.NORM.items(), strict=True):
+        same = dict.fromkeys(("x", "weight", "bias", "out"), pointer) | floats
+        int8 = same | {"out": "*i8"}
+        for table in (pointwise.NORM, pointwise.NORM_INT8) if dtype != torch.float32 else (pointwise.NORM,):
+            to_int8 = table is pointwise.NORM_INT8
+            for width, (block, (rows, warps)) in zip((768, 1280, 2560, 5120), table.items(), strict=True):
                 constants = {"WIDTH": width, "BLOCK": block, "ROWS": rows, "num_warps": warps}
-                out = {"out": quantise} if quantise else {}
-                constants |= {"ADD": add, "SHIFT": True, "BIAS": True, "QUANTISE": LARGEST[quantise]}
-                constants |= {"ROTATE": quantise == "*i8"}
+                constants |= {"SHIFT": True, "BIAS": True, "QUANTISE": to_int8, "ROTATE": to_int8}
                 constants |= {"STRIDE": width, "OUT_STRIDE": width}
-                cases.append((pointwise.norm_kernel, same | out, constants))
+                cases.append((pointwise.norm_kernel, int8 if to_int8 else same, constants))
         apart = {"WIDTH": 960, "BLOCK": 1024, "ROWS": 1, "num_warps": 1, "STRIDE": 2880, "OUT_STRIDE": 2880}
-        apart |= {"ADD": False, "SHIFT": False, "BIAS": False, "QUANTISE": 0.0, "ROTATE": False}  # ESM C's queries
+        apart |= {"SHIFT": False, "BIAS": False, "QUANTISE": False, "ROTATE": False}  # ESM C's queries
         cases.append((pointwise.norm_kernel, same, apart))
         exact = {"EXACT": dtype == torch.float32}
         cases.append((pointwise.gelu_kernel, same, exact | {"WIDTH": 10240} | pointwise.GELU))
@@ -118,12 +117,12 @@ def main(capability: int, widest: bool = False) -> None:
         cases.append((pointwise.glu_kernel, same, exact | {"WIDTH": 2560, "SILU": True, "BLOCK": 512} | pointwise.GLU))
         pooled = {"x": pointer, "out": "*fp32", "cu_seqlens": "*i32"}
         cases.append((pointwise.pool_kernel, pooled, {"SKIP": 1, "LIMIT": 1024, "WIDTH": 2560, "BLOCK": 256}))
-        shape = {"WIDTH": 10240, "HEAD": 8192, "TAIL": 2048, "num_warps": 8}
-        for out in ("*fp8e4nv", "*i8") if dtype != torch.float32 else ():
-            if capability >= 89 or out == "*i8":
-                constants = shape | {"GELU": out != "*i8", "QUANTISE": LARGEST[out], "ROTATE": out == "*i8"}
-                cases.append((pointwise.quantise_kernel, same | {"out": out}, constants))
         if dtype != torch.float32:
+            for width, head, tail in ((1280, 1024, 256), (10240, 8192, 2048)):
+                constants = {"ROTATE": True, "WIDTH": width, "HEAD": head, "TAIL": tail}
+                cases.append(
+                    (pointwise.quantise_kernel, int8, constants | {"num_warps": pointwise.QUANTISE_WARPS[head]})
+                )
             cases += product_cases(pointer, capability)
     for kernel, signature, constants in cases:
         what = f"{kernel.__name__} {signature.get('x', signature.get('q', signature.get('a')))} {constants}"

@@ -101,7 +101,7 @@ class Embedder:
         self.attention, self.device = attention, torch.device(device)
         self.batching = "packed" if packing else "single"
         self.cuda = self.device.type == "cuda"
-        self.eight_bit_error: float | None = None
+        self.int8_error: float | None = None
         self.tokens = self.batches = self.planned = self.redone = self.out_of_memory = 0
         self.gpu_milliseconds = 0.0
         self.queued: deque[_Queued] = deque()
@@ -125,17 +125,16 @@ class Embedder:
 
     def _chosen_ops(self, compile: bool) -> Ops:
         reason = Device.of(self.device).kernels_unavailable_reason()
-        name = self.precision.name
         if self.precision.job_gate is not None:
-            from virnucpro.encoders import eight_bits
+            from virnucpro.encoders import int8
 
             if compile:
-                raise ConfigError(f"precision: {name} has kernels of its own; set compile to false with it")
+                raise ConfigError("precision: int8 has kernels of its own; set compile to false with it")
             reason = self.precision.unavailable_reason(Device.of(self.device)) or reason
             if reason is not None:
-                raise ConfigError(f"precision: {name} isn't available: {reason}. Use 'fp16' or 'auto'.")
-            self.eight_bit_error = eight_bits.convert(self.encoder, self.ids, self.sequences, self.precision)
-            logger.info("%s differs from half precision by %.3g on a sample", name, self.eight_bit_error)
+                raise ConfigError(f"precision: int8 isn't available: {reason}. Use 'fp16' or 'auto'.")
+            self.int8_error = int8.convert(self.encoder, self.ids, self.sequences)
+            logger.info("int8 differs from half precision by %.3g on a sample", self.int8_error)
             return self.encoder.ops
         if compile:
             return COMPILED
@@ -251,7 +250,7 @@ class Embedder:
         overflowed = [(part, indices) for part in slices for indices in part.overflowed]
         self.progress = None
         if self.precision.job_gate is not None:
-            self._fail(overflowed, f"in {self.precision.name}; use 'fp16' or 'auto'")
+            self._fail(overflowed, "in int8; use 'fp16' or 'auto'")
         again = overflowed
         if self.precision.name != "fp32":
             self.redone = len(overflowed)
@@ -325,8 +324,8 @@ class Embedder:
             facts["compiled_graphs"] = compiled_graphs()
         if self.graphs is not None:
             facts |= {"graphs": len(self.graphs.recorded), "graph_packs": self.graphs.replayed}
-        if self.eight_bit_error is not None:
-            facts["eight_bit_error"] = self.eight_bit_error
+        if self.int8_error is not None:
+            facts["int8_error"] = self.int8_error
         if self.cuda:
             properties = torch.cuda.get_device_properties(self.device)
             facts |= {

@@ -1,4 +1,4 @@
-"""Matrix products that end in more than cuBLAS offers: scales of 8-bit rows, a gate, a sum in place.
+"""Matrix products that end in more than cuBLAS offers: scales of int8 rows, a gate, a sum in place.
 
 One program, or in turn one of as many as the GPU runs at a time, makes a tile of the result, from fp16 (bf16) or int8 operands. What
 follows the sum happens in its registers, so that nothing but the finished tile goes to memory.
@@ -178,7 +178,7 @@ class Tiling:
     programs: int = 0  # on each multiprocessor, which take tile after tile; 0: a program for each tile
     flatten: bool = False
     tma: bool = True
-    reduce: bool = False
+    reduce: bool = False  # what is accumulated is added by the memory
 
     def constants(self) -> dict[str, Any]:
         """What the kernel is compiled for on that account."""
@@ -252,7 +252,7 @@ def int8_product(
     """rows (T, in) int8 · weight (out, in) int8, by scales (T, 1) and (1, out) fp32, + bias (out,) -> (T, out).
 
     Args:
-        rows, row_scales, weight, weight_scales, bias: as above; ``in`` is a multiple of 16.
+        rows, row_scales, weight, weight_scales, bias: as above; ``in`` and ``out`` are multiples of 32.
         dtype: of the result, fp16 or bf16.
         gelu: GELU (by tanh) of it.
         into: (T, out), to which the result is added in place, and which is given back.
@@ -286,12 +286,12 @@ def gate_pays(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 def int8_tiling(capability: tuple[int, int], inner: int, gelu: bool, accumulate: bool) -> Tiling:
-    """The launch for such a product."""
-    if capability == (9, 0):
-        found = INT8_HOPPER["gelu" if gelu else "accumulate" if accumulate else ""]
-    else:
-        found = INT8_ELSEWHERE
-    return found if found.tma else replace(found, k=min(found.k, inner & -inner))
+    """The launch for such a product: the fastest of those that benchmarks/tune_products.py tried."""
+    if capability != (9, 0):
+        return replace(INT8_ELSEWHERE, k=min(INT8_ELSEWHERE.k, inner & -inner))
+    if accumulate and inner > 4096:
+        return INT8_LONG
+    return INT8_TURNS if gelu or inner < 2048 else INT8_TILES
 
 
 @functools.cache
@@ -300,10 +300,8 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
-INT8_HOPPER = {
-    "": Tiling(128, 256, 128, 8, 4, parts=2),
-    "gelu": Tiling(128, 256, 128, 8, 4, parts=2),
-    "accumulate": Tiling(128, 256, 128, 8, 4, parts=2, reduce=True),
-}
+INT8_LONG = Tiling(128, 256, 128, 8, 4, parts=2, programs=1, flatten=True, reduce=True)
+INT8_TURNS = Tiling(128, 128, 128, 4, 3, parts=2, programs=2, flatten=True, reduce=True)
+INT8_TILES = Tiling(128, 128, 128, 4, 3, reduce=True)
 INT8_ELSEWHERE = Tiling(128, 128, 64, 4, 4, tma=False)
-GATED_TILINGS = {(9, 0): Tiling(128, 256, 64, 8, 4)}
+GATED_TILINGS = {(9, 0): Tiling(128, 256, 64, 8, 3, programs=1, flatten=True)}
