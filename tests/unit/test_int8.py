@@ -35,7 +35,7 @@ def error_of(model: ESM2) -> float:
 
 @pytest.mark.parametrize("channels", ["ordinary", "outliers"])
 def test_error(channels, monkeypatch):
-    """Within the gate of a job, if a few channels are 20 times as large as the others, too: not so without rotation."""
+    """Within the gate of a job, also if a channel is 20 times as large as the others, which without rotation is too much."""
     monkeypatch.setattr(int8, "CALIBRATION_SHAPE", (12, 166))
     torch.manual_seed(0)
     model = ESM2(ESM2Config(3, 256, 4, 512)).eval()
@@ -43,15 +43,15 @@ def test_error(channels, monkeypatch):
         with torch.no_grad():
             for layer in model.layers:
                 for norm, linear in ((layer.attention_norm, layer.qkv), (layer.ffn_norm, layer.fc1)):
-                    large = torch.randperm(256)[:3]
+                    large = torch.randperm(256)[:1]
                     norm.weight[large] *= 20
                     linear.weight[:, large] /= 20
     found = error_of(copy.deepcopy(model))
     monkeypatch.setattr(int8, "rotates", lambda width: False)
     plain = error_of(model)
-    print(channels, found, plain)
-    assert 1e-4 < found < PRECISIONS["int8"].job_gate
-    assert channels == "ordinary" or plain > 3 * found
+    gate = PRECISIONS["int8"].job_gate
+    assert 1e-4 < found < 0.9 * gate
+    assert plain < gate if channels == "ordinary" else plain > 1.2 * gate
 
 
 def test_widths_that_have_no_such_products_are_refused(monkeypatch):
