@@ -1,7 +1,7 @@
 """Matrix products that end in more than cuBLAS offers: scales of int8 rows, a gate, a sum in place.
 
-One program, or in turn one of as many as the GPU runs at a time, makes a tile of the result, from fp16 (bf16) or int8 operands. What
-follows the sum happens in its registers, so that nothing but the finished tile goes to memory.
+One program, or in turn one of as many as the GPU runs at a time, makes a tile of the result, from fp16 (bf16) or int8
+operands. What follows the sum happens in its registers, so that nothing but the finished tile goes to memory.
 """
 
 from __future__ import annotations
