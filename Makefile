@@ -1,4 +1,5 @@
 # make demo: install, run the bundled example, show the results.   make tools: all that tests, linters and docs need.
+# make package: wheel and source distribution, in dist/.   make image: an image, with ENGINE, for DEVICE (cpu, gpu).
 # make test: minutes, any machine.   .ci/run: also tests marked `ci` (make test TIER=ci).   make soak: hours.
 # Three tests at a time keep two cores busy, since many wait for a process of their own.
 # Settings for pip pass through, from the environment or as PIP_ARGS="--extra-index-url ...".
@@ -6,11 +7,13 @@ PYTHON ?= python3
 VENV ?= .venv
 CORES ?= 2
 TIER ?= test
+ENGINE ?= docker
+DEVICE ?= cpu
 BIN := $(VENV)/bin
 
 PIP = $(BIN)/pip install --quiet --constraint constraints.txt $(PIP_ARGS)
 
-.PHONY: install tools demo test soak lint docs clean
+.PHONY: install tools demo test soak lint docs package image clean
 install: $(VENV)/.installed
 tools: $(VENV)/.tools
 
@@ -46,5 +49,11 @@ docs: tools
 	$(BIN)/mkdocs build --strict --quiet
 	@echo site/index.html
 
+package: tools
+	$(BIN)/python -m build --outdir dist
+
+image:
+	$(ENGINE) build --file containers/Dockerfile --build-arg DEVICE=$(DEVICE) --tag virnucpro:$(DEVICE) .
+
 clean:
-	rm -rf $(VENV) results .snakemake site
+	rm -rf $(VENV) results .snakemake site dist

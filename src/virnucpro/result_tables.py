@@ -38,6 +38,8 @@ CONTROL_COLUMNS = (
     *("shortest", "median_length", "longest"),
 )
 VIRAL, AMBIGUOUS, NON_VIRAL = "viral", "ambiguous", "non-viral"
+GIVEN = "control_fasta"
+"""The kind of the user's own controls."""
 UNSCORED = "unscored"
 """The call of a chunk, or of a contig, of which nothing was scored."""
 FRAME, PARTIAL = "frame", "partial"

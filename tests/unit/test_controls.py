@@ -14,11 +14,13 @@ from tests.unit.report_fixtures import CALIBRATION, change, page_of, words_of, w
 from tests.unit.tables import contig_table, read
 from tests.unit.test_outputs_documented import documented
 from virnucpro.calls import controls
-from virnucpro.calls.controls import GIVEN, wilson, write_controls
+from virnucpro.calls.controls import write_controls
 from virnucpro.calls.rules import Rules
+from virnucpro.classifier.control_evaluation import evaluate_controls
 from virnucpro.classifier.evidence import PRESETS, Preset
+from virnucpro.classifier.metrics import wilson
 from virnucpro.errors import InputError, StorageError
-from virnucpro.result_tables import CONTROL_COLUMNS
+from virnucpro.result_tables import CONTROL_COLUMNS, GIVEN, write_table
 from virnucpro.sequences.controls import CODON, DINUCLEOTIDE, make_controls
 from virnucpro.sequences.read import read_fasta
 
@@ -240,3 +242,16 @@ def test_the_page_says_which_contigs_were_chosen(tmp_path, monkeypatch):
 
 def test_columns_are_documented():
     assert documented("controls.tsv") == list(CONTROL_COLUMNS)
+
+
+def test_an_evaluation_adds_up_the_samples(tmp_path):
+    row = dict.fromkeys(CONTROL_COLUMNS, 0) | {"preset": "strict", "controls": 10, "unscored": 2}
+    for name, viral in (("a", 1), ("b", 3)):
+        (tmp_path / name).mkdir()
+        rows = [row | {"kind": CODON, "called_viral": viral}, row | {"kind": GIVEN, "called_viral": 4}]
+        write_table(tmp_path / name / "controls.tsv", CONTROL_COLUMNS, rows)
+    codon, given = evaluate_controls([tmp_path / "a", tmp_path / "b", tmp_path / "none"])
+    assert (codon["kind"], codon["controls"], codon["called_viral"], codon["share"]) == (CODON, 20, 4, 0.25)
+    assert (codon["low"], codon["high"]) == wilson(4, 16)
+    assert (given["controls"], given["share"]) == (10, 0.5), "the same ones for both samples"
+    assert evaluate_controls([tmp_path / "none"]) == []

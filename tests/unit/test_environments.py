@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 
+import jinja2
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -12,13 +16,15 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import virnucpro
 from virnucpro import installation
 
 ROOT = installation.root()
 PACKAGE = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib", "snakemake-minimal": "snakemake"}
 NAMES = {"pytorch-cpu": "torch", "pytorch-gpu": "torch", "matplotlib-base": "matplotlib"}  # conda's → PyPI's
 ONLY_FOR_THE_COMMAND = {"snakemake", "click", "psutil", "pygments"}
-"""Not needed by jobs; containers add them."""
+"""Not needed by jobs."""
 
 
 def needed() -> dict[str, SpecifierSet]:
@@ -79,23 +85,85 @@ def test_every_rule_names_an_environment_that_is_there():
 
 
 def test_containers_match():
+    """Both recipes carry what the package is built from and its pins, and hand ``install.sh`` the same arguments."""
     docker = (ROOT / "containers" / "Dockerfile").read_text()
     apptainer = (ROOT / "containers" / "apptainer.def").read_text()
-    install = (ROOT / "containers" / "install.sh").read_text()
-    (base,) = set(re.findall(r"^(?:FROM|From:) (\S+)$", docker + apptainer, re.MULTILINE))
-    assert re.fullmatch(r"mambaorg/micromamba:\d+\.\d+\.\d+", base)
+    defaults = dict(re.findall(r"^ARG (\w+)=(.*)$", docker, re.MULTILINE))
+    section = apptainer.partition("%arguments\n")[2].partition("%files")[0]
+    assert dict(re.findall(r"^    (\w+)=(.*)$", section, re.MULTILINE)) == defaults | {
+        "BASE": defaults["BASE"].rpartition("/")[2]
+    }
     carried = {
-        "docker": set(re.findall(r"^COPY --chown=\S+ (.*) \S+$", docker, re.MULTILINE)),
+        "docker": set(" ".join(re.findall(r"^COPY (.*) \S+$", docker, re.MULTILINE)).split()),
         "apptainer": set(re.findall(r"^    (\S+) /opt/virnucpro/\1$", apptainer, re.MULTILINE)),
     }
-    carried["docker"] = {name for line in carried["docker"] for name in line.split()}
     wheel = PACKAGE["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     built_from = {"pyproject.toml", PACKAGE["project"]["readme"], *PACKAGE["project"]["license-files"], "src", *wheel}
-    assert carried["docker"] == carried["apptainer"] == built_from | {"containers"}
-    assert 'containers/install.sh "$DEVICE"' in docker and 'containers/install.sh "{{ DEVICE }}"' in apptainer
-    assert 'envs/$1.yaml"' in install
-    pinned = {name: Version(version) for name, version in re.findall(r"(\S+)==(\S+)", install)}
-    assert pinned == {name: constraints()[name] for name in ONLY_FOR_THE_COMMAND}
+    assert carried["docker"] == carried["apptainer"] == built_from | {"containers", "constraints.txt"}
+    assert all((ROOT / name).exists() for name in carried["docker"])
+    arguments = ["DEVICE", "TORCH_INDEX", "FLASH_ATTN"]
+    assert {"BASE", *arguments} == set(defaults)
+    assert "RUN containers/install.sh " + " ".join(f'"${name}"' for name in arguments) in docker
+    assert "/containers/install.sh " + " ".join(f'"{{{{ {name} }}}}"' for name in arguments) in apptainer
+    for recipe in (docker, apptainer):
+        assert "PATH=/opt/venv/bin:$PATH LANG=C.UTF-8" in recipe
+
+
+def test_images_hold_what_the_constraints_pin():
+    install = ROOT / "containers" / "install.sh"
+    assert os.access(install, os.X_OK)
+    text = install.read_text()
+    assert "python3 -m venv /opt/venv" in text and "PIP_CONSTRAINT=$PWD/constraints.txt" in text
+    assert not re.search(r"[\w-]==", text), "versions are constraints.txt's"
+    assert needed().keys() <= constraints().keys()
+    for name, specification in needed().items():
+        assert specification.contains(constraints()[name])
+
+
+@pytest.mark.parametrize("device", ["", "rocm"])
+def test_an_image_for_another_device_is_refused(device, tmp_path):
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))  # and no apt-get, so that this machine stays as it is
+    command = [shutil.which("bash"), str(ROOT / "containers" / "install.sh"), device]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert done.returncode == 2 and f"DEVICE is '{device}', but there are cpu and gpu" in done.stderr
+
+
+def test_the_conda_recipe_needs_what_the_package_does():
+    text = (ROOT / "recipe" / "meta.yaml").read_text()
+    names = {"PYTHON": "python", "pin_subpackage": lambda name, max_pin: f"{name} {max_pin}"}
+    recipe = yaml.safe_load(jinja2.Template(text, undefined=jinja2.StrictUndefined).render(names))
+    assert recipe["package"] == {"name": PACKAGE["project"]["name"], "version": virnucpro.__version__}
+    pairs = (entry.split(" ", 1) for entry in recipe["requirements"]["run"])
+    run = {canonicalize_name(CONDA.get(name, name)): specification for name, specification in pairs}
+    assert run.pop("python") == PACKAGE["project"]["requires-python"]
+    assert run == {name: str(specification) for name, specification in needed().items()}
+    assert PACKAGE["build-system"]["requires"] == ["hatchling"] and "hatchling" in recipe["requirements"]["host"]
+    (script,) = recipe["build"]["entry_points"]
+    assert dict([script.split(" = ")]) == PACKAGE["project"]["scripts"]
+    about = recipe["about"]
+    assert about["license"] == PACKAGE["project"]["license"] and (ROOT / about["license_file"]).is_file()
+    assert about["summary"] == PACKAGE["project"]["description"]
+    for command in recipe["test"]["commands"]:
+        assert command.split()[0] in PACKAGE["project"]["scripts"]
+
+
+def test_actions_run_what_is_there():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "main.yml").read_text())
+    jobs = workflow["jobs"].values()
+    commands = "\n".join(step["run"] for job in jobs for step in job["steps"] if "run" in step)
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", commands):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert (ROOT / ".test" / "config" / "config.yaml").is_file() and "--directory .test" in commands
+    matrices = [job["strategy"]["matrix"]["python"] for job in jobs if "strategy" in job]
+    stated = re.findall(r":: Python :: (3\.\d+)", "\n".join(PACKAGE["project"]["classifiers"]))
+    assert matrices == [stated] * len(matrices) and len(matrices) == 2
+    assert f">={stated[0]}" == PACKAGE["project"]["requires-python"]
+
+
+def test_types_are_shipped():
+    assert (ROOT / "src" / "virnucpro" / "py.typed").is_file()
+    assert "Typing :: Typed" in PACKAGE["project"]["classifiers"]
 
 
 def test_catalogue_layout():

@@ -127,7 +127,15 @@ def test_files(result):
     assert len((folder / "reliability.tsv").read_text().splitlines()) == 1 + (7 + 6) * 10
     assert {path.name for path in folder.iterdir()} == {
         *("metrics.tsv", "calls.tsv", "fdr.tsv", "categories.tsv", "confusion.tsv", "reliability.tsv", "contigs.tsv"),
-        *("region_metrics.tsv", "implants.tsv", "evaluation.json", "evaluation.md", "evaluation.png", "evaluation.svg"),
+        *(
+            "region_metrics.tsv",
+            "implants.tsv",
+            "controls.tsv",
+            "evaluation.json",
+            "evaluation.md",
+            "evaluation.png",
+            "evaluation.svg",
+        ),
     }
 
 

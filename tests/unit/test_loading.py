@@ -159,7 +159,7 @@ def test_half_precision_on_a_cpu_is_refused(name):
 def test_precision_and_budget_by_device():
     assert choose_precision("auto", "cpu").name == "fp32" and choose_precision("auto", "cuda:1").name == "fp16"
     assert choose_precision("tf32", torch.device("cuda")).tf32
-    assert resolve_max_tokens("auto", "cuda:0") is None and resolve_max_tokens("auto", "cpu") == 2048
+    assert resolve_max_tokens("auto", "cuda:0") is None and resolve_max_tokens("auto", "cpu") == 1024
     assert choose_precision("int8", "cuda", DNABERT_S).name == "fp16"
     assert choose_precision("int8", "cuda", ESM2).name == "int8"
     with pytest.raises(ConfigError, match="not one of"):

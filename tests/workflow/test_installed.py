@@ -1,11 +1,13 @@
-"""The package installed from its wheel, far from the clone: the command carries the workflow with it."""
+"""The package built, as a wheel from its source distribution, and installed far from the clone: it carries the workflow along."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,11 +22,9 @@ def command(tmp_path_factory) -> Path:
     """``virnucpro`` in a virtual environment of its own, which finds the other packages where this one does."""
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = ["wheel", str(ROOT), "--no-deps", "--wheel-dir", str(folder)]
-    try:
-        subprocess.run([*pip, *build, "--no-build-isolation"], check=True, capture_output=True)
-    except subprocess.CalledProcessError:  # hatchling isn't in this environment: pip fetches it
-        subprocess.run([*pip, *build], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], check=True
+    )  # the wheel from the .tar.gz
     venv.create(folder / "env", with_pip=False)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
     (wheel,) = folder.glob("*.whl")
@@ -32,6 +32,23 @@ def command(tmp_path_factory) -> Path:
     others = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "others.pth").write_text("\n".join(others) + "\n")
     return folder / "env/bin/virnucpro"
+
+
+def test_what_is_shipped(command):
+    folder = command.parents[2]
+    (wheel,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as file:
+        shipped = set(file.namelist())
+    package = {
+        str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".typed")
+    }
+    assert "virnucpro/py.typed" in package <= shipped
+    for name in ("workflow/Snakefile", "config/config.yaml", "envs/cpu.yaml", "resources/models/mini-500.safetensors"):
+        assert f"virnucpro/_bundle/{name}" in shipped
+    with tarfile.open(source) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    assert {"pyproject.toml", "constraints.txt", "LICENSE", "recipe/meta.yaml", "tests/conftest.py"} <= names
+    assert not {name for name in names if name.startswith((".venv", ".git/", "dist", "results"))}
 
 
 def test_it_runs_from_another_folder(command, tmp_path):

@@ -22,24 +22,29 @@ EXPECTED = PARITY / "expected"
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, object]:
-    """The run's three models; DNABERT-S's own tokenizer isn't part of this repository."""
+def original_models(folder: Path) -> dict[str, object]:
+    """Configuration with the run's three models, copied into a folder; DNABERT-S's own tokenizer isn't part of this repository."""
     tokenizer = Path(
         os.environ.get("VIRNUCPRO_TEST_TOKENIZER", ROOT.parent / "shared/parity/dnabert_tiny/tokenizer.json")
     )
     if not tokenizer.is_file():
         pytest.skip("needs DNABERT-S's tokenizer.json: set VIRNUCPRO_TEST_TOKENIZER to its path")
-    folder = tmp_path_factory.mktemp("parity") / "dnabert_tiny"
-    shutil.copytree(PARITY / "dnabert_tiny", folder)
-    shutil.copy(tokenizer, folder / "tokenizer.json")
+    shutil.copytree(PARITY / "dnabert_tiny", folder / "dnabert_tiny")
+    shutil.copy(tokenizer, folder / "dnabert_tiny" / "tokenizer.json")
+    for path in (PARITY / "esm2_t36_tiny" / "esm2_t36_tiny_UR50D.pt", PARITY / "tiny_model.pth"):
+        shutil.copy(path, folder)
     return {
-        "dnabert_model": folder,
-        "esm_model": PARITY / "esm2_t36_tiny" / "esm2_t36_tiny_UR50D.pt",
-        "classifier": PARITY / "tiny_model.pth",
+        "dnabert_model": folder / "dnabert_tiny",
+        "esm_model": folder / "esm2_t36_tiny_UR50D.pt",
+        "classifier": folder / "tiny_model.pth",
         "chunk_length": 500,
         "precision": "fp32",
     }
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, object]:
+    return original_models(tmp_path_factory.mktemp("parity"))
 
 
 def check(result: Path) -> None:

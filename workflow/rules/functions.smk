@@ -59,7 +59,7 @@ def identity_of(paths):
 
 
 def identity_of_fasta(wildcards):
-    """Param function: the same of a job's FASTA files, but of those that a rule makes, as all may be in a module: Snakemake knows them."""
+    """Param function: the same of a job's FASTA files, without those that the workflow makes, which Snakemake knows (in a module, all may be)."""
     given = [sample for sample in samples_of(wildcards) if MAIN and sample not in SHUFFLED]
     return identity(filter(os.path.exists, (path for sample in given for path in FASTAS[sample])))
 

@@ -47,6 +47,7 @@ rule evaluate:
         predictions=expand(f"{OUT}/{{sample}}/predictions.tsv", sample=SAMPLES),
         chunks=expand(f"{OUT}/{{sample}}/chunks.tsv", sample=SAMPLES),
         contigs=expand(f"{OUT}/{{sample}}/contigs.tsv", sample=SAMPLES),
+        controls=[f"{OUT}/{sample}/{CONTROLS}" for sample in SAMPLES if CONTROLLED],
         classifier=CLASSIFIER,
         table=table_or_error("labels"),
         split=current(filter(None, [SETTINGS.evaluate_split])),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 from virnucpro.calls.rules import Rules
 from virnucpro.classifier.evidence import PRESETS
+from virnucpro.classifier.metrics import wilson
 from virnucpro.classifier.spec import read_classifier_spec
 from virnucpro.errors import StorageError
 from virnucpro.outputs import CONTROLS
@@ -19,6 +19,7 @@ from virnucpro.result_tables import (
     AMBIGUOUS,
     CONTIG_COLUMNS,
     CONTROL_COLUMNS,
+    GIVEN,
     NON_VIRAL,
     UNSCORED,
     VIRAL,
@@ -27,9 +28,6 @@ from virnucpro.result_tables import (
 )
 from virnucpro.sequences.controls import SHUFFLES
 
-GIVEN = "control_fasta"
-"""The kind of the user's own controls."""
-_Z = 1.959964  # of 95 %
 _COLUMNS = ("record", "length", "call", "mean_score", "logit", "scored_chunks", "low_complexity", "n_share")
 
 
@@ -114,13 +112,6 @@ def _rows(kinds: Mapping[str, _Kind], presets: list[str]) -> Iterator[dict[str, 
                 "median_length": median_low(kind.lengths),
                 "longest": max(kind.lengths),
             }
-
-
-def wilson(found: int, of: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, ``found`` ``of`` so many (1 or more): which shares agree with that by chance."""
-    share, z = found / of, _Z * _Z / of
-    middle, half = share + z / 2, math.sqrt(z * share * (1 - share) + z * z / 4)
-    return (middle - half) / (1 + z) if found else 0.0, (middle + half) / (1 + z) if found < of else 1.0
 
 
 def _is_ours(path: Path) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.classifier.control_evaluation import COLUMNS as CONTROL_COLUMNS
+from virnucpro.classifier.control_evaluation import evaluate_controls
 from virnucpro.classifier.evaluation_files import summary, write_contigs, write_plot
 from virnucpro.classifier.items import CALLS, LEVELS, Level, Tables, read_tables
 from virnucpro.classifier.labels import Labelled, labelled_samples, read_test_part
@@ -122,7 +124,7 @@ def evaluate(
     Args:
         samples: tables of ``predict`` and their labels.
         output: folder for ``metrics.tsv``, ``calls.tsv``, ``fdr.tsv``, ``categories.tsv``, ``confusion.tsv``,
-            ``reliability.tsv``, ``region_metrics.tsv``, ``implants.tsv``, ``contigs.tsv``, ``evaluation.json``, ``.md``, ``.png``, ``.svg``.
+            ``reliability.tsv``, ``region_metrics.tsv``, ``implants.tsv``, ``controls.tsv``, ``contigs.tsv``, ``evaluation.json``, ``.md``, ``.png``, ``.svg``.
         only: (sample name, record) pairs to look at, such as the test part of a split; all otherwise.
         contrasts: name → categories that are measured apart from all others, such as phages and prokaryotes.
         regions: the classifier's parameters of regions, which are measured on implants made of the tables.
@@ -163,6 +165,7 @@ def evaluate(
         "by_category": list(_by_category(levels["contig_all"], tables.categories)),
         "confusion": list(_confusion(tables)),
         "regions": evaluate_regions(tables, regions),
+        "controls": evaluate_controls(sample.folder for sample in samples),
         "reliability": curves,
         "weighted_reliability": weighted_curves,
     }
@@ -175,6 +178,7 @@ def evaluate(
     write_table(output / "confusion.tsv", CONFUSION_COLUMNS, result["confusion"])
     write_table(output / "region_metrics.tsv", REGION_COLUMNS, result["regions"]["metrics"])
     write_table(output / "implants.tsv", IMPLANT_COLUMNS, result["regions"]["implants"])
+    write_table(output / "controls.tsv", CONTROL_COLUMNS, result["controls"])
     flat = [
         {"level": level, "weights": weights, **row}
         for weights, of in (("items", curves), ("groups", weighted_curves))

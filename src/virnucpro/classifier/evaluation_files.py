@@ -151,6 +151,25 @@ def summary(result: Mapping[str, Any]) -> str:
                 ],
             )
     lines += ["", "## Regions of implants", "", *_regions(result["regions"])]
+    if controls := result["controls"]:
+        lines += [
+            "",
+            "## Controls",
+            "",
+            "Shuffled contigs of the samples, and sequences given as not viral (docs/controls.md).",
+            "",
+        ]
+        lines += _table(
+            ("", "preset", "controls", "called viral", _INTERVAL, "ambiguous", "unscored"),
+            [
+                (
+                    *(row["kind"], row["preset"] or "threshold", f"{row['controls']:,}", _text(row["share"])),
+                    "–" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}",
+                    *(f"{row[name]:,}" for name in ("ambiguous", "unscored")),
+                )
+                for row in controls
+            ],
+        )
     if confusion := result["confusion"]:
         named = sorted({row["named"] for row in confusion})
         counts = {(row["category"], row["named"]): row["contigs"] for row in confusion}

@@ -13,6 +13,8 @@ BINS = 10
 FALSE_POSITIVES = 0.01
 """The share of false positives at which recall is told."""
 
+_Z = 1.959964  # of 95 %
+
 METRICS = (
     *("items", "positives", "auroc", "average_precision", "f1", "mcc", "precision", "recall", "specificity"),
     *("brier", "calibration_error", "recall_at_1"),
@@ -87,3 +89,10 @@ def calibration_error(rows: list[dict[str, Any]]) -> float:
     counts = [row.get("weight", row["items"]) for row in rows]
     errors = [abs(row["mean_score"] - row["viral_share"]) if row["items"] else 0.0 for row in rows]
     return sum(count * error for count, error in zip(counts, errors, strict=True)) / sum(counts)
+
+
+def wilson(found: int, of: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, ``found`` ``of`` so many (1 or more): which shares agree with that by chance."""
+    share, z = found / of, _Z * _Z / of
+    middle, half = share + z / 2, math.sqrt(z * share * (1 - share) + z * z / 4)
+    return (middle - half) / (1 + z) if found else 0.0, (middle + half) / (1 + z) if found < of else 1.0

@@ -21,7 +21,7 @@ from virnucpro.encoders.packing import PackedBatch, Run
 from virnucpro.errors import ConfigError
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-Tables = tuple[torch.Tensor, torch.Tensor]
+Tables = tuple[torch.Tensor, torch.Tensor] | torch.Tensor
 
 AUTO_BACKENDS = ("triton", "sdpa")  # the first that can run
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -35,7 +35,7 @@ class Backend(Protocol):
         """Whatever all layers share for this batch.
 
         slopes: ALiBi's, (heads,) fp32. rotary: cos and sin by position, (≥ max_length, head_dim/2) fp32, by which q and k
-        are rotated.
+        are rotated; or both as one complex table for neighbouring features, by which q and k are rotated in place.
         """
 
 
@@ -70,6 +70,15 @@ def rotated(attend: Attend, batch: PackedBatch, rotary: Tables | None) -> Attend
     """An ``attend`` without positions of its own, which is given rotated q and k."""
     if rotary is None:
         return attend
+    if isinstance(rotary, torch.Tensor):
+        turns = rotary[batch.positions][:, None]  # (T, 1, D/2)
+
+        def attend_turned(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            for x in (q, k):
+                torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turns)
+            return attend(q, k, v)
+
+        return attend_turned
     cos, sin = (table[batch.positions] for table in rotary)
     return lambda q, k, v: attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
 
@@ -85,6 +94,7 @@ class Triton:
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             if not q.stride() == k.stride() == v.stride():  # else they are views of one product
                 q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+            assert not isinstance(rotary, torch.Tensor), "features are paired on a CPU only"
             return attention(q, k, v, batch.cu_seqlens, batch.min_length, batch.max_length, rotary, slopes)
 
         return attend
@@ -116,7 +126,8 @@ class Sdpa:
 
     def prepare(self, batch: PackedBatch, slopes: torch.Tensor | None = None, rotary: Tables | None = None) -> Attend:
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return torch.cat([self._run(run, q, k, v, slopes) for run in batch.runs])
+            parts = [self._run(run, q, k, v, slopes) for run in batch.runs]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
         return rotated(attend, batch, rotary)
 
@@ -145,11 +156,11 @@ class Sdpa:
 
     def _dense_bias(self, length: int, slopes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(1, heads, length, length), a view of the longest one so far."""
-        kept, wanted = self._bias, (len(slopes), dtype, slopes.device)
+        kept, wanted = self._bias, (len(slopes), dtype, slopes.device)  # another thread may replace it meanwhile
         if (kept.shape[1], kept.dtype, kept.device) != wanted or kept.shape[2] < length:
             size = -(-length // 16) * 16  # aligned rows, which CUDA's fused kernels want
-            self._bias = alibi_bias(slopes, 0, size, size).to(dtype)
-        return self._bias[:, :, :length, :length]
+            self._bias = kept = alibi_bias(slopes, 0, size, size).to(dtype)
+        return kept[:, :, :length, :length]
 
 
 _BACKENDS: dict[str, type[Backend]] = {"triton": Triton, "flash-attn": FlashAttention, "sdpa": Sdpa}

@@ -2,7 +2,7 @@
 
 While the GPU computes, the next slices of the sequences are tokenized (byte pairs in a subprocess), and the caller does
 what it wants with the slices that are done. One stream holds everything in order: a batch's index tensors on their way
-there (one transfer), its kernels, its vectors on their way back.
+there (one transfer), its kernels, its vectors on their way back. On a CPU each core computes batches of its own.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from virnucpro.encoders.cpu import CpuOps, cores
 from virnucpro.encoders.device import Device
 from virnucpro.encoders.encoder import Encoder
 from virnucpro.encoders.graphs import Graphs
@@ -30,8 +32,8 @@ from virnucpro.models.registry import ARCHITECTURES
 
 logger = logging.getLogger(__name__)
 
-CPU_MAX_TOKENS = 2048  # in a packed batch, as auto
-MAX_QUEUED = 3  # batches on the device before the oldest one's vectors are waited for
+CPU_MAX_TOKENS = 1024  # in a packed batch, as auto: what a core's caches nearly hold of it
+MAX_QUEUED = 3  # batches on the device before the oldest one's vectors are waited for, and one more for each core
 MIN_TOKENS = 1024  # of a batch, where memory is measured
 MEMORY_SHARE = 0.85  # of what is free that a batch may take
 
@@ -54,7 +56,7 @@ class _Queued:
 
     slice: _Slice
     indices: np.ndarray
-    pooled: torch.Tensor
+    pooled: torch.Tensor | Future[torch.Tensor]
     started: torch.cuda.Event | None
     copied: torch.cuda.Event | None
 
@@ -105,6 +107,8 @@ class Embedder:
         self.tokens = self.batches = self.planned = self.redone = self.out_of_memory = 0
         self.gpu_milliseconds = 0.0
         self.queued: deque[_Queued] = deque()
+        self.cores: ThreadPoolExecutor | None = None
+        self.max_queued = MAX_QUEUED + (0 if self.cuda else torch.get_num_threads())
         try:
             self._prepare(encoder, compile, max_tokens)
         except BaseException:
@@ -138,7 +142,9 @@ class Embedder:
             return self.encoder.ops
         if compile:
             return COMPILED
-        return PYTORCH if reason else Kernels()
+        if reason:
+            return CpuOps() if not self.cuda and self.precision.name == "fp32" else PYTORCH
+        return Kernels()
 
     def _graphed(self) -> bool:
         """Whether launching kernel after kernel takes the host so long that the GPU would wait for it."""
@@ -160,7 +166,12 @@ class Embedder:
 
     def _slices(self) -> Iterator[_Slice]:
         """Slices with all of their batches done."""
-        with matmul_precision(self.precision):
+        in_place = self.kernels == CpuOps.name
+        with (
+            matmul_precision(self.precision),
+            self.encoder.paired_features() if in_place else nullcontext(),
+            cores() if in_place else nullcontext() as self.cores,
+        ):
             for start, tokens, lengths in self.token_slices:
                 vectors = np.empty((len(lengths), self.encoder.config.width), np.float32)
                 new = _Slice(start, tokens, lengths, vectors, len(lengths), [])
@@ -201,7 +212,7 @@ class Embedder:
                 batches = deque(left[batch] for batch in plan_batches(lengths[left], self.max_tokens))
                 if self.cuda:
                     torch.cuda.empty_cache()
-            while len(self.queued) > MAX_QUEUED:
+            while len(self.queued) > self.max_queued:
                 yield self._collect()
 
     def _forward(self, part: _Slice, indices: np.ndarray) -> None:
@@ -210,6 +221,9 @@ class Embedder:
         pad_to = (0, 0) if self.graphs is None else self.graphs.pad_to(lengths)
         host = PackedBatch.build(lengths, tokens, pad_to, pinned=self.cuda)
         started = copied = None
+        if self.cores is not None:
+            self._queue(_Queued(part, indices, self.cores.submit(self._vectors, host), None, None), len(tokens))
+            return
         with torch.inference_mode():
             if self.graphs is not None:
                 self.graphs.prepare(host)
@@ -224,10 +238,18 @@ class Embedder:
                 landed = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
                 pooled = landed.copy_(pooled, non_blocking=True)
                 copied.record()
-        self.queued.append(_Queued(part, indices, pooled, started, copied))
-        self.tokens += len(tokens)
+        self._queue(_Queued(part, indices, pooled, started, copied), len(tokens))
+
+    def _vectors(self, batch: PackedBatch) -> torch.Tensor:
+        """What a core of a CPU does with a batch."""
+        with torch.inference_mode():
+            return self.encoder.vectors(batch, self.backend)
+
+    def _queue(self, batch: _Queued, tokens: int) -> None:
+        self.queued.append(batch)
+        self.tokens += tokens
         self.batches += 1
-        self.planned += max(self.max_tokens, len(tokens))
+        self.planned += max(self.max_tokens, tokens)
 
     def _collect(self) -> _Slice:
         """Take over the oldest batch's vectors."""
@@ -236,7 +258,8 @@ class Embedder:
             done.copied.synchronize()
             self.gpu_milliseconds += done.started.elapsed_time(done.copied)
         part = done.slice
-        vectors = done.pooled.numpy()
+        pooled = done.pooled.result() if isinstance(done.pooled, Future) else done.pooled
+        vectors = pooled.numpy()
         part.vectors[done.indices] = vectors
         part.missing -= len(done.indices)
         if not np.isfinite(vectors).all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -98,6 +99,13 @@ class Encoder(nn.Module):
     @abstractmethod
     def read_checkpoint(source: Path) -> Checkpoint:
         """A published checkpoint's configuration and weights under this encoder's names."""
+
+    def paired_features(self) -> AbstractContextManager[None]:
+        """As long as it lasts, the features that a rotary position turns together are neighbours, where that is known.
+
+        Queries and keys are then pairs of real numbers and can be turned in place as complex ones; their products stay.
+        """
+        return nullcontext()
 
     def backend(self, name: str = "auto") -> Backend:
         """The attention backend of that name for this encoder's device, dtype and heads."""

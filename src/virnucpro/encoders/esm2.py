@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from virnucpro.encoders import checkpoints
-from virnucpro.encoders.attention import Backend
+from virnucpro.encoders.attention import Backend, Tables
 from virnucpro.encoders.checkpoints import Checkpoint, Layout
 from virnucpro.encoders.encoder import Block, Encoder, EncoderConfig
 from virnucpro.encoders.letters import LetterTokenizer
@@ -73,15 +75,42 @@ class ESM2(Encoder):
         self.embed_tokens = nn.Embedding(len(ALPHABET), config.width)
         self.layers = nn.ModuleList(ESM2Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=1e-5)
+        self._paired = False
         self.init_weights()
 
     def forward(self, tokens: torch.Tensor, batch: PackedBatch, backend: Backend | None = None) -> torch.Tensor:
         """tokens (T,) integer, no <mask> -> hidden states (T, d) fp32 after the last block and the final LayerNorm."""
-        attend = (backend or self.backend()).prepare(batch, rotary=self.rotary(batch.max_length))
+        attend = (backend or self.backend()).prepare(batch, rotary=self.turns(batch.max_length))
         x = self.embed(tokens)
         for layer in self.layers:
             x = layer(self.ops, x, attend)
         return self.ops.norm(x, self.final_norm, dtype=torch.float32)
+
+    def turns(self, length: int) -> Tables:
+        """Rotary tables in the order that the features have now."""
+        tables = self.rotary(length)
+        return torch.complex(*tables) if self._paired else tables
+
+    @contextmanager
+    def paired_features(self) -> Iterator[None]:
+        head = torch.arange(self.config.width).unflatten(0, (self.config.heads, 2, -1))
+        paired = head.transpose(1, 2).flatten()
+        self._reorder(paired)
+        self._paired = True
+        try:
+            yield
+        finally:
+            self._reorder(paired.argsort())
+            self._paired = False
+
+    def _reorder(self, order: torch.Tensor) -> None:
+        """Put the features (d,) of queries and keys into another order."""
+        width = self.config.width
+        rows = torch.cat((order, width + order, torch.arange(2 * width, 3 * width)))
+        for block in self.layers:
+            assert isinstance(block, ESM2Block)
+            for parameter in (block.qkv.weight, block.qkv.bias):
+                parameter.data = parameter.data[rows]
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token embeddings (T, d), as token dropout scales them where no token is <mask>: by 0.88."""

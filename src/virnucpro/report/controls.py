@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from virnucpro.calls.controls import GIVEN
 from virnucpro.report.answers import BY_THRESHOLD, Summary
-from virnucpro.result_tables import CONTROL_COLUMNS, read_rows
+from virnucpro.result_tables import CONTROL_COLUMNS, GIVEN, read_rows
 from virnucpro.sequences.controls import CODON, DINUCLEOTIDE, FEWEST_CHUNKS
 
 TITLES = {CODON: "codons shuffled", DINUCLEOTIDE: "dinucleotides shuffled", GIVEN: "your own controls"}
