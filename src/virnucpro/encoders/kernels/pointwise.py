@@ -147,9 +147,7 @@ def glu_kernel(
 
 
 @triton.jit
-def quantise_kernel(
-    x, out, scales, ROTATE: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr
-):  # fmt: skip
+def quantise_kernel(x, out, scales, ROTATE: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr):
     """A row → int8 and its scale, rotated if asked for. In two parts, so that 10,240 isn't 16,384."""
     row = last_first().to(tl.int64)
     x += row * WIDTH
