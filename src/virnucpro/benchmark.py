@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 COMPARED_SEQUENCES = 64
 AVERAGED_SEQUENCES = 4096  # of which the mean length is taken
 KEPT_STATISTICS = (
-    "backend", "kernels", "tokens_per_batch", "fill", "gpu_seconds", "peak_memory", "fp8_error", "compiled_graphs",
+    "backend", "kernels", "tokens_per_batch", "fill", "gpu_seconds", "peak_memory", "int8_error", "compiled_graphs",
     "graphs", "out_of_memory",
 )  # fmt: skip
 
@@ -120,19 +120,20 @@ class Benchmark:
         for asked in plan.precisions:
             precision = choose_precision(asked, self.device, plan.architecture)
             name = precision.name
-            if name not in self._bounds:
+            half = "fp16" if precision.job_gate is not None else name  # the bound is that of unrounded products
+            if half not in self._bounds:
                 with matmul_precision(precision):
-                    self._bounds[name] = self._measure_bound(precision.dtype)
+                    self._bounds[half] = self._measure_bound(precision.dtype)
                 ways = ("matrix products alone", "matrix products, the fastest call of each")
-                for way, tokens in zip(ways, self._bounds[name], strict=True):
-                    self.add(way, name.replace("fp8", "fp16"), tokens / self._tokens_each, None)
+                for way, tokens in zip(ways, self._bounds[half], strict=True):
+                    self.add(way, half, tokens / self._tokens_each, None)
             for attention, compile in product(plan.attentions, (False, True)[: 1 + plan.compile]):
                 if self.device == "cuda":
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats()
                 speed, vectors, facts = self._measure_encoder(precision, attention, compile)
                 way = f"this ({facts['backend']}, {facts['kernels']}){remark}"
-                shares = [facts["tokens_per_second"] / bound for bound in self._bounds[name]]
+                shares = [facts["tokens_per_second"] / bound for bound in self._bounds[half]]
                 facts |= dict(zip(("share_of_bound", "share_of_fastest"), shares, strict=True))
                 self.add(way, name, speed, vectors, **facts)
 
@@ -208,7 +209,7 @@ class Benchmark:
             pass
         ready, count = time.perf_counter() - began, COMPARED_SEQUENCES
         while True:
-            if precision.name == "fp8":  # the former run has put its encoder into fp8
+            if precision.job_gate is not None:  # the former run has put its encoder into int8
                 encoder = self._copy(precision.dtype)
             sequences, places = self.draw(count), np.linspace(0, count - 1, COMPARED_SEQUENCES).astype(int)
             for place, sequence in zip(places, self.sample, strict=True):  # what is compared is part of what is timed

@@ -17,9 +17,10 @@ from virnucpro.encoders.embedder import Embedder
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
 from virnucpro.encoders.esmc import ESMC, ESMCConfig
 from virnucpro.encoders.graphs import Graphs
+from virnucpro.encoders.kernels import products
 from virnucpro.encoders.loading import load_encoder
 from virnucpro.encoders.original import embed_original
-from virnucpro.encoders.precision import PRECISIONS, Gate
+from virnucpro.encoders.precision import PRECISIONS
 from virnucpro.errors import ConfigError
 from virnucpro.models.registry import ARCHITECTURES
 
@@ -127,25 +128,53 @@ def test_compiled_blocks(architecture):
     assert relative_l2_rest(found, expected).max() < PRECISIONS["fp16"].gate.relative_l2
 
 
-def test_fp8_keeps_to_its_gate_in_spite_of_an_outlier_dimension():
+def test_int8_keeps_to_its_gate_in_spite_of_an_outlier_dimension():
     encoder = random_encoder("esm2", 64)
-    found, expected, ran = compared(encoder, sequences("esm2", [166] * 40), precision="fp8")
-    assert (ran["kernels"], ran["precision"]) == ("fp8", "fp8")
+    found, expected, ran = compared(encoder, sequences("esm2", [166] * 40), precision="int8")
+    assert (ran["kernels"], ran["precision"]) == ("int8", "int8")
     error = np.sqrt(np.mean(relative_l2_rest(found, expected) ** 2))
-    assert 1e-4 < error < PRECISIONS["fp8"].gate.relative_l2, "fp8 did run, and is close"
+    assert 1e-4 < error < PRECISIONS["int8"].job_gate, "it did run, and is close"
     assert relative_l2(found, expected).max() < error, "which plain relative L2 would flatter"
-    assert (
-        embed(random_encoder("dnabert_s", 64), ["a"], [b"ACGT" * 9], device="cuda", precision="fp8").statistics[
-            "precision"
-        ]
-        == "fp16"
-    )
+    other = embed(random_encoder("dnabert_s", 64), ["a"], [b"ACGT" * 9], device="cuda", precision="int8")
+    assert other.statistics["precision"] == "fp16"
 
 
-def test_fp8_that_is_too_far_off_stops_the_job(monkeypatch):
-    monkeypatch.setitem(PRECISIONS, "fp8", dataclasses.replace(PRECISIONS["fp8"], gate=Gate(1e-4, 1.0)))
-    with pytest.raises(ConfigError, match=r"precision: fp8 changes the vectors.*Use 'fp16'"):
-        embed(random_encoder("esm2", 64), ["a"], sequences("esm2", [100]), device="cuda", precision="fp8")
+def test_int8_that_is_too_far_off_stops_the_job(monkeypatch):
+    monkeypatch.setitem(PRECISIONS, "int8", dataclasses.replace(PRECISIONS["int8"], job_gate=1e-4))
+    with pytest.raises(ConfigError, match=r"precision: int8 changes the vectors.*Use 'fp16'"):
+        embed(random_encoder("esm2", 64), ["a"], sequences("esm2", [100]), device="cuda", precision="int8")
+
+
+@pytest.mark.parametrize("channels", ["ordinary", "outliers"])
+def test_int8_of_650m_shapes(channels):
+    """The products that 650M has, with and without three channels 20 times as large: rotation makes them harmless."""
+    torch.manual_seed(0)
+    encoder = ESM2(ESM2Config(8, 1280, 20, 5120))
+    if channels == "outliers":
+        with torch.no_grad():
+            for layer in encoder.layers:
+                for norm, linear in ((layer.attention_norm, layer.qkv), (layer.ffn_norm, layer.fc1)):
+                    large = torch.randperm(1280)[:3]
+                    norm.weight[large] *= 20
+                    linear.weight[:, large] /= 20
+    found, expected, _ = compared(encoder, sequences("esm2", [166] * 40), precision="int8")
+    assert np.sqrt(np.mean(relative_l2_rest(found, expected) ** 2)) < PRECISIONS["int8"].job_gate
+
+
+def test_gates_within_the_products(monkeypatch):
+    """Where they pay they run, and change vectors by no more than half precision does."""
+    if torch.cuda.get_device_capability() not in products.GATED_TILINGS:
+        pytest.skip("the launch shapes for this GPU aren't measured")
+    encoder, texts = random_encoder("dnabert_s", 64), sequences("dnabert_s")
+    calls, gated = [], products.gated_product
+    monkeypatch.setattr(products, "gated_product", lambda *given, **how: calls.append(1) or gated(*given, **how))
+    found, expected, ran = compared(copy.deepcopy(encoder), texts, precision="fp16")
+    assert calls and ran["kernels"] == "triton"
+    monkeypatch.setattr(products, "gate_pays", lambda *_: False)
+    apart, count = compared(encoder, texts, precision="fp16")[0], len(calls)
+    assert len(calls) == count
+    errors = [float(np.sqrt(np.mean(relative_l2_rest(each, expected) ** 2))) for each in (found, apart)]
+    assert errors[0] < 1.5 * errors[1] < 3e-3
 
 
 @pytest.mark.parametrize("architecture", ["esm2", "dnabert_s"])

@@ -54,7 +54,7 @@ def test_gates():
     assert within(row(relative_l2_rest=1e-3)) and not within(row("fp32", relative_l2_rest=1e-3))
     assert not within(row(relative_l2_rest=float("nan")))
     assert not within(row(relative_l2_rest=0.0, score_change=0.02))
-    assert within(row("fp8", relative_l2_rest=0.0, score_change=0.02))
+    assert within(row("int8", relative_l2_rest=0.0, score_change=0.02))
     published = {"against": "published", "relative_l2_rest": 1e-3}
     assert within(row("fp32", **published, largest_difference=1e-4))
     assert not within(row("fp32", **published, largest_difference=1e-4, encoder="dna"))
@@ -179,7 +179,7 @@ def test_other_precisions_only_inform(made, tmp_path, monkeypatch):
     """A CPU that is said to have half precision; bf16 with a gate that nothing keeps to."""
 
     def choose(name, device, architecture=None):
-        fp16 = name == "auto" or (name == "fp8" and architecture and not architecture.fp8)
+        fp16 = name == "auto" or (name == "int8" and architecture and not architecture.int8)
         return PRECISIONS["fp16" if fp16 else name]
 
     for module in (embedding, run, precision):
@@ -190,7 +190,7 @@ def test_other_precisions_only_inform(made, tmp_path, monkeypatch):
     ways = [(row["precision"], row["chosen"], row["passed"]) for row in result["rows"] if row["encoder"] == "protein"]
     assert sorted(ways) == [("bf16", False, False), ("fp16", True, True), ("fp32", False, True)]
     ways = [row["precision"] for row in result["rows"] if row["encoder"] == "dna"]
-    assert sorted(ways) == ["bf16", "fp16", "fp32"], "each once: fp8 would be fp16 again"
+    assert sorted(ways) == ["bf16", "fp16", "fp32"], "each once: int8 would be fp16 again"
     assert result["passed"]
 
 

@@ -150,7 +150,7 @@ def test_an_unreadable_sequence_is_named():
         embed(random_esm2(), ["a", "b"], [b"MKV", b"MK1"])
 
 
-@pytest.mark.parametrize("name", ["fp16", "bf16", "tf32", "fp8"])
+@pytest.mark.parametrize("name", ["fp16", "bf16", "tf32", "int8"])
 def test_half_precision_on_a_cpu_is_refused(name):
     with pytest.raises(ConfigError, match=f"{name} needs a GPU.*use 'fp32' or 'auto'"):
         embed(random_esm2(), ["a"], [b"MKV"], precision=name)
@@ -160,8 +160,8 @@ def test_precision_and_budget_by_device():
     assert choose_precision("auto", "cpu").name == "fp32" and choose_precision("auto", "cuda:1").name == "fp16"
     assert choose_precision("tf32", torch.device("cuda")).tf32
     assert resolve_max_tokens("auto", "cuda:0") is None and resolve_max_tokens("auto", "cpu") == 1024
-    assert choose_precision("fp8", "cuda", DNABERT_S).name == "fp16"
-    assert choose_precision("fp8", "cuda", ESM2).name == "fp8"
+    assert choose_precision("int8", "cuda", DNABERT_S).name == "fp16"
+    assert choose_precision("int8", "cuda", ESM2).name == "int8"
     with pytest.raises(ConfigError, match="not one of"):
         choose_precision("half", "cpu")
     with pytest.raises(ConfigError, match="positive integer"):

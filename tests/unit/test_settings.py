@@ -114,6 +114,7 @@ def test_preset_fills_only_what_is_null():
         ({"training": {"epoch": 5}}, "'training: epoch'; did you mean 'epochs'"),
         ({"training": {"epochs": "many"}}, "'training: epochs' can't be 'many': it must be a whole number"),
         ({"training": {"balance": "wieghts"}}, "did you mean 'weights'"),
+        ({"precision": "fp8"}, "'precision' can't be 'fp8' any more: 'int8' takes its place.*or 'auto'"),
         ({"attention": "varlen"}, "'attention' can't be 'varlen' any more: 'triton' computes the same.*or 'auto'"),
     ],
 )

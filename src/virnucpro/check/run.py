@@ -191,7 +191,7 @@ def _other_ways(spec: EncoderSpec, settings: Settings, device: str, rest: list[s
         except ConfigError as error:
             rest.append(f"{spec.name}, {name}: {error}")
             continue
-        if precision.name != name:  # this architecture has no fp8
+        if precision.name != name:  # this architecture has no products in int8
             continue
         for attention in BACKENDS[1:]:
             try:

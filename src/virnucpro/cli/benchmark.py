@@ -44,7 +44,7 @@ gpu_share         of the time in which the GPU had a batch to compute"""
               help="Residues or bases of random sequences  [default: 166 residues, 500 bases]")  # fmt: skip
 @click.option("--fasta", type=UserPath(),
               help="Sequences of a FASTA file instead, of the letters that the encoder reads.")  # fmt: skip
-@click.option("--precision", default="auto", show_default=True, help="One or several, with commas: fp16,fp8.")
+@click.option("--precision", default="auto", show_default=True, help="One or several, with commas: fp16,int8.")
 @click.option("--attention", default="auto", show_default=True, help="One or several, with commas: triton,sdpa.")
 @click.option("--compile", is_flag=True, help="Compiled blocks, too.")
 @click.option("--tokens-per-batch", default="auto", show_default=True)
@@ -61,7 +61,7 @@ def benchmark(output: str | None, **given: Any) -> None:
 
     \b
     Example:
-      virnucpro benchmark --size 3B --precision fp16,fp8 --json 3B.json
+      virnucpro benchmark --size 3B --precision fp16,int8 --json 3B.json
     """
     with planned(**given) as prepared:
         prepared.measure()

@@ -42,13 +42,16 @@ class CpuOps(Ops):
 
     name = "cpu"
 
+    def gated(self, x: torch.Tensor, linear: Any, activation: Activation) -> torch.Tensor:
+        return _IN_PLACE[activation](linear(x))
+
     def add_bias(self, x: Any, bias: torch.Tensor) -> torch.Tensor:
         return x.add_(bias)
 
     def add_linear(
         self, x: Any, hidden: torch.Tensor, linear: Any, activation: Activation | None = None, scale: float = 1.0
     ) -> torch.Tensor:
-        hidden = _IN_PLACE.get(activation, activation)(hidden) if activation else hidden
+        hidden = activation(hidden) if activation else hidden
         x.addmm_(hidden, linear.weight.t(), alpha=scale)
         return x if linear.bias is None else x.add_(linear.bias)
 

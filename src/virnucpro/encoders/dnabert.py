@@ -51,7 +51,8 @@ class DNABERTBlock(Block):
     @compilable
     def finish(self, ops: Ops, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         x = ops.norm(ops.add_linear(x, attended.flatten(1), self.out), self.attention_norm, overwrite=True)
-        return ops.norm(ops.add_linear(x, self.gated(x), self.down, gated_gelu), self.ffn_norm, overwrite=True)
+        hidden = ops.gated(x, self.gated, gated_gelu)
+        return ops.norm(ops.add_linear(x, hidden, self.down), self.ffn_norm, overwrite=True)
 
 
 class DNABERT(Encoder):

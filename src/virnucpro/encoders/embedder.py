@@ -103,7 +103,7 @@ class Embedder:
         self.attention, self.device = attention, torch.device(device)
         self.batching = "packed" if packing else "single"
         self.cuda = self.device.type == "cuda"
-        self.fp8_error: float | None = None
+        self.int8_error: float | None = None
         self.tokens = self.batches = self.planned = self.redone = self.out_of_memory = 0
         self.gpu_milliseconds = 0.0
         self.queued: deque[_Queued] = deque()
@@ -129,16 +129,16 @@ class Embedder:
 
     def _chosen_ops(self, compile: bool) -> Ops:
         reason = Device.of(self.device).kernels_unavailable_reason()
-        if self.precision.name == "fp8":
-            from virnucpro.encoders import fp8
+        if self.precision.job_gate is not None:
+            from virnucpro.encoders import int8
 
             if compile:
-                raise ConfigError("precision: fp8 has kernels of its own; set compile to false with it")
+                raise ConfigError("precision: int8 has kernels of its own; set compile to false with it")
             reason = self.precision.unavailable_reason(Device.of(self.device)) or reason
             if reason is not None:
-                raise ConfigError(f"precision: fp8 isn't available: {reason}. Use 'fp16' or 'auto'.")
-            self.fp8_error = fp8.convert(self.encoder, self.ids, self.sequences)
-            logger.info("fp8 differs from half precision by %.3g on a sample", self.fp8_error)
+                raise ConfigError(f"precision: int8 isn't available: {reason}. Use 'fp16' or 'auto'.")
+            self.int8_error = int8.convert(self.encoder, self.ids, self.sequences)
+            logger.info("int8 differs from half precision by %.3g on a sample", self.int8_error)
             return self.encoder.ops
         if compile:
             return COMPILED
@@ -272,8 +272,8 @@ class Embedder:
         """Compute batches again that overflowed; half-precision weights survive the way there and back."""
         overflowed = [(part, indices) for part in slices for indices in part.overflowed]
         self.progress = None
-        if self.precision.name == "fp8":
-            self._fail(overflowed, "in fp8; use 'fp16' or 'auto'")
+        if self.precision.job_gate is not None:
+            self._fail(overflowed, "in int8; use 'fp16' or 'auto'")
         again = overflowed
         if self.precision.name != "fp32":
             self.redone = len(overflowed)
@@ -347,8 +347,8 @@ class Embedder:
             facts["compiled_graphs"] = compiled_graphs()
         if self.graphs is not None:
             facts |= {"graphs": len(self.graphs.recorded), "graph_packs": self.graphs.replayed}
-        if self.fp8_error is not None:
-            facts["fp8_error"] = self.fp8_error
+        if self.int8_error is not None:
+            facts["int8_error"] = self.int8_error
         if self.cuda:
             properties = torch.cuda.get_device_properties(self.device)
             facts |= {

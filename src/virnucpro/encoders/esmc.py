@@ -59,8 +59,8 @@ class ESMCBlock(Block):
     @compilable
     def finish(self, ops: Ops, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         x = ops.add_linear(x, attended.flatten(1), self.out, scale=self.scale)
-        hidden = ops.norm_linear(x, self.ffn_norm, self.gated)  # (T, 2·ffn)
-        return ops.add_linear(x, hidden, self.down, gated_silu, self.scale)
+        hidden = ops.gated(ops.norm(x, self.ffn_norm), self.gated, gated_silu)
+        return ops.add_linear(x, hidden, self.down, scale=self.scale)
 
 
 class ESMC(Encoder):

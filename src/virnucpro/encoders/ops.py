@@ -42,32 +42,12 @@ def gated_silu(x: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * value
 
 
-def scaled_product(
-    rows: torch.Tensor,
-    row_scales: torch.Tensor,
-    weight: torch.Tensor,
-    weight_scales: torch.Tensor,
-    bias: torch.Tensor | None,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """rows (T, in) fp8 · weight (out, in) fp8, by scales (T, 1) and (1, out) fp32, + bias (out,) -> (T, out) of ``dtype``.
-
-    PyTorch's operator for it has no public form; where it is missing, or for a CPU, the product is that of fp32 copies.
-    """
-    if rows.is_cuda and hasattr(torch, "_scaled_mm"):
-        scales = {"scale_a": row_scales, "scale_b": weight_scales}
-        return torch._scaled_mm(rows, weight.t(), **scales, bias=bias, out_dtype=dtype, use_fast_accum=True)
-    product = (rows.float() @ weight.float().t()) * row_scales * weight_scales
-    return (product if bias is None else product + bias.float()).to(dtype)
-
-
 @dataclass
 class Stream:
     """The residual stream between kernels, which change it in place."""
 
     values: torch.Tensor  # (T, d)
     bias: torch.Tensor | None = None  # (d,) fp32, what every token still lacks
-    product: torch.Tensor | None = None  # (T, d), what the next LayerNorm adds
 
 
 class Ops:
@@ -88,6 +68,10 @@ class Ops:
     def norm_linear(self, x: Any, module: nn.LayerNorm, linear: nn.Module) -> torch.Tensor:
         """linear(LayerNorm(x)), (T, out)."""
         return linear(self.norm(x, module))
+
+    def gated(self, x: torch.Tensor, linear: Any, activation: Activation) -> torch.Tensor:
+        """activation(linear(x)), (T, in) -> (T, out/2), of a layer without bias that gives gates and values."""
+        return activation(linear(x))
 
     def add_bias(self, x: Any, bias: torch.Tensor) -> Any:
         """The stream, and a vector (d,) for every token."""
@@ -129,20 +113,27 @@ class Kernels(Ops):
     name = "triton"
 
     def __init__(self) -> None:
-        from virnucpro.encoders.kernels import pointwise
+        from virnucpro.encoders.kernels import pointwise, products
 
-        self.kernels = pointwise
+        self.kernels, self.products = pointwise, products
         gated = functools.partial(pointwise.glu, silu=True)
         self._activations: dict[Any, Activation] = {gelu: pointwise.gelu_, gated_gelu: pointwise.glu, gated_silu: gated}
         self._biases: dict[nn.Module, torch.Tensor | None] = {}
+        self._interleaved: dict[nn.Module, torch.Tensor] = {}
 
     def norm(
         self, x: Any, module: nn.LayerNorm, *, overwrite: bool = False, dtype: torch.dtype | None = None
     ) -> torch.Tensor:
         x = as_stream(x)
-        added, x.product = x.product, None
         out = x.values if overwrite else None
-        return self.kernels.norm(x.values, module, shift=x.bias, added=added, out=out, dtype=dtype)
+        return self.kernels.norm(x.values, module, shift=x.bias, out=out, dtype=dtype)
+
+    def gated(self, x: torch.Tensor, linear: Any, activation: Activation) -> torch.Tensor:
+        if not self.products.gate_pays(x, linear.weight):
+            return self._activations[activation](linear(x))
+        if linear not in self._interleaved:  # a gate and its value side by side
+            self._interleaved[linear] = linear.weight.detach().unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+        return self.products.gated_product(x, self._interleaved[linear], silu=activation is gated_silu)
 
     def add_bias(self, x: Any, bias: torch.Tensor) -> Stream:
         return Stream(x, bias.float())

@@ -29,6 +29,7 @@ class Precision:
     dtype_name: str  # of weights and activations, as PyTorch calls it
     gate: Gate
     tf32: bool = False  # products of fp32 numbers rounded to 10 bits of mantissa
+    job_gate: float | None = None  # of int8: relative L2 from half precision, mean square of a job's sample
     capability: tuple[int, int] = (0, 0)  # CUDA's, of the first GPUs with arithmetic for it
 
     @property
@@ -53,7 +54,7 @@ PRECISIONS = {
         Precision("tf32", "float32", Gate(2e-3, 0.01), tf32=True),
         Precision("fp16", "float16", Gate(2e-3, 0.01)),
         Precision("bf16", "bfloat16", Gate(2e-2, 0.02)),
-        Precision("fp8", "float16", Gate(2e-2, 0.02), capability=(8, 9)),
+        Precision("int8", "float16", Gate(2e-2, 0.02), job_gate=1.5e-2, capability=(8, 0)),
     )
 }
 
@@ -63,8 +64,8 @@ def choose_precision(
 ) -> Precision:
     """The precision of that name: ``auto`` is fp32 on a CPU and fp16 on a GPU.
 
-    For an ``architecture`` that isn't computed in fp8, fp8 is fp16. ConfigError for a name that there isn't, and for
-    what a CPU can't do; what a GPU can't do is asked with ``unavailable_reason``, once there is one.
+    For an ``architecture`` that isn't computed in int8 that is fp16. ConfigError for a name that there isn't, and for what
+    a CPU can't do; what a GPU can't do is asked with ``unavailable_reason``, once there is one.
     """
     device = Device.of(device)
     if name == "auto":
@@ -73,6 +74,6 @@ def choose_precision(
         raise ConfigError(f"precision: {name!r} is not one of auto, {', '.join(PRECISIONS)}")
     if not device.is_gpu and name != "fp32":
         raise ConfigError(f"precision: {name} needs a GPU, a CPU has no fast arithmetic for it; use 'fp32' or 'auto'")
-    if name == "fp8" and architecture is not None and not architecture.fp8:
+    if PRECISIONS[name].job_gate is not None and architecture is not None and not architecture.int8:
         name = "fp16"
     return PRECISIONS[name]

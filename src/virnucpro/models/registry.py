@@ -77,7 +77,7 @@ class Architecture:
     max_tokens: int = 32768  # of a packed batch on a GPU, as auto: more are no faster
     alibi: bool = False  # attention with ALiBi's bias, which a backend must know
     cuda_graphs: bool = False  # many short kernels: launched one by one they come too slowly
-    fp8: bool = False  # ``encoders.fp8`` knows its blocks
+    int8: bool = False  # ``encoders.int8`` knows its blocks
 
     def shape_of(self, name: str) -> Shape | None:
         """The shape that a published model's name tells, if it does."""
@@ -116,7 +116,7 @@ ESM2 = Architecture(
     },
     bundled=("mini-esm2",),
     citation="esm2",
-    fp8=True,
+    int8=True,
 )
 DNABERT_S = Architecture(
     name="dnabert_s",

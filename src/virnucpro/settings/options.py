@@ -160,9 +160,9 @@ class Settings:
 
     precision: str = _compute(
         "auto", "Arithmetic of the encoders. `auto` is fp32 on a CPU and fp16 on a GPU.",
-        "All but `fp32` need a GPU. `fp8` is for ESM-2's feed-forward products: compute capability 8.9 or later, "
-        "checked against half precision at the start of each job; see docs/performance.md.",
-        enum=["auto", "fp32", "fp16", "bf16", "tf32", "fp8"])
+        "All but `fp32` need a GPU. `int8` is for ESM-2's products: compute capability 8.0 or later, checked "
+        "against half precision at the start of each job; see docs/performance.md.",
+        enum=["auto", "fp32", "fp16", "bf16", "tf32", "int8"])
     compile: bool = _compute(
         False, "Compile each encoder block with `torch.compile`. Pays only for long runs; needs a C++ compiler on a "
         "CPU.")

@@ -15,7 +15,10 @@ from virnucpro.settings.environment import overrides
 from virnucpro.settings.options import Settings, defaults, schema
 from virnucpro.settings.presets import DEFAULT_MODELS_DIR, ORIGINAL, PRESETS
 
-REMOVED = {("attention", "varlen"): "'triton' computes the same, faster. Name that one, or 'auto'."}
+REMOVED = {
+    ("attention", "varlen"): "'triton' computes the same, faster. Name that one, or 'auto'.",
+    ("precision", "fp8"): "'int8' takes its place, with half of the error. Name that one, or 'auto'.",
+}
 """(Key, value) → what takes the place of a value that there was."""
 
 

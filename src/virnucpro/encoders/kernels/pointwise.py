@@ -1,8 +1,8 @@
 """What an encoder does to each token apart from the matrix products: one pass over memory each.
 
 LayerNorm takes a residual stream that lacks the biases of the products added to it so far (they are the same for all
-tokens, so one vector, ``shift``, stands for them), adds another product where that could not be accumulated in place,
-and rounds to fp8 where the next product wants it. Statistics and sums are fp32.
+tokens, so one vector, ``shift``, stands for them), and rounds to int8 where the next product wants that. Statistics and
+sums are fp32.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ import torch
 import triton
 import triton.language as tl
 
-FP8 = torch.float8_e4m3fn
-FP8_MAX = 448.0
 GELU = {"BLOCK": 2048, "num_warps": 4}
 GLU = {"ROWS": 2, "num_warps": 4}
 NORM = {1024: (1, 1), 2048: (1, 1), 4096: (2, 4), 8192: (2, 4)}  # by block: rows of a program, warps
+NORM_INT8 = {
+    1024: (1, 1),
+    2048: (1, 1),
+    4096: (1, 1),
+    8192: (1, 2),
+}  # of few warps: a rotation goes through all of them
+QUANTISE_WARPS = {1024: 1, 2048: 1, 4096: 2, 8192: 4, 16384: 8}  # by the first part of a row
 
 
 @triton.jit
@@ -40,11 +45,38 @@ def _gelu(x, EXACT: tl.constexpr):
     return tl.fdiv(x, 1.0 + tl.exp2(x * p))
 
 
+@triton.jit
+def _rotated(value, SIZE: tl.constexpr):
+    """SIZE numbers -> each 256 neighbours times the orthonormal Hadamard matrix H₁₆ ⊗ H₁₆, in transposed order.
+
+    As 16 × 16 matrices X these are H₁₆·Xᵀ·H₁₆: two products on tensor cores, in fp16. Weights come through here, too, so
+    the order is the same on both sides of a product.
+    """
+    line = tl.arange(0, 16)
+    shared = line[:, None] & line[None, :]
+    shared ^= shared >> 2
+    shared ^= shared >> 1
+    matrix = (0.25 - 0.5 * (shared & 1).to(tl.float32)).to(tl.float16)
+    half = tl.dot(value.to(tl.float16).reshape(SIZE // 16, 16), matrix).to(tl.float16)
+    half = half.reshape(SIZE // 256, 16, 16).permute(0, 2, 1).reshape(SIZE // 16, 16)
+    return tl.dot(half, matrix).reshape(value.shape)
+
+
+@triton.jit
+def _scale(largest):
+    return tl.maximum(largest, 1e-12) / 127.0
+
+
+@triton.jit
+def _rounded(value, scale):
+    """The int8 nearest to value / scale: what is added leaves it in the lowest bits."""
+    return (value * (1.0 / scale) + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
+
+
 # Numbers of tokens aren't specialised: whether one is a multiple of 16 would decide about compiling anew.
 @triton.jit(do_not_specialize=["rows"])
 def norm_kernel(
     x,  # (T, WIDTH), rows STRIDE apart
-    added,  # (T, WIDTH), or anything without ADD
     shift,  # (WIDTH,) fp32, or anything without SHIFT
     weight,  # (WIDTH,)
     bias,  # (WIDTH,), or anything without BIAS
@@ -57,10 +89,10 @@ def norm_kernel(
     ROWS: tl.constexpr,
     STRIDE: tl.constexpr,
     OUT_STRIDE: tl.constexpr,
-    ADD: tl.constexpr,
     SHIFT: tl.constexpr,
     BIAS: tl.constexpr,
-    QUANTISE: tl.constexpr,
+    QUANTISE: tl.constexpr,  # to int8
+    ROTATE: tl.constexpr,
 ):
     row = last_first() * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
@@ -68,9 +100,6 @@ def norm_kernel(
     row64 = row.to(tl.int64)[:, None]
     at = row64 * STRIDE + column[None, :]
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    if ADD:
-        value += tl.load(added + row64 * WIDTH + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        tl.store(x + at, value.to(x.dtype.element_ty), mask=inside)
     if SHIFT:
         value += tl.load(shift + column, mask=column < WIDTH, other=0.0)[None, :]
     mean = tl.sum(value, 1) / WIDTH
@@ -80,11 +109,15 @@ def norm_kernel(
     value = value * inverse[:, None] * w[None, :]
     if BIAS:
         value += tl.load(bias + column, mask=column < WIDTH, other=0.0).to(tl.float32)[None, :]
+    if ROTATE:
+        value = _rotated(value, ROWS * BLOCK)
+    place = out + row64 * OUT_STRIDE + column[None, :]
     if QUANTISE:
-        scale = tl.maximum(tl.max(tl.abs(value), 1), 1e-12) / 448.0
+        scale = _scale(tl.max(tl.abs(value), 1))
         tl.store(scales + row, scale, mask=row < rows)
-        value = value / scale[:, None]
-    tl.store(out + row64 * OUT_STRIDE + column[None, :], value.to(out.dtype.element_ty), mask=inside)
+        tl.store(place, _rounded(value, scale[:, None]), mask=inside)
+    else:
+        tl.store(place, value.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -114,22 +147,22 @@ def glu_kernel(
 
 
 @triton.jit
-def quantise_kernel(x, out, scales, GELU: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr):
-    """A row → fp8 and its scale, through GELU if asked for. It is held in two parts, so that 10,240 isn't 16,384."""
+def quantise_kernel(x, out, scales, ROTATE: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr):
+    """A row → int8 and its scale, rotated if asked for. In two parts, so that 10,240 isn't 16,384."""
     row = last_first().to(tl.int64)
     x += row * WIDTH
     out += row * WIDTH
     head, tail = tl.arange(0, HEAD), HEAD + tl.arange(0, TAIL)
     first = tl.load(x + head).to(tl.float32)
     second = tl.load(x + tail, mask=tail < WIDTH, other=0.0).to(tl.float32)
-    if GELU:
-        first = _gelu(first, False)
-        second = _gelu(second, False)
-    largest = tl.maximum(tl.max(tl.abs(first), 0), tl.max(tl.abs(second), 0))
-    scale = tl.maximum(largest, 1e-12) / 448.0
+    if ROTATE:
+        first = _rotated(first, HEAD)
+        if WIDTH > HEAD:
+            second = _rotated(second, TAIL)
+    scale = _scale(tl.maximum(tl.max(tl.abs(first), 0), tl.max(tl.abs(second), 0)))
     tl.store(scales + row, scale)
-    tl.store(out + head, (first / scale).to(out.dtype.element_ty))
-    tl.store(out + tail, (second / scale).to(out.dtype.element_ty), mask=tail < WIDTH)
+    tl.store(out + head, _rounded(first, scale))
+    tl.store(out + tail, _rounded(second, scale), mask=tail < WIDTH)
 
 
 @triton.jit(do_not_specialize=["cu_seqlens"])
@@ -153,26 +186,22 @@ def norm(
     module: torch.nn.LayerNorm,
     *,
     shift: torch.Tensor | None = None,
-    added: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """LayerNorm of ``x + shift`` (T, d), whose rows may be apart; ``added`` (T, d) is first added to x in place.
-
-    The result goes to ``out``, which may be x, or to a new tensor of x's dtype or ``dtype``.
-    """
+    """LayerNorm of ``x + shift`` (T, d), whose rows may be apart, to ``out``, which may be x, or a new tensor of ``dtype``."""
     out = torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device) if out is None else out
-    _launch_norm(x, module, shift, added, out, None)
+    _launch_norm(x, module, shift, out)
     return out
 
 
-def norm_fp8(
-    x: torch.Tensor, module: torch.nn.LayerNorm, *, shift: torch.Tensor | None = None, added: torch.Tensor | None = None
+def norm_quantised(
+    x: torch.Tensor, module: torch.nn.LayerNorm, rotate: bool, *, shift: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As ``norm``, to fp8 rows and their scales (T, 1) fp32."""
-    out = torch.empty_like(x, dtype=FP8)
+    """As ``norm``, to rows in int8, rotated if asked for, and their scales (T, 1) fp32."""
+    out = torch.empty_like(x, dtype=torch.int8)
     scales = torch.empty((len(x), 1), dtype=torch.float32, device=x.device)
-    _launch_norm(x, module, shift, added, out, scales)
+    _launch_norm(x, module, shift, out, scales, rotate)
     return out, scales
 
 
@@ -180,16 +209,16 @@ def _launch_norm(
     x: torch.Tensor,
     module: torch.nn.LayerNorm,
     shift: torch.Tensor | None,
-    added: torch.Tensor | None,
     out: torch.Tensor,
-    scales: torch.Tensor | None,
+    scales: torch.Tensor | None = None,
+    rotate: bool = False,
 ) -> None:
     rows, width = x.shape
     block = triton.next_power_of_2(width)
-    per_program, warps = NORM.get(block, (max(1, 2048 // block), 4))
+    table = NORM if scales is None else NORM_INT8
+    per_program, warps = table.get(block, (max(1, 2048 // block), 4))
     norm_kernel[(triton.cdiv(rows, per_program),)](
         x,
-        x if added is None else added,
         x if shift is None else shift,
         module.weight,
         x if module.bias is None else module.bias,
@@ -202,10 +231,10 @@ def _launch_norm(
         ROWS=per_program,
         STRIDE=x.stride(0),
         OUT_STRIDE=out.stride(0),
-        ADD=added is not None,
         SHIFT=shift is not None,
         BIAS=module.bias is not None,
         QUANTISE=scales is not None,
+        ROTATE=rotate,
         num_warps=warps,
     )
 
@@ -229,15 +258,21 @@ def glu(x: torch.Tensor, silu: bool = False) -> torch.Tensor:
     return out
 
 
-def quantise(x: torch.Tensor, gelu: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """(T, d) → fp8 rows and their scales (T, 1) fp32, of erf-GELU(x) if asked for."""
+def quantise(x: torch.Tensor, rotate: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(T, d) → rows in int8, rotated if asked for (d is a multiple of 256 then), and scales (T, 1) fp32."""
     rows, width = x.shape
-    out = torch.empty_like(x, dtype=FP8)
+    out = torch.empty_like(x, dtype=torch.int8)
     scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
     head = 1 << (width.bit_length() - 1)
-    tail = triton.next_power_of_2(max(1, width - head))
     quantise_kernel[(rows,)](
-        x, out, scales, GELU=gelu, WIDTH=width, HEAD=head, TAIL=tail, num_warps=max(2, min(16, head // 1024))
+        x,
+        out,
+        scales,
+        ROTATE=rotate,
+        WIDTH=width,
+        HEAD=head,
+        TAIL=triton.next_power_of_2(max(1, width - head)),
+        num_warps=QUANTISE_WARPS.get(head, 1 if head < 1024 else 16),
     )
     return out, scales
 
