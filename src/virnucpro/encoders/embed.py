@@ -10,7 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from virnucpro.encoders.encoder import Encoder
 
-EMBEDDING_VERSION = 1  # raised whenever the same sequence and weights would give another vector
+EMBEDDING_VERSION = (
+    1  # raised when the same sequence and weights give another vector, beyond what rounding in that precision changes
+)
 
 
 class Embedded(NamedTuple):
