@@ -24,6 +24,9 @@ LONG = (
 )
 """Files and folders that are begun first, so that nothing long is left for the end (with --no-loadscope-reorder)."""
 
+QUICK = ("test_example",)
+"""Of the workflow's tests, those that `make test` runs: it is to take minutes."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", choices=TIERS, default="test", help="also run tests marked with this tier or one before")
@@ -38,6 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
     )
     for item in items:
+        if "workflow" in item.path.parts and item.path.stem not in QUICK:
+            item.add_marker("ci")
         for tier in TIERS[chosen + 1 :]:
             if item.get_closest_marker(tier):
                 item.add_marker(pytest.mark.skip(reason=f"runs with make test TIER={tier} only"))
