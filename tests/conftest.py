@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +57,47 @@ def environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+NO_BROWSER = "no Chromium: apt-get install chromium, or playwright install chromium"
+"""Why tests that open a page are skipped."""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """A headless Chromium: Debian's, or the one that Playwright installs. One for all, since Playwright can't run twice in a process."""
+    api = pytest.importorskip("playwright.sync_api")
+    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    with api.sync_playwright() as playwright:
+        if not program and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip(NO_BROWSER)
+        # Without the sandbox, since containers of CI seldom allow it; the pages are the project's own.
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a page and fails at the end if it said anything on the console, or asked for any other file."""
+    complaints: list[str] = []
+    contexts = []
+
+    def open_(path: Path, **options):
+        context = browser.new_context(offline=True, accept_downloads=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: asked(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    def asked(url: str) -> None:
+        if not url.startswith(("file:", "data:", "blob:")):
+            complaints.append(f"asked for {url}")
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not complaints

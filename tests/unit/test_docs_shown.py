@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tests.browser.conftest import browser, opened  # noqa: F401
 from tests.documentation import PAGES, ROOT, Block, blocks, name
 
 pytestmark = pytest.mark.ci
@@ -122,7 +121,7 @@ PICTURE = ROOT / "docs/figures/report.png"
 WIDTH, STRIPS = 1200, 6
 
 
-def test_the_picture_of_the_report(opened, example: Path):  # noqa: F811
+def test_the_picture_of_the_report(opened, example: Path):
     """It shows what the page of today says, at that size; with MAKE_FIGURES=1 it is made anew."""
     page = opened(example / "out/contigs/report.html", viewport={"width": WIDTH, "height": 900})
     sentence = page.locator("#result + p")

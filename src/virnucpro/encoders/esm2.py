@@ -69,13 +69,13 @@ class ESM2(Encoder):
     Config = ESM2Config
     pooling = f"mean of the first {POOLED_RESIDUES} residues"
     alphabet = ALPHABET
+    _paired = False  # whether features that are rotated together are neighbours now
 
     def __init__(self, config: ESM2Config, tokenizer_json: str | None = None) -> None:
         super().__init__(config, tokenizer_json)
         self.embed_tokens = nn.Embedding(len(ALPHABET), config.width)
         self.layers = nn.ModuleList(ESM2Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=1e-5)
-        self._paired = False
         self.init_weights()
 
     def forward(self, tokens: torch.Tensor, batch: PackedBatch, backend: Backend | None = None) -> torch.Tensor:
