@@ -43,7 +43,9 @@ def test_ambiguous_and_unscored_sequences_are_counted_apart(tmp_path):
     assert first.startswith("a: 5 of 18 sequences viral, 2 ambiguous, 3 unscored, ") and second.startswith(
         "b: 1 of 18 sequences viral, /"
     )
-    assert total.startswith("6 of 36 sequences viral, 2 ambiguous, 3 unscored; 214 frames embedded"), "partial ones, too"
+    assert total.startswith("6 of 36 sequences viral, 2 ambiguous, 3 unscored; 214 frames embedded"), (
+        "partial ones, too"
+    )
     summary = json.loads((folder / "summary.json").read_text())
     former = {key: value for key, value in summary.items() if key not in ("ambiguous_records", "partial_chunks")}
     (folder / "summary.json").write_text(json.dumps(former))

@@ -113,5 +113,7 @@ def best_contigs(folder: Path, samples: Sequence[str]) -> str:
 
 
 def _called(viral: int, ambiguous: int, unscored: int, records: int) -> str:
-    others = "".join(f", {number:,} {call}" for call, number in ((AMBIGUOUS, ambiguous), (UNSCORED, unscored)) if number)
+    others = "".join(
+        f", {number:,} {call}" for call, number in ((AMBIGUOUS, ambiguous), (UNSCORED, unscored)) if number
+    )
     return f"{viral:,} of {records:,} sequences viral{others}"
