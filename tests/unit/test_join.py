@@ -363,6 +363,8 @@ def test_the_command(sample, tmp_path):
     assert CliRunner().invoke(cli, [*words, "--force"]).exit_code == 0
     over = CliRunner().invoke(cli, [*words[:-1], "q.tsv", "--force"])
     assert "is the file to be read" in str(over.exception)
+    folder = CliRunner().invoke(cli, ["join", "out/s", "--checkv", "out", "-o", "x.tsv"])
+    assert folder.exit_code == 2 and "Invalid value for '--checkv': File 'out' is a directory" in folder.output
     nothing = CliRunner().invoke(cli, ["join", "out/s", "-o", "x.tsv"])
     assert nothing.exit_code == 2 and "Give --checkv, --genomad or --paf" in nothing.output
 

@@ -172,10 +172,10 @@ def test_any_width_and_block(tmp_path_factory, texts, width, block, end):
         (b">a\nMKVSDGHKRXKMV\n", "'X' at position 10.*looks like a protein"),
         (b"@r\nACG.T\n+\nIIIII\n", r"'\.' at position 4.*Write N in its place"),
         (b">a\nMKVLAAGTRE*\n", "'L' at position 4.*looks like a protein FASTA given as DNA"),
-        (b">a\n" + 30 * b"ACGT" + b"*\n", r"'\*' at position 121, which isn't a IUPAC nucleotide. Correct the record"),
+        (b">a\n" + 30 * b"ACGT" + b"*\n", r"'\*' at position 121, which isn't an IUPAC nucleotide. Correct the record"),
         (
             b">a\n" + 30 * b"ACGT" + b"\nEACGT\n",
-            "'E' at position 121, which isn't a IUPAC nucleotide. Correct the record",
+            "'E' at position 121, which isn't an IUPAC nucleotide. Correct the record",
         ),
         (b">a\nACGT\n;a comment\nACGT\n", "';' at position 5.*If a comment begins there"),
         (b">a\n# note\nACGT\n", "'#' at position 1.*If a comment begins there"),

@@ -47,7 +47,7 @@ def test_calls_by_a_preset(tmp_path):
     for said in (
         f"{summary['viral_records']} of 40 contigs are called viral, {summary['ambiguous_records']} ambiguous",
         "by the preset balanced: viral from a probability of 0.405 on (logit 1.00), which at most 5 % of the non-viral contigs",
-        "non-viral below 0.084 (logit -1.00)",
+        "non-viral below 0.084 (logit -1.00), where at most 1 % of its viral contigs are",
         "Probabilities assume that 20 % of all contigs are viral (prior).",
         "from the dashed line on they are called viral",
         "non-viral below the lower one (0.405 and 0.084)",
@@ -179,6 +179,7 @@ def test_unscored_by_choice(tmp_path):
     )
     change(folder, viral_records=0, ambiguous_records=0, unscored_records=12)
     words = words_of(folder)
+    assert "0 of 12 contigs are called viral, 12 unscored, with" in words
     assert "7 shorter than 3,000 bases (min_length). 3 with fewer than 3 scored chunks (min_chunks)." in words
     assert "2 shorter than 250 bases, such as reads" in words
     assert "Sequences shorter than 3,000 bases or with fewer than 3 scored chunks were left unscored." in words

@@ -20,7 +20,7 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
     assert [line.rpartition(" ")[2] for line in lines[:2]] == [
         str(tmp_path / sample / "report.html") for sample in "ab"
     ]
-    assert total.startswith(f"{viral} of 30 sequences viral; ")
+    assert total.startswith(f"{viral} of 30 sequences viral, 3 unscored; ")
     assert "embedded, now or before, in 6.0 GPU seconds and 14.0 CPU seconds: " in total
     frames = sum(json.loads((tmp_path / sample / "summary.json").read_text())["frames"] for sample in "ab")
     assert total.endswith(f": {frames / 20:,.1f} frames/s per device")
@@ -28,21 +28,24 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
     assert run_summary(tmp_path, ["a", "b"]).splitlines()[1] == "and 1 samples more"
 
 
-def test_ambiguous_sequences_are_counted_apart(tmp_path):
-    for sample, viral, ambiguous in (("a", 5, 2), ("b", 1, 0)):
+def test_ambiguous_and_unscored_sequences_are_counted_apart(tmp_path):
+    for sample, viral, ambiguous, unscored in (("a", 5, 2, 3), ("b", 1, 0, 0)):
         folder = change(
             write_sample(tmp_path, 18, sample),
             viral_records=viral,
             ambiguous_records=ambiguous,
+            unscored_records=unscored,
             partial_chunks=7,
             frames=100,
         )
         (folder / "report.html").touch()
     first, second, *_, total = run_summary(tmp_path, ["a", "b"]).splitlines()
-    assert first.startswith("a: 5 of 18 sequences viral, 2 ambiguous, ") and second.startswith(
+    assert first.startswith("a: 5 of 18 sequences viral, 2 ambiguous, 3 unscored, ") and second.startswith(
         "b: 1 of 18 sequences viral, /"
     )
-    assert total.startswith("6 of 36 sequences viral, 2 ambiguous; 214 frames embedded"), "partial ones, too"
+    assert total.startswith("6 of 36 sequences viral, 2 ambiguous, 3 unscored; 214 frames embedded"), (
+        "partial ones, too"
+    )
     summary = json.loads((folder / "summary.json").read_text())
     former = {key: value for key, value in summary.items() if key not in ("ambiguous_records", "partial_chunks")}
     (folder / "summary.json").write_text(json.dumps(former))
@@ -58,6 +61,14 @@ def test_regions_are_counted_where_they_were_looked_for(tmp_path):
     assert ", 2 viral regions, " in a and ", 0 viral regions, " in b and "viral regions" not in c
     assert "of 15 sequences viral, 2 viral regions; " in total
     assert f"{tmp_path / 'a' / 'regions.tsv'}  viral parts of contigs" in run_summary(tmp_path, ["a"]).splitlines()
+
+
+def test_a_run_with_controls_says_where_they_are(tmp_path):
+    folder = write_sample(tmp_path, 5, sample="a")
+    (folder / "report.html").touch()
+    assert "controls.tsv" not in run_summary(tmp_path, ["a"])
+    (folder / "controls.tsv").touch()
+    assert f"{folder / 'controls.tsv'}  how many controls are called viral" in run_summary(tmp_path, ["a"]).splitlines()
 
 
 def test_without_vectors_there_is_no_cost(tmp_path):

@@ -14,12 +14,12 @@ _force = click.option("--force", is_flag=True, help="Replace what is written if 
 
 @click.command()
 @click.argument("sample", type=UserPath(exists=True, file_okay=False))
-@click.option("--checkv", type=UserPath(), help="CheckV's quality_summary.tsv.")
-@click.option("--contamination", type=UserPath(), help="CheckV's contamination.tsv, which says where its proviruses lie; "
+@click.option("--checkv", type=UserPath(dir_okay=False), help="CheckV's quality_summary.tsv.")
+@click.option("--contamination", type=UserPath(dir_okay=False), help="CheckV's contamination.tsv, which says where its proviruses lie; "
               "of the run that cut them out.  [default: that beside quality_summary.tsv, if it is there]")  # fmt: skip
-@click.option("--genomad", multiple=True, type=UserPath(),
+@click.option("--genomad", multiple=True, type=UserPath(dir_okay=False),
               help="geNomad's _virus_summary.tsv or _plasmid_summary.tsv; twice for both.")  # fmt: skip
-@click.option("--paf", type=UserPath(), help="Reads aligned to the contigs (minimap2 without -a).")
+@click.option("--paf", type=UserPath(dir_okay=False), help="Reads aligned to the contigs (minimap2 without -a).")
 @click.option("--min-mapq", type=click.IntRange(0, 255), default=5, show_default=True,
               help="Lowest mapping quality of alignments that count.")  # fmt: skip
 @click.option("--output", "-o", required=True, type=UserPath(), metavar="FILE", help="The joined table.")

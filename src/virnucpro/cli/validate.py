@@ -36,7 +36,8 @@ def validate(inputs: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Say what is in FASTA (or FASTQ) files, or what is wrong.
 
     They are read as `predict` would with the same options, and nothing is run: exit status 1 is a file that it would
-    refuse. INPUT is as for `predict`. Each stop-free frame becomes two embeddings, of its DNA and of its protein.
+    refuse. INPUT is as for `predict`. Each stop-free frame becomes two embeddings, of its DNA and of its
+    protein; partial frames do, too, with a classifier that was validated for them.
 
     \b
     Examples:

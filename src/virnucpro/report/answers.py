@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from virnucpro.classifier.evidence import PRESETS, probability
+from virnucpro.classifier.evidence import MISSED, PRESETS, probability
 
 BY_THRESHOLD = "threshold"
 """How contigs were called that no preset decided on."""
@@ -174,8 +174,8 @@ def _preset_rule(summary: Summary) -> str:
     text = (
         f"Contigs are called by the preset {calls['by']}: viral from a probability of {viral:.3f} on (logit "
         f"{calls['viral']:.2f}), which at most {share} of the non-viral contigs of the classifier's development data reach; "
-        f"non-viral below {non_viral:.3f} (logit {calls['non_viral']:.2f}), where at most {share} of its viral contigs are; "
-        "ambiguous between. Repetitive contigs are at most ambiguous."
+        f"non-viral below {non_viral:.3f} (logit {calls['non_viral']:.2f}), where at most {percent(MISSED)} of its viral contigs "
+        "are; ambiguous between. Repetitive contigs are at most ambiguous."
     )
     if calls["fdr"] is None:
         return text

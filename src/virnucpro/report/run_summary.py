@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from virnucpro.errors import StorageError
-from virnucpro.outputs import REGIONS, REPORT, TABLES, VIRAL
+from virnucpro.outputs import CONTROLS, REGIONS, REPORT, TABLES, VIRAL
 from virnucpro.rendering import text_table
-from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, read_rows
+from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, UNSCORED, read_rows
 from virnucpro.result_tables import VIRAL as CALLED_VIRAL
 
 MAX_LISTED_SAMPLES = 20
@@ -27,7 +27,7 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
     """
     found: list[str] = []
     finished: list[str] = []
-    records = viral = ambiguous = frames = 0
+    records = viral = ambiguous = unscored = frames = 0
     regions: list[int] = []  # of samples in which they were looked for
     seconds: Counter[str] = Counter()  # in the encoders, by device; without the jobs' start and waiting for a GPU
     for sample in samples:
@@ -39,9 +39,12 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
             continue
         seconds.update(counts.get("embedding_seconds", {}))
         records, viral = records + counts["records"], viral + counts["viral_records"]
-        ambiguous += counts.get("ambiguous_records", 0)  # files of version 0.1 lack these two
+        ambiguous += counts.get("ambiguous_records", 0)  # files of version 0.1 lack this one and partial_chunks
+        unscored += counts["unscored_records"]
         frames += counts["frames"] + counts.get("partial_chunks", 0)
-        called = _called(counts["viral_records"], counts.get("ambiguous_records", 0), counts["records"])
+        called = _called(
+            counts["viral_records"], counts.get("ambiguous_records", 0), counts["unscored_records"], counts["records"]
+        )
         if counts.get("regions"):
             regions.append(counts["regions"]["regions"])
             called += f", {regions[-1]:,} viral regions"
@@ -69,13 +72,15 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
         }
         if regions:
             paths[REGIONS["regions"]] = "viral parts of contigs"
+        if (folder / finished[0] / CONTROLS).is_file():
+            paths[CONTROLS] = "how many controls are called viral"
         look = [f"{folder / finished[0] / name}  {what}" for name, what in paths.items()]
     return "\n".join(
         [
             *found,
             *(["", best, ""] if best else []),
             *look,
-            f"{_called(viral, ambiguous, records)}"
+            f"{_called(viral, ambiguous, unscored, records)}"
             + (f", {sum(regions):,} viral regions" if regions else "")
             + f"; {frames:,} frames embedded"
             + (f", now or before, in {cost}{rate}" if cost else ""),
@@ -107,5 +112,8 @@ def best_contigs(folder: Path, samples: Sequence[str]) -> str:
     return text_table(table, 1 + len(of_sample))
 
 
-def _called(viral: int, ambiguous: int, records: int) -> str:
-    return f"{viral:,} of {records:,} sequences viral" + (f", {ambiguous:,} ambiguous" if ambiguous else "")
+def _called(viral: int, ambiguous: int, unscored: int, records: int) -> str:
+    others = "".join(
+        f", {number:,} {call}" for call, number in ((AMBIGUOUS, ambiguous), (UNSCORED, unscored)) if number
+    )
+    return f"{viral:,} of {records:,} sequences viral{others}"

@@ -47,7 +47,7 @@ def read_fasta(
 
     Raises:
         InputError: the file can't be read, is neither FASTA nor FASTQ, holds no record, a header without a name or
-            with a control character in it, a letter that isn't a IUPAC nucleotide, or an empty record; or a FASTQ entry
+            with a control character in it, a letter that isn't an IUPAC nucleotide, or an empty record; or a FASTQ entry
             that isn't four lines, or has another number of qualities than letters.
     """
     path = Path(path)
@@ -251,7 +251,7 @@ def _wrong_letter(path: Path, identifier: str, sequence: bytes, fastq: bool) -> 
     assert match is not None
     letter, at = match.group().decode("latin1"), match.start()
     shown = repr(letter) if letter.isascii() else f"byte 0x{ord(letter):02X}"
-    said = f"{path}: record '{identifier}' has {shown} at position {at + 1}, which isn't a IUPAC nucleotide."
+    said = f"{path}: record '{identifier}' has {shown} at position {at + 1}, which isn't an IUPAC nucleotide."
     others = frozenset(sequence.translate(None, _NUCLEOTIDES))
     # N and X apart, DNA is nearly all of four letters; a protein has all that IUPAC's nucleotides share with it.
     dna = 10 * len(sequence.translate(None, b"ACGTUNXacgtunx")) <= len(sequence)
