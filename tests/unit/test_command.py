@@ -414,7 +414,7 @@ def test_benchmark_compares_what_it_times(tmp_path):
     assert done.exit_code == 0 and "sequences: given\ntokens_per_sequence: 7.0" in done.output
 
 
-@pytest.mark.ci
+@pytest.mark.soak
 def test_other_programs_are_compared_by_a_script(tmp_path):
     output = tmp_path / "8M.json"
     command = [sys.executable, installation.root() / "benchmarks" / "encoders.py", *BENCHMARK, f"--json={output}"]

@@ -25,6 +25,7 @@ def table(path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
+@pytest.mark.soak  # mypy reads all of the package
 def test_their_types(tmp_path):
     """As a type checker sees the package, which has a ``py.typed``, from elsewhere."""
     pytest.importorskip("mypy", reason="needs mypy, of the extra lint")

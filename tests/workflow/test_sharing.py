@@ -13,7 +13,7 @@ from tests.workflow.project import NONE, Project
 from tests.workflow.runner import command, environment
 
 
-@pytest.mark.ci
+@pytest.mark.soak
 def test_samples_and_runs_share_the_cache(tmp_path, tiny):
     cache = tmp_path / "cache"
     one, two = tmp_path / "one", tmp_path / "two"
