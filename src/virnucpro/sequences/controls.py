@@ -39,7 +39,7 @@ def make_controls(
     Args:
         sample: its name, for messages.
         fastas: its files, read twice.
-        output: the file to make; empty with a ``count`` of 0.
+        output: the file to make; empty with a ``count`` of 0, a record without sequence where no contig has one.
         count: contigs to choose; all, with a warning, if the sample has no more.
         chunk_length: bases per chunk.
         control_fasta: the user's own controls, which mustn't have an id of the sample's; None if there are none.
@@ -68,6 +68,8 @@ def make_controls(
             for kind, shuffle in SHUFFLES.items() if number in chosen else ():
                 shuffled = shuffle(record.sequence, np.random.default_rng(list(kind.encode() + _digest(record))))
                 file.write(b">%b|%b\n%b\n" % (kind.encode(), record.id.encode(), shuffled))
+        if count and not chosen:
+            file.write(b">none\n")  # `split` skips it as it did the sample's, and would refuse an empty file
     if len(chosen) < count:
         logger.warning("sample %s has %d contigs: as many controls of each kind, not %d", sample, len(chosen), count)
     logger.info("shuffled %d contigs", len(chosen))
