@@ -2,6 +2,7 @@
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -104,3 +105,14 @@ def test_a_run_that_embeds_nothing_says_nothing(tmp_path):
     progress.start()
     progress.stop()
     assert not said
+
+
+def test_slow_file_systems_are_asked_rarely(monkeypatch):
+    waits = []
+    progress = RunProgress(print)
+    now = iter([0.0, 40.0, 900.0, 900.1])
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(progress, "line", lambda: "")
+    monkeypatch.setattr(progress, "_ended", SimpleNamespace(wait=lambda wait: waits.append(wait) or len(waits) > 2))
+    progress._watch()
+    assert waits == [module.FIRST, pytest.approx(800), module.EVERY]

@@ -19,6 +19,8 @@ from virnucpro.embeddings.progress import LINE
 
 FIRST, EVERY = 10.0, 30.0
 """Seconds until the first line, and between two."""
+LOOKING = 0.05
+"""Share of the time that is spent looking, at most: with thousands of shards on a slow file system lines are rarer."""
 _TAIL = 4096  # bytes of a log that are looked at
 _DONE = re.compile(r" INFO done\n\Z")  # the end of a job's log, see ``virnucpro.logging``
 
@@ -100,9 +102,10 @@ class RunProgress:
     def _watch(self) -> None:
         wait = FIRST
         while not self._ended.wait(wait):
-            wait = EVERY
+            began = time.monotonic()
             if line := self.line():
                 self.say(line)
+            wait = max(EVERY, (time.monotonic() - began) / LOOKING)
 
     @staticmethod
     def _share_in_log(log: Path, since: float = 0.0) -> float | None:
