@@ -79,6 +79,16 @@ def test_a_sample_without_a_sequence_has_a_file_that_split_reads(write, tmp_path
     assert [record.sequence for record in read_fasta(output, keep_empty=True)] == [b""]
 
 
+def test_a_sample_that_cannot_be_read_is_left_to_split(write, tmp_path, caplog):
+    bad, output = tmp_path / "bad.fa", tmp_path / "c.fa"
+    bad.write_text(">r1\nACGT\n@r2\nno FASTA\n>\nACGT\n")
+    with caplog.at_level(logging.WARNING):
+        assert make_controls("s", [bad], output, 4, CHUNK) == 0
+    assert "sample s has no controls" in caplog.text and output.read_text() == ">no_contig_of_the_sample\n"
+    with pytest.raises(InputError):
+        make_controls("s", [write("s.fa", {"r1": bases(1, 100)})], output, 4, CHUNK, control_fasta=bad)
+
+
 def test_contigs_of_two_chunks_are_preferred_if_there_are_enough(write, tmp_path):
     short = {f"s{number}": bases(number, CHUNK) for number in range(20)}
     long = {f"l{number}": bases(50 + number, CHUNK + 1) for number in range(3)}
