@@ -26,7 +26,7 @@ SHUFFLES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
 FEWEST_CHUNKS = 2
 """Controls are contigs of at least so many chunks, if there are enough: a call rests on few chunks of others."""
 _NAMED = 3  # ids that an error names
-_NO_RECORD = b">no_contig_of_the_sample\n"  # `split` skips it where it skips those of the sample; an empty file it would refuse
+_NO_RECORD = b">no_contig_of_the_sample\n"  # `split` skips it as those of the sample; an empty file it would refuse
 
 
 def make_controls(
