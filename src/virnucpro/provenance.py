@@ -60,6 +60,7 @@ OPTIONS_OF_TABLES = (
     "min_chunks",
     "regions",
     "controls",
+    "control_fasta",
 )
 """Those that only its tables depend on."""
 CONTENT = (

@@ -73,6 +73,22 @@ def test_equal_input_gives_equal_controls_in_any_order(write, tmp_path):
     assert other["codon|r0"] != made([write("g.fa", records)], tmp_path / "6.fa", 30)["codon|r0"]
 
 
+def test_a_sample_without_a_sequence_has_a_file_that_split_reads(write, tmp_path):
+    output = tmp_path / "c.fa"
+    assert make_controls("s", [write("s.fa", {"r1": "", "r2": ""})], output, 4, CHUNK) == 0
+    assert [record.sequence for record in read_fasta(output, keep_empty=True)] == [b""]
+
+
+def test_a_sample_that_cannot_be_read_is_left_to_split(write, tmp_path, caplog):
+    bad, output = tmp_path / "bad.fa", tmp_path / "c.fa"
+    bad.write_text(">r1\nACGT\n@r2\nno FASTA\n>\nACGT\n")
+    with caplog.at_level(logging.WARNING):
+        assert make_controls("s", [bad], output, 4, CHUNK) == 0
+    assert "sample s has no controls" in caplog.text and output.read_text() == ">no_contig_of_the_sample\n"
+    with pytest.raises(InputError):
+        make_controls("s", [write("s.fa", {"r1": bases(1, 100)})], output, 4, CHUNK, control_fasta=bad)
+
+
 def test_contigs_of_two_chunks_are_preferred_if_there_are_enough(write, tmp_path):
     short = {f"s{number}": bases(number, CHUNK) for number in range(20)}
     long = {f"l{number}": bases(50 + number, CHUNK + 1) for number in range(3)}
@@ -169,6 +185,13 @@ def test_controls_are_called_by_each_preset(tmp_path, monkeypatch):
     assert [float(first[name]) for name in ("low", "high")] == pytest.approx(wilson(1, 5), abs=1e-6)
     assert (first["shortest"], first["median_length"], first["longest"]) == ("100", "300", "500")
     assert (found[3]["controls"], found[3]["unscored"], found[3]["share"]) == ("2", "1", "0.0"), "a share of the scored"
+
+
+def test_controls_without_a_sequence_have_a_table_without_rows(tmp_path, monkeypatch):
+    assert table_of(tmp_path, monkeypatch, CALIBRATED, shuffled=[]) is None
+    (tmp_path / "none.tsv").write_text(contig_table([]))
+    path = write_controls(tmp_path, tmp_path / "classifier", Rules(CHUNK), tmp_path / "none.tsv", None)
+    assert path == tmp_path / "controls.tsv" and read(path) == []
 
 
 def test_a_threshold_makes_one_row_a_kind(tmp_path, monkeypatch):

@@ -76,6 +76,16 @@ def test_implants_are_what_they_say():
     assert [each.phage for each in make_up(chunks, seed=1)] != [each.phage for each in made]
 
 
+def test_a_long_host_with_one_scored_chunk_has_no_implant():
+    chunks = labelled(per_group=1, chunks=60)
+    first = np.flatnonzero(chunks.contig == 0)
+    keep = np.setdiff1d(np.arange(len(chunks.contig)), first[1:])
+    chunks = replace(chunks, **{name: getattr(chunks, name)[keep] for name in ("logit", "partial", "start", "contig")})
+    chunks.length[0] = HOST_BASES
+    of_first = [each for each in make_up(chunks) if each.host == "g0"]
+    assert [each.kind for each in of_first] == [HOST]
+
+
 def chunk_values(chunks):
     return chunks.contig.tolist(), chunks.start.tolist(), chunks.logit.tolist()
 

@@ -55,3 +55,9 @@ def test_parameters_survive_a_file_and_bad_ones_are_named():
             RegionModel.from_dict(DEFAULT.to_dict() | {name: value}, "a")
     with pytest.raises(ModelError, match="aren't viral, enter"):
         RegionModel.from_dict({"viral": 0.1}, "a")
+
+
+def test_viral_parts_without_end_are_refused():
+    """Then nothing would bound the odds of a long contig."""
+    with pytest.raises(ModelError, match=r"leave 0\.0"):
+        RegionModel.from_dict(RegionModel(leave=0.0).to_dict(), "c")

@@ -2,6 +2,7 @@
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,6 +56,30 @@ def test_logs_of_former_runs_say_nothing(run):
     assert at(progress, 60) == ""
 
 
+def test_vectors_that_went_after_use_are_done(run):
+    progress, _, folder = run
+    (folder / "dna-1.h5").unlink()  # as a run with keep: none does, here of what an earlier run made
+    for name in ("protein-1", "dna-2"):
+        (folder / f"{name}.log").write_text("2026-01-01 INFO 0.1 s with loading and writing\n2026-01-01 INFO done\n")
+    # 700 of 1,600 units of work, 100 there before.
+    assert at(progress, 60) == "embedded 250 of 400 frames (44 %), 1.1 Mbp/min, 01:30 left"
+    (folder / "dna-1.log").write_text("2026-01-01 INFO begun again\n")
+    assert at(progress, 60).startswith("embedded 200 of 400 frames (38 %)")
+    (folder / "dna-1.log").write_text("2026-01-01 ERROR done\n")
+    assert at(progress, 60).startswith("embedded 200 of 400 frames (38 %)")
+
+
+def test_what_former_runs_made_and_removed_is_no_work_of_this_one(tmp_path):
+    progress = RunProgress(lambda line: None)
+    for name in ("old", "new"):
+        (tmp_path / "old.log").write_text("2026-01-01 INFO done\n")
+        os.utime(tmp_path / "old.log", (1, 1))
+        progress.expect(str(tmp_path / f"{name}.h5"), str(tmp_path / f"{name}.log"), 100, 100)
+    assert at(progress, 60) == ""
+    (tmp_path / "new.h5").touch()
+    assert at(progress, 60) == "embedded 100 of 100 frames (100 %) in 01:00"
+
+
 def test_it_is_said_now_and_then_and_at_the_end(run, monkeypatch):
     progress, said, folder = run
     monkeypatch.setattr(module, "FIRST", 0.01)
@@ -80,3 +105,14 @@ def test_a_run_that_embeds_nothing_says_nothing(tmp_path):
     progress.start()
     progress.stop()
     assert not said
+
+
+def test_slow_file_systems_are_asked_rarely(monkeypatch):
+    waits = []
+    progress = RunProgress(print)
+    now = iter([0.0, 40.0, 900.0, 900.1])
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(progress, "line", lambda: "")
+    monkeypatch.setattr(progress, "_ended", SimpleNamespace(wait=lambda wait: waits.append(wait) or len(waits) > 2))
+    progress._watch()
+    assert waits == [module.FIRST, pytest.approx(800), module.EVERY]

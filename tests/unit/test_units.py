@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workflow.conftest import coding, fasta
+from virnucpro.cli import workflow
+from virnucpro.cli.workflow import _changed as changed
+from virnucpro.cli.workflow import _made_otherwise as made_otherwise
 from virnucpro.errors import InputError
+from virnucpro.outputs import GIVEN_CONTROLS
 from virnucpro.provenance import other_options
 from virnucpro.sequences.shards import KINDS
 from virnucpro.sequences.split import (
@@ -25,6 +30,7 @@ from virnucpro.sequences.split import (
     split_samples,
 )
 from virnucpro.sequences.units import units_of
+from virnucpro.settings.options import Settings
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +129,43 @@ def test_results_of_other_options_are_known_by_their_summary(tmp_path):
     assert other_options(tmp_path, now) == {"threshold", "chunk_length"}
     (tmp_path / "summary.json").write_text("{}")
     assert other_options(tmp_path, now) == set()
+
+
+def sample_with_results(folder: Path, **configuration):
+    (folder / "out" / "s").mkdir(parents=True)
+    (folder / "out" / "s" / "summary.json").write_text(json.dumps({"configuration": configuration}))
+    files = {name: folder / f"{name}.fa" for name in ("s", "host")}
+    for name, path in files.items():
+        path.write_text(fasta({name: coding(len(name), 900)}))
+    split_samples({"s": [files["s"]]}, folder / "out" / "s" / "shards", 500, 100)
+    split_samples({GIVEN_CONTROLS: [files["host"]]}, folder / "out" / GIVEN_CONTROLS / "shards", 500, 100)
+    return files
+
+
+def test_other_controls_are_noticed_where_snakemake_remembers_nothing(tmp_path):
+    files = sample_with_results(tmp_path)
+    samples, out = {"s": [files["s"]]}, tmp_path / "out"
+    found = partial(changed, out, samples, Settings(chunk_length=500, control_fasta=str(files["host"])))
+    assert found() == []
+    os.utime(files["host"], (1, 1))
+    assert found() == [f"{out}/{GIVEN_CONTROLS}/shards", "make_controls"]
+    assert changed(out, samples, Settings(chunk_length=500)) == [], "they aren't wanted"
+    os.utime(files["s"], (1, 1))
+    with_shuffled = changed(out, samples, Settings(chunk_length=500, controls=3))
+    assert with_shuffled == [f"{out}/s/shards", f"{out}/control_sets/s/controls.fasta"]
+
+
+def test_controls_of_other_options_are_made_again_with_their_sample(tmp_path, monkeypatch):
+    files = sample_with_results(tmp_path, min_length=0, precision="fp32", control_fasta="former.fa", controls=0)
+    host, out = str(files["host"]), tmp_path / "out"
+    tables = [f"{out}/{name}/contigs.tsv" for name in ("s", GIVEN_CONTROLS)]
+    assert made_otherwise(out, ["s"], Settings(precision="fp32", control_fasta=host)) == tables
+    tables = [f"{out}/{name}/contigs.tsv" for name in ("s", "control_sets/s")]
+    again = [*tables, f"{out}/control_sets/s/controls.fasta"]
+    assert made_otherwise(out, ["s"], Settings(precision="fp32", controls=2, control_fasta=None)) == again
+    other = Settings(precision="fp16", control_fasta="former.fa")
+    assert made_otherwise(out, ["s"], other) == [
+        f"{out}/{name}/{file}" for name in ("s", GIVEN_CONTROLS) for file in ("contigs.tsv", "embeddings.h5")
+    ]
+    monkeypatch.setattr(workflow, "MOST_FORCED", 3)
+    assert made_otherwise(out, ["s"], other) == ["merge", "predict", "score_controls"]

@@ -219,9 +219,9 @@ wildcard_constraints:
 # Snakemake compares an input with its record of the run that read it. Where it has none (results that were moved, or made by the
 # command) it goes by dates, and overlooks an older file; what was split says which files those were.
 if MAIN:
-    for _unit, _samples in UNITS.items():
+    for _unit, _samples in (UNITS | {name: (name,) for name in CONTROLLED if name == GIVEN_CONTROLS}).items():
         _folder = f"{OUT}/{_unit}/shards"
-        for _sample in changed_inputs(_folder, {sample: SAMPLES[sample] for sample in _samples}):
+        for _sample in changed_inputs(_folder, {sample: FASTAS[sample] for sample in _samples}):
             logger.warning(
                 f"Sample {_sample}: its input isn't what was split before. If the jobs below don't include `split`, add: "
                 f"--forcerun {shlex.quote(_folder)}"
@@ -230,6 +230,7 @@ if MAIN:
         logger.warning(
             f"{len(_other)} samples ({', '.join(_other[:3])}{' …' * (len(_other) > 3)}) have results of other options. If the "
             "jobs below don't include `predict`, as where the folder was moved, add: --forcerun merge predict"
+            + " score_controls" * bool(CONTROLLED)
         )
 
 _records = Path(".snakemake").absolute()

@@ -54,7 +54,7 @@ def write_controls(
         shuffled, given: ``contigs.tsv`` of the sample's shuffled contigs and of the user's own controls, if there are such.
 
     Returns:
-        The table, or None without controls.
+        The table, without rows where no control has a sequence; None without controls.
     """
     path = folder / CONTROLS
     kinds: dict[str, _Kind] = {}
@@ -64,7 +64,7 @@ def write_controls(
     for table, kind in ((shuffled, ""), (given, GIVEN)):
         if table:
             _count(table, kind, by_preset, kinds)
-    if kinds:
+    if shuffled or given:
         write_table(path, CONTROL_COLUMNS, _rows(kinds, presets))
         return path
     if _is_ours(path):

@@ -132,6 +132,8 @@ def make_up(chunks: LabelledChunks, seed: int = 0) -> list[MadeUp]:
     for group, members in groups.items():
         for host in _hosts(chunks, rows, members, random):
             made.append(_join(chunks, host, fold[group]))
+            if len(host) == 1:
+                continue  # one chunk has a score, so there is no edge within
             for _ in range(IMPLANTS_PER_HOST):
                 if (contig := next(turns[fold[group]], None)) is None:
                     break  # its fold has no phage of another group

@@ -82,7 +82,7 @@ class RegionModel:
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ModelError(f"{where}: its parameters of regions have {name} {value!r}. {remedy}")
-        for name, most in (("viral", 0.999999), ("limit", 50)):
+        for name, most in (("viral", 0.999999), ("limit", 50), ("leave", math.inf)):  # else odds may be infinite
             if not 0 < numbers[name] <= most:
                 raise ModelError(f"{where}: its parameters of regions have {name} {numbers[name]!r}. {remedy}")
         return cls(**numbers, fitted_on=dict(values["fitted_on"]))

@@ -27,7 +27,16 @@ from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.models.sources import KEYS, find, is_name
-from virnucpro.outputs import CONTROL_SETS, EMBEDDINGS, TABLES, check_own, refuse_inputs, refuse_replacing, write_own
+from virnucpro.outputs import (
+    CONTROL_SETS,
+    EMBEDDINGS,
+    GIVEN_CONTROLS,
+    TABLES,
+    check_own,
+    refuse_inputs,
+    refuse_replacing,
+    write_own,
+)
 from virnucpro.paths import check_file, user_path
 from virnucpro.provenance import OPTIONS_OF_VECTORS, other_options
 from virnucpro.sequences.split import changed_inputs
@@ -43,6 +52,8 @@ USAGE = 2
 """Exit status of a command line that can't be understood."""
 RUN_LOCK = Path(".snakemake", "virnucpro.lock")
 """In the folder of results; who runs there holds it."""
+MOST_FORCED = 1000
+"""Files that Snakemake is told by name to make again."""
 SHOWN = 10
 """Errors of jobs that are repeated at the end; a cause that many jobs share would fill the screen."""
 
@@ -250,24 +261,49 @@ def run_workflow(work: Path, arguments: Sequence[str]) -> int:
 
 
 def _changed(out: Path, samples: Mapping[str, Sequence[Path]], settings: Settings) -> list[str]:
-    """The shard folders that were made from other files than a sample has now, as Snakemake can't always tell by dates."""
+    """What was made from other files than a sample has now, or the user's controls are, as Snakemake can't always tell by dates.
+
+    These are shard folders, and the shuffled contigs, with which it is known that a sample shares no id with the user's controls.
+    """
     units = units_of(samples, settings.chunk_length, settings.shard_frames)
     folders = {
         f"{out}/{unit}/shards": {sample: samples[sample] for sample in members} for unit, members in units.items()
     }
-    return [folder for folder, own in folders.items() if changed_inputs(folder, own)]
+    if settings.control_fasta:
+        folders[f"{out}/{GIVEN_CONTROLS}/shards"] = {GIVEN_CONTROLS: [Path(settings.control_fasta)]}
+    changed = {folder: found for folder, own in folders.items() if (found := changed_inputs(folder, own))}
+    others = {sample for found in changed.values() for sample in found}
+    if GIVEN_CONTROLS in others:
+        return [*changed, "make_controls"]
+    shuffled = others if settings.controls or settings.control_fasta else ()
+    return [*changed, *_few([f"{out}/{CONTROL_SETS}/{sample}/controls.fasta" for sample in shuffled], "make_controls")]
 
 
 def _made_otherwise(out: Path, samples: Iterable[str], settings: Settings) -> list[str]:
     """A file of each result that was made with other options, as Snakemake can't tell where the folder was moved."""
-    files = []
+    files: list[str] = []
+    rules = {"predict", "score_controls"}
     for sample in samples:
         if other := other_options(out / sample, settings.as_dict()):
-            names = (EMBEDDINGS, TABLES["contigs"]) if other.intersection(OPTIONS_OF_VECTORS) else (TABLES["contigs"],)
-            files += [f"{out}/{sample}/{name}" for name in names]
+            names = [TABLES["contigs"]]
+            if other.intersection(OPTIONS_OF_VECTORS):
+                names.append(EMBEDDINGS)
+                rules.add("merge")
+            sets = [sample]
+            if settings.controls:
+                sets.append(f"{CONTROL_SETS}/{sample}")
+            if settings.control_fasta:
+                sets.append(GIVEN_CONTROLS)
+            files += [f"{out}/{each}/{name}" for each in sets for name in names]
             if "controls" in other and settings.controls:
                 files.append(f"{out}/{CONTROL_SETS}/{sample}/controls.fasta")
-    return files
+                rules.add("make_controls")
+    return _few(list(dict.fromkeys(files)), *sorted(rules))
+
+
+def _few(files: list[str], *rules: str) -> list[str]:
+    """The files, or if a command line may be too short for so many, all that these rules make."""
+    return files if len(files) <= MOST_FORCED else list(rules)
 
 
 def _absolute(settings: Settings) -> dict[str, Any]:

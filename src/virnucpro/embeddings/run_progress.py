@@ -1,6 +1,7 @@
 """How far all embedding jobs of a run are together: one line now and then, whatever runs them and where.
 
-Nothing but the files says it: vectors that are there are done, and a job's log says how much of its shard is.
+Nothing but the files says it: vectors that are there are done, and a job's log says how much of its shard is. Vectors that
+went once they were used (``keep``) are done, too, by the log of the job that made them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from virnucpro.embeddings.progress import LINE
 
 FIRST, EVERY = 10.0, 30.0
 """Seconds until the first line, and between two."""
+LOOKING = 0.05
+"""Share of the time that is spent looking, at most: with thousands of shards on a slow file system lines are rarer."""
 _TAIL = 4096  # bytes of a log that are looked at
+_DONE = re.compile(r" INFO done\n\Z")  # the end of a job's log, see ``virnucpro.logging``
 
 
 @dataclass
@@ -53,8 +57,8 @@ class RunProgress:
     def expect(self, path: str, log: str, frames: int, work: float) -> None:
         """A file of vectors will be made, or is there; ``work`` compares it with others, in any unit."""
         if (file := Path(path)) not in self._files:
-            there = float(file.exists())
-            self._files[file] = _Expected(Path(log), frames, work, there, there)
+            done = float(file.exists() or self._share_in_log(Path(log)) == 1)
+            self._files[file] = _Expected(Path(log), frames, work, done, done)
 
     def start(self) -> None:
         """Say it from now on, in a thread that ends with the process."""
@@ -75,7 +79,10 @@ class RunProgress:
         """How far it is; empty before the first shard is done in part, and where all was there already."""
         files = list(self._files.items())  # which another thread adds to
         for path, each in files:
-            each.share = 1.0 if path.exists() else self._share_in_log(each.log)
+            share = 1.0 if path.exists() else self._share_in_log(each.log, self._began)
+            each.share = each.before if share is None else share  # None: no job of this run has it
+            if each.share < each.before:  # it is made again
+                each.before = 0.0
         work = sum(each.work for _, each in files)
         done = sum(each.work * each.share for _, each in files)
         now = done - sum(each.work * each.before for _, each in files)
@@ -95,19 +102,24 @@ class RunProgress:
     def _watch(self) -> None:
         wait = FIRST
         while not self._ended.wait(wait):
-            wait = EVERY
+            began = time.monotonic()
             if line := self.line():
                 self.say(line)
+            wait = max(EVERY, (time.monotonic() - began) / LOOKING)
 
-    def _share_in_log(self, log: Path) -> float:
-        """What a job that runs now has done, by the last line that says so; 0 if none does."""
+    @staticmethod
+    def _share_in_log(log: Path, since: float = 0.0) -> float | None:
+        """What the job of a log has done, by the last line that says so, 0 if none does; None if it is older than ``since``."""
         try:
-            if log.stat().st_mtime < self._began:
-                return 0.0
+            if log.stat().st_mtime < since:
+                return None
             with log.open("rb") as file:
                 file.seek(0, 2)
                 file.seek(max(0, file.tell() - _TAIL))
-                said = re.findall(LINE, file.read().decode(errors="replace"))
+                text = file.read().decode(errors="replace")
         except OSError:
-            return 0.0
+            return None
+        if _DONE.search(text):
+            return 1.0
+        said = re.findall(LINE, text)
         return int(said[-1][0]) / max(1, int(said[-1][1])) if said else 0.0

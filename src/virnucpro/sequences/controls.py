@@ -26,6 +26,7 @@ SHUFFLES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
 FEWEST_CHUNKS = 2
 """Controls are contigs of at least so many chunks, if there are enough: a call rests on few chunks of others."""
 _NAMED = 3  # ids that an error names
+_NO_RECORD = b">no_contig_of_the_sample\n"  # `split` skips it as those of the sample; an empty file it would refuse
 
 
 def make_controls(
@@ -39,7 +40,8 @@ def make_controls(
     Args:
         sample: its name, for messages.
         fastas: its files, read twice.
-        output: the file to make; empty with a ``count`` of 0.
+        output: the file to make; empty with a ``count`` of 0, a record without sequence where no contig has one, or the sample
+            can't be read: `split` says so, and controls are no reason to stop all other samples.
         count: contigs to choose; all, with a warning, if the sample has no more.
         chunk_length: bases per chunk.
         control_fasta: the user's own controls, which mustn't have an id of the sample's; None if there are none.
@@ -48,18 +50,24 @@ def make_controls(
         The number of contigs chosen.
 
     Raises:
-        InputError: a file that can't be read, or ids that the sample and ``control_fasta`` share.
+        InputError: a ``control_fasta`` that can't be read, or ids that it shares with the sample.
     """
     given = {record.id for record in read_fasta(control_fasta, keep_empty=True)} if control_fasta else set()
     shared: list[str] = []
     long, every = _Lowest(count), _Lowest(count)
-    for number, record in enumerate(_records(fastas)):
-        if record.id in given:
-            shared.append(record.id)
-        digest = _digest(record)
-        every.add(digest, number)
-        if len(record.sequence) > (FEWEST_CHUNKS - 1) * chunk_length:
-            long.add(digest, number)
+    try:
+        for number, record in enumerate(_records(fastas)):
+            if record.id in given:
+                shared.append(record.id)
+            digest = _digest(record)
+            every.add(digest, number)
+            if len(record.sequence) > (FEWEST_CHUNKS - 1) * chunk_length:
+                long.add(digest, number)
+    except InputError as error:
+        logger.warning("sample %s has no controls, as it can't be read: %s", sample, error)
+        with atomic_file(output) as temporary:
+            temporary.write_bytes(_NO_RECORD)
+        return 0
     if shared:
         raise _shared(shared, sample, control_fasta)
     chosen = long.numbers if len(long.numbers) == count else every.numbers
@@ -68,6 +76,8 @@ def make_controls(
             for kind, shuffle in SHUFFLES.items() if number in chosen else ():
                 shuffled = shuffle(record.sequence, np.random.default_rng(list(kind.encode() + _digest(record))))
                 file.write(b">%b|%b\n%b\n" % (kind.encode(), record.id.encode(), shuffled))
+        if count and not chosen:
+            file.write(_NO_RECORD)
     if len(chosen) < count:
         logger.warning("sample %s has %d contigs: as many controls of each kind, not %d", sample, len(chosen), count)
     logger.info("shuffled %d contigs", len(chosen))
