@@ -88,6 +88,6 @@ def make_results(
         return asdict(regions.counts)
 
     outputs = Outputs(**{field.name: getattr(results, field.name) for field in fields(Outputs)})
-    predict(merged, classifier, shards, sample, outputs, rules, threads=threads, find_regions=read_again, **options)
     controls = write_controls(folder, classifier, rules, shuffled, given)
+    predict(merged, classifier, shards, sample, outputs, rules, threads=threads, find_regions=read_again, **options)
     write_sample_page(folder, sample, fastas, results.page, MergedEmbeddings(merged).provenance, check, controls)

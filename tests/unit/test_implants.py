@@ -19,7 +19,7 @@ from virnucpro.classifier.implants import (
     make_up,
 )
 from virnucpro.classifier.region_fitting import _pack as pack
-from virnucpro.classifier.region_fitting import batch_posteriors, fit_regions, regions_of
+from virnucpro.classifier.region_fitting import batch_log_odds, fit_regions, regions_of
 from virnucpro.classifier.region_measures import Region, Truth, find_regions, measure_regions
 from virnucpro.classifier.region_model import DEFAULT, RegionModel
 
@@ -122,7 +122,7 @@ def test_too_few_groups_leave_the_default(caplog, about, says):
 def test_contigs_side_by_side_have_the_posteriors_of_each_alone():
     made = make_up(labelled())[::7]
     model = RegionModel(0.3, 0.02, 0.1, 0.7, 0.3, 2.0)
-    odds = batch_posteriors(model, pack(made))
+    odds = batch_log_odds(model, pack(made))
     for row, each in zip(odds, made, strict=True):
         alone = model.posteriors(each.start.tolist(), each.logit.tolist(), each.partial.tolist())
         np.testing.assert_allclose(1 / (1 + np.exp(-row[: len(alone)])), alone, atol=1e-9)

@@ -15,7 +15,7 @@ from virnucpro.sequences.read import read_fasta
 
 
 def test_default_run_gives_every_result(tmp_path):
-    snakemake(tmp_path).ok()
+    run = snakemake(tmp_path).ok()
     folder = tmp_path / "results" / "example"
     summary = json.loads((folder / "summary.json").read_text())
     table = {
@@ -30,6 +30,8 @@ def test_default_run_gives_every_result(tmp_path):
     assert [row["record"] for row in table["contigs"]] == headers
     assert len(table["chunks"]) == summary["chunks"] == sum(int(row["chunks"]) for row in table["contigs"])
     assert len(table["predictions"]) == summary["frames"] == sum(int(row["open_frames"]) for row in table["chunks"])
+    embedded = summary["frames"] + summary["partial_chunks"]
+    assert f"embedded {embedded} of {embedded} frames (100 %), " in run.text
     kinds = [row["kind"] for row in table["chunks"]]
     assert summary["scored_chunks"] == len(kinds) - kinds.count("") and kinds.count("") == 1
     assert kinds.count("partial") == summary["partial_chunks"] > summary["chunks"] / 2

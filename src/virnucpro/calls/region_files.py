@@ -13,7 +13,6 @@ from urllib.parse import quote
 from virnucpro.calls.gzip_blocks import GzipWriter
 from virnucpro.calls.regions import Chunks, Region, find_regions, is_circular, region_id
 from virnucpro.calls.sequence_lines import write_sequence
-from virnucpro.classifier.region_model import DEFAULT as DEFAULT_MODEL
 from virnucpro.classifier.region_model import RegionModel
 from virnucpro.errors import StorageError
 from virnucpro.io import atomic_file
@@ -95,7 +94,7 @@ class RegionFiles:
     def __init__(
         self, paths: RegionPaths, chunks: Path, model: RegionModel, chunk_length: int, threads: int = 1
     ) -> None:
-        self.counts = RegionCounts(DEFAULT if model is DEFAULT_MODEL else FITTED)
+        self.counts = RegionCounts(FITTED if model.fitted else DEFAULT)
         self._paths, self._chunk_file, self._model = paths, chunks, model
         self._chunk_length, self._threads = chunk_length, threads
 

@@ -10,11 +10,9 @@ from itertools import groupby
 from typing import NamedTuple
 
 from virnucpro.calls.likeness import PROBABILITY_DECIMALS
-from virnucpro.classifier.region_model import RegionModel
+from virnucpro.classifier.region_model import POSTERIOR, RegionModel
 from virnucpro.result_tables import END, INNER, ORIGIN, START, WHOLE
 
-POSTERIOR = 0.5
-"""Probability from which on a chunk belongs to a region."""
 SHORTEST_REPEAT, LONGEST_REPEAT = 30, 300
 """Bases that both ends of a contig must share to be those of a circle: assemblers leave a k-mer, phages have terminal repeats."""
 DIFFERENT_PAIRS = 8

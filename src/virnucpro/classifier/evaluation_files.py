@@ -10,7 +10,7 @@ import numpy as np
 
 from virnucpro.classifier.items import CALLS, LEVELS, Level, Tables
 from virnucpro.rendering import saved_figure
-from virnucpro.result_tables import write_table
+from virnucpro.result_tables import FITTED, write_table
 
 CONTIG_COLUMNS = (
     *("sample", "record", "group", "category", "viral", "length"),
@@ -189,9 +189,7 @@ def _regions(found: Mapping[str, Any]) -> list[str]:
     if not found["metrics"]:
         return [f"Not measured: {found['reason']}."]
     first = found["metrics"][0]
-    origin = (
-        "the classifier's own" if found["model"] == "fitted" else "the default ones: this classifier's file has none"
-    )
+    origin = "the classifier's own" if found["model"] == FITTED else "the default ones: this classifier's file has none"
     return [
         f"Viral contigs put into joined contigs of one non-viral group: {first['implants']:,} with such an implant, "
         f"{first['contigs'] - first['implants']:,} without.",

@@ -136,7 +136,7 @@ def make_up(chunks: LabelledChunks, seed: int = 0) -> list[MadeUp]:
                 continue  # one chunk has a score, so there is no edge within
             for _ in range(IMPLANTS_PER_HOST):
                 if (contig := next(turns[fold[group]], None)) is None:
-                    break  # its fold has no phage of another group
+                    break  # its fold has no phage
                 place = int(random.integers(1, len(host)))  # so that there is a boundary on either side
                 phage = _part(chunks, rows[contig], contig, random)
                 made.append(_join(chunks, [*host[:place], phage, *host[place:]], fold[group], place))

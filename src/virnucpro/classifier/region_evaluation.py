@@ -12,7 +12,7 @@ from virnucpro.classifier.items import Tables
 from virnucpro.classifier.region_fitting import regions_of, truth_of
 from virnucpro.classifier.region_measures import LEVELS, Region, measure_regions
 from virnucpro.classifier.region_model import RegionModel
-from virnucpro.result_tables import PARTIAL
+from virnucpro.result_tables import DEFAULT, FITTED, PARTIAL
 
 REGION_COLUMNS = (
     *("posterior", "contigs", "implants", "viral_bases", "other_bases", "regions", "bases_found", "precision"),
@@ -30,7 +30,7 @@ def evaluate_regions(tables: Tables, model: RegionModel, seed: int = 0) -> dict[
     Coordinates in rows are 1-based, both ends included. Where the tables don't do for implants, there are no rows, and
     ``reason`` says why.
     """
-    about: dict[str, Any] = {"model": "fitted" if model.fitted_on else "default", "reason": "", "seed": seed}
+    about: dict[str, Any] = {"model": FITTED if model.fitted else DEFAULT, "reason": "", "seed": seed}
     try:
         made = [each for each in make_up(labelled_chunks(tables), seed) if each.kind in (IMPLANT, HOST)]
     except TooFewError as error:

@@ -21,7 +21,7 @@ SHARES = {IMPLANT: 0.45, HOST: 0.45, VIRUS: 0.1}
 """What the kinds of made-up contigs weigh in the fit, before viral chunks and others get their shares."""
 VIRAL_SHARE = 0.3
 """What viral chunks weigh in the fit, of all: more than their part of the bases (some 0.15), so that regions are rather too
-long than too short. By figures of the development part: with 0.2 fewer bases are found at 0.9, with 0.4 more hosts' are."""
+long than too short. Chosen by the figures of the development part."""
 PULL = 0.001
 """What a parameter's distance from the default, squared on the logarithmic scale, adds to the mean loss of a chunk (some
 0.2): little against many groups of hosts, but with few the fit doesn't depend on one of them."""
@@ -106,7 +106,7 @@ def truth_of(made: MadeUp) -> Truth:
     return Truth(made.length, made.viral_from, made.viral_to)
 
 
-def batch_posteriors(model: RegionModel, batch: _Batch) -> np.ndarray:
+def batch_log_odds(model: RegionModel, batch: _Batch) -> np.ndarray:
     """Log odds (s, k) of the chunks: ``RegionModel.posteriors`` of all contigs at a time."""
     weighted = batch.logit * np.where(batch.partial, model.partial, model.frame)
     ratio = np.exp(np.clip(weighted, -model.limit, model.limit))
@@ -131,7 +131,7 @@ def _fit(made: Sequence[MadeUp]) -> RegionModel:
     wrong_way = np.where(batch.viral, -1.0, 1.0)
 
     def loss(at: np.ndarray) -> float:
-        odds = batch_posteriors(_model(at), batch)
+        odds = batch_log_odds(_model(at), batch)
         return float(np.sum(batch.weight * np.logaddexp(0, wrong_way * odds)) + PULL * np.sum((at - start) ** 2))
 
     start = np.log([getattr(DEFAULT, name) for name in FITTED])

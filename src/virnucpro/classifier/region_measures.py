@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.classifier.region_model import RegionModel
+from virnucpro.classifier.region_model import POSTERIOR, RegionModel
 
-FROM = 0.5
-"""A region is a maximal run of chunks with at least this posterior, from the first one's start to the last one's end."""
 LEVELS = (0.5, 0.9)
 """Mean posteriors of a region's chunks from which on regions are counted: the region is at 0.9 if Σ posterior / n ≥ 0.9."""
 
@@ -45,9 +43,9 @@ class Truth:
 def find_regions(
     model: RegionModel, start: np.ndarray, end: np.ndarray, logit: np.ndarray, partial: np.ndarray
 ) -> list[Region]:
-    """Regions of one contig's k scored chunks, in order; ``start`` and ``end`` (k,) 0-based, the latter excluded."""
+    """Regions of one contig's k scored chunks, in order, from the first chunk's start to the last one's end; ``start`` and ``end`` (k,) 0-based, the latter excluded."""
     posterior = np.array(model.posteriors(start.tolist(), logit.tolist(), partial.tolist()))
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], posterior >= FROM, [0]))))
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], posterior >= POSTERIOR, [0]))))
     return [
         Region(int(start[a]), int(end[b - 1]), float(posterior[a:b].mean()))
         for a, b in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)

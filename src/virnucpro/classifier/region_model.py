@@ -15,6 +15,9 @@ from typing import Any
 
 from virnucpro.errors import ModelError
 
+POSTERIOR = 0.5
+"""Probability from which on a chunk belongs to a region, a maximal run of such chunks."""
+
 
 @dataclass(frozen=True)
 class RegionModel:
@@ -35,6 +38,11 @@ class RegionModel:
     partial: float = 0.5
     limit: float = 4.0
     fitted_on: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it is a classifier's own, and not ``DEFAULT``."""
+        return self is not DEFAULT
 
     def posteriors(self, starts: Sequence[int], logits: Sequence[float | None], partial: Sequence[bool]) -> list[float]:
         """Probability of each chunk of one contig to be viral, given all of them.

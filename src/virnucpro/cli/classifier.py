@@ -11,6 +11,7 @@ from virnucpro.cli.inputs import check_labels
 from virnucpro.cli.options import RUN_KEYS, UserPath, from_schema, given_keys, running
 from virnucpro.cli.workflow import start, working_folder
 from virnucpro.outputs import TARGETS, refuse_existing
+from virnucpro.provenance import OPTIONS_OF_TABLES
 
 
 @click.group()
@@ -36,21 +37,7 @@ def classifier_import(original: str, output: str, force: bool) -> None:
 @click.argument("classifier", type=UserPath())
 @click.argument("labels", type=UserPath())
 @click.option("--split", "evaluate_split", type=UserPath(), help="split.tsv of a training: use its test part only.")
-@from_schema(
-    *RUN_KEYS,
-    without=[
-        "classifier",
-        "threshold",
-        "calls",
-        "fdr",
-        "prior",
-        "min_length",
-        "min_chunks",
-        "controls",
-        "control_fasta",
-        "regions",
-    ],
-)  # which decide on calls only
+@from_schema(*RUN_KEYS, without=OPTIONS_OF_TABLES)
 @running
 def classifier_calibrate(
     classifier: str, labels: str, output: str, dry_run: bool, configfile: str | None, **given: Any

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from virnucpro.calls.regions import POSTERIOR
 from virnucpro.calls.rules import LOW_COMPLEXITY
 from virnucpro.classifier.evidence import MISSED, PRESETS
+from virnucpro.classifier.region_model import POSTERIOR
 from virnucpro.models.registry import ARCHITECTURES, ROLES, Architecture
 from virnucpro.report import answers
 from virnucpro.result_tables import FITTED
