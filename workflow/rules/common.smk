@@ -1,4 +1,5 @@
 # Configuration, paths and the functions that the rules ask. Nothing here writes or computes.
+import logging
 import os
 import re
 import shlex
