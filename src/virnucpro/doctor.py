@@ -30,6 +30,7 @@ from virnucpro.errors import ModelError, VirNucProError
 from virnucpro.models.registry import CLASSIFIER, PROTEIN, ROLES, Shape
 from virnucpro.models.sources import KEYS, ModelSource, find
 from virnucpro.provenance import package_version
+from virnucpro.rendering import how_many
 from virnucpro.sequences.frames import stop_free_frames
 from virnucpro.sequences.read import read_fasta
 from virnucpro.sequences.statistics import Statistics, statistics_of
@@ -306,8 +307,9 @@ def duration(case: Case) -> Iterator[Finding]:
     frames = case.embedded[0]
     partial = frames - case.work.open_frames
     read = "" if case.work.share_read == 1 else f", from {case.work.share_read:.1%} of the input"
-    counted = f"{case.work.records:,} records, {case.work.bases:,} bases, {case.work.open_frames:,} stop-free frames"
-    counted += f" and {partial:,} partial frames{read}" if partial else read
+    counts = {"record": case.work.records, "base": case.work.bases, "stop-free frame": case.work.open_frames}
+    counted = ", ".join(how_many(count, what) for what, count in counts.items())
+    counted += f" and {how_many(partial, 'partial frame')}{read}" if partial else read
     if not frames:
         yield Finding("time", NOTE, f"{counted}: nothing to embed", "Only frames without a stop codon are scored.")
     elif len(case.shapes) < 2:

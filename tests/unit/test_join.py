@@ -288,13 +288,13 @@ def test_memory_grows_with_what_is_covered_and_not_with_reads():
 
 def test_a_table_of_another_run_is_refused(sample, tmp_path):
     given = checkv(tmp_path / "q.tsv", ("k1", 5, {}), ("k2", 6, {}))
-    with pytest.raises(InputError, match=r"none of its 2 ids.*It has k1, k2; the sample has c1, c2, c3\."):
+    with pytest.raises(InputError, match=r"none of its ids \(2\).*It has k1, k2; the sample has c1, c2, c3\."):
         join(sample, tmp_path / "joined.tsv", checkv=given)
     assert not (tmp_path / "joined.tsv").exists()
     with pytest.raises(InputError, match="contig of this sample of the same length"):
         join(sample, tmp_path / "joined.tsv", checkv=checkv(tmp_path / "q.tsv", ("c1", 5, {})))
     (tmp_path / "r.paf").write_text(paf("k1", 800, 0, 150))
-    with pytest.raises(InputError, match=r"r\.paf \(PAF\): none of its 1 ids"):
+    with pytest.raises(InputError, match=r"r\.paf \(PAF\): none of its ids \(1\)"):
         join(sample, tmp_path / "joined.tsv", paf=tmp_path / "r.paf")
 
 
@@ -356,7 +356,7 @@ def test_the_command(sample, tmp_path):
     words = ["join", "out/s", "--checkv", "q.tsv", "-o", "joined.tsv"]
     run = CliRunner().invoke(cli, words)
     assert run.exit_code == 0, run.output
-    assert "q.tsv (CheckV's quality_summary.tsv): 1 ids matched, of 1 contigs; 1 not matched" in run.output
+    assert "q.tsv (CheckV's quality_summary.tsv): 1 id matched, of 1 contig; 1 not matched" in run.output
     assert "joined.unmatched.tsv" in run.output
     again = CliRunner().invoke(cli, words)
     assert isinstance(again.exception, ConfigError) and "is there already" in str(again.exception)
