@@ -357,7 +357,10 @@ def test_the_command(sample, tmp_path):
     run = CliRunner().invoke(cli, words)
     assert run.exit_code == 0, run.output
     assert "q.tsv (CheckV's quality_summary.tsv): 1 id matched, of 1 contig; 1 not matched" in run.output
-    assert "joined.unmatched.tsv" in run.output
+    assert run.output.splitlines()[-1] == "joined.tsv; ids that aren't the sample's: joined.unmatched.tsv"
+    checkv(tmp_path / "all.tsv", ("c2", 5000, {}))
+    fits = CliRunner().invoke(cli, ["join", "out/s", "--checkv", "all.tsv", "-o", "fits.tsv"])
+    assert fits.output.splitlines()[-1] == "fits.tsv" and len(read(tmp_path / "fits.unmatched.tsv")) == 0
     again = CliRunner().invoke(cli, words)
     assert isinstance(again.exception, ConfigError) and "is there already" in str(again.exception)
     assert CliRunner().invoke(cli, [*words, "--force"]).exit_code == 0
