@@ -17,7 +17,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from virnucpro import downloads, installation, planning
+from virnucpro import installation, planning
 from virnucpro.benchmark import random_encoder
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.spec import read_classifier_spec, scores_partial, spec_or_none
@@ -27,6 +27,7 @@ from virnucpro.encoders.loading import write_encoder
 from virnucpro.encoders.precision import choose_precision
 from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import ModelError, VirNucProError
+from virnucpro.models.ahead import fetch_command
 from virnucpro.models.registry import CLASSIFIER, PROTEIN, ROLES, Shape
 from virnucpro.models.sources import KEYS, ModelSource, find
 from virnucpro.provenance import package_version
@@ -230,7 +231,7 @@ def checkpoints(case: Case) -> Iterator[Finding]:
         found, remedy = f"{source.path} ({source.megabytes:,} MB)", ""
         if not source.path.exists():
             found = f"{source.name} isn't on this machine; the run will fetch {source.megabytes:,} MB to {source.path}"
-            remedy = f"If this machine has no internet access, run this on one that has: {downloads.command(source)}"
+            remedy = f"If this machine has no internet access, run this on one that has: {fetch_command(source)}"
         yield Finding(key, NOTE if remedy else OK, found, remedy)
 
 

@@ -61,7 +61,9 @@ def test_regions_are_counted_where_they_were_looked_for(tmp_path):
     assert ", 2 viral regions, " in a and ", 0 viral regions, " in b and "viral regions" not in c
     assert "of 15 sequences viral, 2 viral regions; " in total
     add_regions(tmp_path / "c", [("contig_0", 1, 2, "start")])
-    assert ", 1 viral region, /" in run_summary(tmp_path, ["c"]) and ", 1 viral region; " in run_summary(tmp_path, ["c"])
+    assert ", 1 viral region, /" in run_summary(tmp_path, ["c"]) and ", 1 viral region; " in run_summary(
+        tmp_path, ["c"]
+    )
     assert f"{tmp_path / 'a' / 'regions.tsv'}  viral parts of contigs" in run_summary(tmp_path, ["a"]).splitlines()
 
 

@@ -27,6 +27,7 @@ from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.logging import QUIET
+from virnucpro.models.ahead import about_to_run
 from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.outputs import (
     CONTROL_SETS,
@@ -160,8 +161,7 @@ def start(
         given["samples"] = str(work / "samples.tsv")
     asked = resolve(given_keys(given, configfile))
     read_switches(os.environ)  # the workflow applies them; the configuration stays as it was given
-    for role, key in KEYS.items():
-        find(role, getattr(asked, key), asked.models_dir)
+    sources = [find(role, getattr(asked, key), asked.models_dir) for role, key in KEYS.items()]
     if asked.control_fasta:
         check_file(Path(asked.control_fasta))
     if gpus and gpus[1]:
@@ -202,6 +202,10 @@ def start(
     if not verbose and not dry_run:
         arguments.append("--logger=virnucpro")
         os.environ[QUIET] = "1"
+    if dry_run:  # else the workflow says it before its first job
+        here = None if profile else 0 if settings.device == "cpu" else len(visible_gpus())
+        if text := about_to_run(sources, here):
+            click.echo(text, err=True)
     installation.prepare_account(work / ".snakemake" / "cache")
     began = time.time()
     status = run_workflow(work, [*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
