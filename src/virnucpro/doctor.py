@@ -270,8 +270,10 @@ def space(case: Case) -> Iterator[Finding]:
     needed = planning.disk_space(*case.embedded, widths.values(), models, asked.vectors, asked.keep)
     output, scratch = Path(case.settings.output_dir).absolute(), Path(tempfile.gettempdir())
     for about, folder, wanted, short in ("disk", output, needed, PROBLEM), ("scratch", scratch, 2**30, NOTE):
-        free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir())).free
-        found = f"{folder}: {free / 1e9:,.1f} GB free, {max(wanted, 1e8) / 1e9:,.1f} GB will do"
+        there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+        where = folder if there == folder else f"{there}, where a run makes {folder.relative_to(there)}"
+        free = shutil.disk_usage(there).free
+        found = f"{where}: {free / 1e9:,.1f} GB free, {max(wanted, 1e8) / 1e9:,.1f} GB will do"
         remedy = "Choose another --output, or TMPDIR for scratch." if free < wanted else ""
         yield Finding(about, short if remedy else OK, found, remedy)
 
