@@ -27,6 +27,8 @@ $(VENV)/.tools: $(VENV)/.installed
 	$(PIP) --editable '.[test,lint,docs]'
 	touch $@
 
+# Of 11,000 modules the example needs 500, and Python compiles those itself when they are first used: half of the time.
+demo: PIP += --no-compile
 demo: install
 	$(BIN)/snakemake --cores $(CORES)
 	@echo; echo "Results are in results/example/:"; ls results/example

@@ -1,4 +1,5 @@
 # Configuration, paths and the functions that the rules ask. Nothing here writes or computes.
+import logging
 import os
 import re
 import shlex
@@ -65,6 +66,7 @@ from virnucpro.embeddings.run_progress import RunProgress
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import InputError, VirNucProError
 from virnucpro.gpu import visible_gpus
+from virnucpro.models.ahead import about_to_run
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
 from virnucpro.outputs import CONTROL_SETS, CONTROLS, EMBEDDINGS, GIVEN_CONTROLS, REGIONS, REPORT, SAMPLE_FILES

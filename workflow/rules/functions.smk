@@ -301,3 +301,22 @@ def before_the_first_job():
         for controls in CONTROLLED:
             refuse_foreign(OUT, [controls])
         check_clock(OUT, clock, [*(path for files in SAMPLES.values() for path in files), *GIVEN], time.time())
+
+
+def say_the_end():
+    """What was found, and where it is."""
+    if text := run_summary(Path(OUT), SAMPLES):
+        print(text, file=sys.stderr)
+    if len(SAMPLES) > 1 and Path(OUT, REPORT).is_file():
+        print(f"all samples: {OUT}/{REPORT}", file=sys.stderr)
+
+
+def say_the_end_at(message):
+    """Say it, too, where Snakemake says this: if there is nothing to do, it calls no hook."""
+
+    class Watching(logging.Handler):
+        def emit(self, record):
+            if record.getMessage() == message and not workflow.dryrun:
+                say_the_end()
+
+    logger.addHandler(Watching())
