@@ -5,12 +5,12 @@
 
 Bacteria, archaea and plasmids of the training part are cut into chunks as the workflow cuts them, their groups divided into two
 folds. Quick classifiers on the encoders' vectors tell windows of viruses from the chunks of one fold, and score those of the
-other; the hidden Markov model of regions finds where runs of them look viral. Then once more, without what was found among the
-chunks to learn from. Only viruses and hosts of the training part are used, so `dev` and `test` stay unseen; the encoders
-should not have been trained with these hosts as negatives either. `make_corpus.py --without prophages.tsv` leaves them out.
+other; where a group as a whole looks more viral than others do, that much is taken off. The hidden Markov model of regions then
+finds runs of chunks that look viral. Only viruses and hosts of the training part are used, so `dev` and `test` stay unseen; the
+encoders should not have been trained with these hosts as negatives either. `make_corpus.py --without prophages.tsv` leaves them out.
 
-With --fasta, records of that file are judged instead, by both folds' classifiers together: with implants of the dev part
-(make_implants.py), `measure_regions.py RESULTS truth.tsv` says how many are found.
+With --fasta, records of that file are judged instead, each as a group, by both folds' classifiers together: with implants of the
+dev part (make_implants.py), `measure_regions.py RESULTS truth.tsv` says how many are found.
 """
 
 import argparse
@@ -36,9 +36,9 @@ from virnucpro.sequences.frames import stop_free_frames
 LENGTH = 500
 HOSTS = ("bacteria", "archaea", "plasmid")
 VIRUSES = {"viral_phage": 0.75, "viral_other": 0.1, "viral_marker": 0.15}
-REGIONS = replace(DEFAULT, viral=0.02)
+REGIONS = replace(DEFAULT, viral=0.02, frame=0.7, partial=0.7)
+LOWER = 1 / 3
 FEWEST_CHUNKS, LOWEST_MEAN = 6, 0.9
-ROUNDS = 2
 
 
 @dataclass
@@ -95,11 +95,12 @@ def prophages(chunks: Chunks, logits: np.ndarray) -> list[tuple[int, Region, int
     return found
 
 
-def inside(chunks: Chunks, found: list[tuple[int, Region, int]]) -> np.ndarray:
-    """Which chunks share bases with what was found, (n,) bool."""
-    result = np.zeros(len(chunks.start), bool)
-    for sequence, region, _ in found:
-        result |= (chunks.sequence == sequence) & (chunks.start < region.end) & (chunks.end > region.start)
+def relative(logits: np.ndarray, groups: np.ndarray, usual: float) -> np.ndarray:
+    """Logits less what the lower third of their group's are above the usual: whole genomes look viral by their composition."""
+    result = logits.copy()
+    for group in np.unique(groups):
+        inside = groups == group
+        result[inside] -= max(0.0, np.quantile(logits[inside], LOWER) - usual)
     return result
 
 
@@ -125,17 +126,17 @@ def main() -> None:
     texts = [decode(corpus.bases[corpus.start[row] :][: corpus.length[row]]).encode() for row in rows]
     chunks = embed_chunks(texts, encoders, device)
     folds = np.array([fold(corpus.groups[corpus.group[row]]) for row in rows])[chunks.sequence]
-    found: list[tuple[int, Region, int]] = []
-    for _ in range(ROUNDS):
-        host = ~inside(chunks, found)
-        one, other = (learn(viral, chunks.vectors[host & (folds != number)], number) for number in range(2))
-        found = prophages(chunks, np.where(folds == 0, one(chunks.vectors), other(chunks.vectors)))
+    one, other = (learn(viral, chunks.vectors[folds != number], number) for number in range(2))
+    logits = np.where(folds == 0, one(chunks.vectors), other(chunks.vectors))
+    usual = float(np.quantile(logits, LOWER))
+    found = prophages(chunks, relative(logits, corpus.group[rows][chunks.sequence], usual))
     names, first = [corpus.names[row] for row in rows], corpus.offset[rows]
     if args.fasta:
         records = list(read_fasta(args.fasta))
         names, first = [header.split()[0] for header, _ in records], np.zeros(len(records), int)
         chunks = embed_chunks([text.encode() for _, text in records], encoders, device)
-        found = prophages(chunks, (one(chunks.vectors) + other(chunks.vectors)) / 2)
+        logits = (one(chunks.vectors) + other(chunks.vectors)) / 2
+        found = prophages(chunks, relative(logits, chunks.sequence, usual))
     with args.output.open("w", newline="") as table:
         writer = csv.writer(table, delimiter="\t", lineterminator="\n")
         writer.writerow(PROPHAGE_COLUMNS)

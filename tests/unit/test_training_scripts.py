@@ -228,6 +228,7 @@ def test_prophages_are_found_in_hosts_and_leave_the_training_part(tmp_path, monk
     hosts[4].codes[9_999] = 4
     hosts[4].codes[22_000:34_000] = like(True, 12_000, 20)
     hosts[7].codes[20_000:21_500] = like(True, 1_500, 21)  # too short
+    hosts += [make_corpus.Record(f"h{i}", "bacteria", "G6", like(True, 20_000, i)) for i in (12, 13)]  # all alike
     phages = [make_corpus.Record(f"p{i}", "viral_phage", f"V{i}", like(True, 30_000, 30 + i)) for i in range(4)]
     unseen = make_corpus.Record("u", "bacteria", "U", like(True, 30_000, 40))
     parts = {"train": hosts + phages, "dev": [unseen]}
@@ -251,7 +252,9 @@ def test_prophages_are_found_in_hosts_and_leave_the_training_part(tmp_path, monk
     ((start, end),) = found.pop("h4")
     assert abs(start - 22_000) < 1_000 and abs(end - 34_000) < 1_000 and not found
     assert "bacteria: 1 stretches" in capsys.readouterr().out
-    (tmp_path / "other.fa").write_text(f">o x\n{sequences.decode(hosts[4].codes[15_000:])}\n>n\n{sequences.decode(like(False, 20_000, 50))}\n")
+    (tmp_path / "other.fa").write_text(
+        f">o x\n{sequences.decode(hosts[4].codes[15_000:])}\n>n\n{sequences.decode(like(False, 20_000, 50))}\n"
+    )
     found = find("regions.tsv", "--fasta", tmp_path / "other.fa")
     ((begin, _),) = found.pop("o")
     assert abs(begin - 7_000) < 1_000 and not found
