@@ -219,12 +219,12 @@ def test_what_resembles_the_example_is_cut_out():
             assert not len(known.hits(record.codes))
 
 
-def test_prophages_are_found_in_hosts_and_leave_the_training_part(tmp_path, monkeypatch, capsys):
+def test_prophages_are_found_in_hosts_and_leave_the_training_part(tmp_path, monkeypatch, capsys, one_thread):
     def like(virus, length, seed):
         shares = [0.2, 0.3, 0.3, 0.2] if virus else [0.3, 0.2, 0.2, 0.3]
         return np.random.default_rng(seed).choice(4, length, p=shares).astype(np.uint8)
 
-    hosts = [make_corpus.Record(f"h{i}", "bacteria", f"G{i // 2}", like(False, 40_000, i)) for i in range(12)]
+    hosts = [make_corpus.Record(f"h{i}", "bacteria", f"G{i // 2}", like(False, 40_000, i)) for i in range(8)]
     hosts[4].codes[9_999] = 4
     hosts[4].codes[22_000:34_000] = like(True, 12_000, 20)
     hosts[7].codes[20_000:21_500] = like(True, 1_500, 21)  # too short
