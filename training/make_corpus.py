@@ -9,8 +9,9 @@ the 31-mers of a record) only train, since the first models saw TRAIN. Of kinds 
 
 Blocks of 200 bases that share a 31-mer with the example leave every part; then records of TRAIN that share 5 % of their 31-mers with the
 test part leave the others, and with the dev part the training part (groups of TRAIN2 don't share that much with one another;
-pieces for the last fit may, and leave, too). Beside the corpus: corpus.json, names of categories, groups and
-records. `windows.py` and `make_contigs.py` draw from them.
+pieces for the last fit may, and leave, too). With `--without prophages.tsv`, the stretches that find_prophages.py found in hosts
+leave the training part. Beside the corpus: corpus.json, names of categories, groups and records. `windows.py` and
+`make_contigs.py` draw from them.
 """
 
 import argparse
@@ -19,12 +20,12 @@ import gzip
 import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sequences import RESIDUE_ID, KmerSet, encode, known_runs, read_fasta
+from sequences import RESIDUE_ID, KmerSet, encode, known_spans, read_fasta
 
 PARTS = ("train", "dev", "test", "last")  # last: joins the training part for the last fit
 VIRAL = ("viral_phage", "viral_animal", "viral_plant", "viral_giant", "viral_other", "viral_marker")
@@ -61,6 +62,8 @@ MOST_SHARED = 0.05
 MOST_BASES = 600_000
 """Of one viral group in the training part: the rest of it teaches little."""
 SHORTEST = 150
+PROPHAGE_COLUMNS = ("record", "start", "end", "mean_posterior", "chunks")
+"""Of find_prophages.py; start and end 1-based, both included."""
 
 
 class Record(NamedTuple):
@@ -165,6 +168,30 @@ def cut(records: list[Record], reference: KmerSet, block: int = 200) -> tuple[li
     return result, lost
 
 
+def read_prophages(path: Path) -> dict[str, list[tuple[int, int]]]:
+    """Record → the stretches of it in a table of find_prophages.py, 0-based, end excluded."""
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            found[row["record"]].append((int(row["start"]) - 1, int(row["end"])))
+    return dict(found)
+
+
+def without(records: list[Record], stretches: dict[str, list[tuple[int, int]]]) -> tuple[list[Record], dict[str, int]]:
+    """Records whose bases in the stretches became unknown, and how many bases of each category those are."""
+    result, lost = [], Counter()
+    for record in records:
+        if record.id in stretches:
+            codes = record.codes.copy()
+            for start, end in stretches[record.id]:
+                codes[start:end] = 4
+            lost[record.category] += int((codes > 3).sum() - (record.codes > 3).sum())
+            record = record._replace(codes=codes)
+        if (record.codes < 4).sum() >= SHORTEST:
+            result.append(record)
+    return result, dict(lost)
+
+
 def capped(records: list[Record]) -> list[Record]:
     """Of each viral group, records (or parts of such) of at most `MOST_BASES` together."""
     total: dict[str, int] = defaultdict(int)
@@ -180,14 +207,15 @@ def capped(records: list[Record]) -> list[Record]:
 
 
 def save(path: Path, parts: dict[str, list[Record]], proteins: list[np.ndarray]) -> None:
-    """Two bits a base, and a row a run of known bases."""
-    runs, names, category, group, part = [], [], [], [], []
+    """Two bits a base, and a row a run of known bases; ``offset`` is where in its record it begins."""
+    runs, names, category, group, part, offset = [], [], [], [], [], []
     groups = sorted({r.group for records in parts.values() for r in records})
     number = {name: i for i, name in enumerate(groups)}
     for name, records in parts.items():
         for record in records:
-            for run in known_runs(record.codes, SHORTEST):
-                runs.append(run)
+            for start, end in known_spans(record.codes, SHORTEST):
+                runs.append(record.codes[start:end])
+                offset.append(start)
                 names.append(record.id)
                 category.append(CATEGORIES.index(record.category))
                 group.append(number[record.group])
@@ -198,6 +226,7 @@ def save(path: Path, parts: dict[str, list[Record]], proteins: list[np.ndarray])
         path,
         packed=bases[:, 0] | bases[:, 1] << 2 | bases[:, 2] << 4 | bases[:, 3] << 6,
         length=np.array(list(map(len, runs)), np.int32),
+        offset=np.array(offset, np.int32),
         category=np.array(category, np.uint8),
         group=np.array(group, np.int32),
         part=np.array(part, np.uint8),
@@ -225,6 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("train2", "train", "proteins", "example", "corpus"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--without", type=Path, metavar="TABLE", help="of find_prophages.py: left out of what trains")
     args = parser.parse_args()
     genomes, seen, last = whole_genomes(args.train2)
     records = genomes + first_training_files(args.train)
@@ -254,8 +284,13 @@ def main() -> None:
                 flush=True,
             )
             parts[part] = kept
-    parts["train"] = capped(parts["train"])
-    parts["last"] = capped(parts["last"])
+    stretches = read_prophages(args.without) if args.without else {}
+    for part in ("train", "last"):
+        parts[part], left_out = without(parts[part], stretches)
+        print(f"what looks like a prophage, bases left out of {part}: {left_out or 'none'}", flush=True)
+        parts[part] = capped(parts[part])
+    if unused := len(stretches.keys() - {record.id for part in ("train", "last") for record in parts[part]}):
+        print(f"{unused} records of {args.without} aren't in these parts, or are left out as a whole", flush=True)
     save(args.corpus, parts, read_proteins(args.proteins))
     for category in CATEGORIES:
         line = f"{category:18s}"

@@ -57,11 +57,15 @@ def reverse_complement(codes: np.ndarray) -> np.ndarray:
     return np.where(flipped < 4, 3 - flipped, 4).astype(np.uint8)
 
 
+def known_spans(codes: np.ndarray, shortest: int) -> list[tuple[int, int]]:
+    """Start and end (excluded) of the runs without an unknown base that have at least `shortest` bases."""
+    edges = [-1, *np.flatnonzero(codes > 3).tolist(), len(codes)]
+    return [(a + 1, b) for a, b in itertools.pairwise(edges) if b - a - 1 >= shortest]
+
+
 def known_runs(codes: np.ndarray, shortest: int) -> list[np.ndarray]:
-    """The runs without an unknown base that have at least `shortest` bases."""
-    breaks = np.flatnonzero(codes > 3)
-    edges = np.concatenate(([-1], breaks, [len(codes)]))
-    return [codes[a + 1 : b] for a, b in itertools.pairwise(edges) if b - a - 1 >= shortest]
+    """The bases of `known_spans`."""
+    return [codes[start:end] for start, end in known_spans(codes, shortest)]
 
 
 def translate(codes: np.ndarray) -> np.ndarray:

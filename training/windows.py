@@ -61,7 +61,7 @@ class Options:
 
 
 class Corpus:
-    """Bases of all records of some parts, one after the other, and a row a record."""
+    """Bases of all records of some parts, one after the other, and a row a run of known bases; `offset`: where in its record."""
 
     def __init__(self, path: str | Path, parts: tuple[int, ...]):
         data = np.load(path)
@@ -74,7 +74,7 @@ class Corpus:
         rows = np.flatnonzero(np.isin(data["part"], parts))
         self.bases = bases
         self.names = [names["records"][i] for i in rows]
-        self.start, self.length = start[rows], length[rows]
+        self.start, self.length, self.offset = start[rows], length[rows], data["offset"][rows].astype(np.int64)
         self.category, self.group = data["category"][rows].astype(np.int64), data["group"][rows]
         self.proteins, self.protein_length = data["proteins"], data["protein_length"].astype(np.int64)
 

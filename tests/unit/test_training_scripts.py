@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from importlib import import_module
 
 import numpy as np
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from virnucpro import installation
 from virnucpro.classifier.labels import groups_from_headers, read_labelled_fasta, read_labelled_records
-from virnucpro.encoders.embed import embed
+from virnucpro.encoders.embed import Embedded, embed
 from virnucpro.encoders.loading import load_encoder
 from virnucpro.models.model_file import read_entry
 from virnucpro.sequences.frames import stop_free_frames
@@ -28,7 +29,9 @@ sys.path.insert(0, str(installation.root() / "training"))  # its scripts import 
 make_contigs, make_corpus, make_reads, make_training_labels, sequences, windows = map(
     import_module, ("make_contigs", "make_corpus", "make_reads", "make_training_labels", "sequences", "windows")
 )
-make_implants, measure_regions = map(import_module, ("make_implants", "measure_regions"))
+find_prophages, make_implants, measure_regions = map(
+    import_module, ("find_prophages", "make_implants", "measure_regions")
+)
 sys.path.pop(0)
 
 BASES = st.lists(st.integers(0, 3), min_size=2, max_size=80).map(lambda codes: np.array(codes, np.uint8))
@@ -214,6 +217,58 @@ def test_what_resembles_the_example_is_cut_out():
             (record,), lost = make_corpus.cut([make_corpus.Record("r", "plant", "g", codes)], known)
             assert bool(lost) == shared and bool((record.codes[300:331] > 3).all()) == shared
             assert not len(known.hits(record.codes))
+
+
+def test_prophages_are_found_in_hosts_and_leave_the_training_part(tmp_path, monkeypatch, capsys, one_thread):
+    def like(virus, length, seed):
+        shares = [0.2, 0.3, 0.3, 0.2] if virus else [0.3, 0.2, 0.2, 0.3]
+        return np.random.default_rng(seed).choice(4, length, p=shares).astype(np.uint8)
+
+    hosts = [make_corpus.Record(f"h{i}", "bacteria", f"G{i // 2}", like(False, 40_000, i)) for i in range(8)]
+    hosts[4].codes[9_999] = 4
+    hosts[4].codes[22_000:34_000] = like(True, 12_000, 20)
+    hosts[7].codes[20_000:21_500] = like(True, 1_500, 21)  # too short
+    hosts += [make_corpus.Record(f"h{i}", "bacteria", "G6", like(True, 20_000, i)) for i in (12, 13)]  # all alike
+    phages = [make_corpus.Record(f"p{i}", "viral_phage", f"V{i}", like(True, 30_000, 30 + i)) for i in range(4)]
+    unseen = make_corpus.Record("u", "bacteria", "U", like(True, 30_000, 40))
+    parts = {"train": hosts + phages, "dev": [unseen]}
+    make_corpus.save(tmp_path / "corpus.npz", parts, [np.full(40, 5, np.uint8)])
+
+    def shares_of_letters(encoder, ids, texts):
+        assert len(ids) == len(texts)
+        return Embedded(np.array([[t.count(x) / len(t) for x in range(65, 90)] for t in texts], np.float32), {})
+
+    monkeypatch.setattr(find_prophages, "load_encoder", lambda *_: None)
+    monkeypatch.setattr(find_prophages, "embed", shares_of_letters)
+    monkeypatch.setattr(find_prophages, "fit", partial(find_prophages.fit, epochs=4, batch=64))
+
+    def find(name, *words):
+        command = ["find_prophages.py", tmp_path / "corpus.npz", "protein", "dna", tmp_path / name, *words]
+        monkeypatch.setattr(sys, "argv", [*map(str, command), "--windows", "600"])
+        find_prophages.main()
+        return make_corpus.read_prophages(tmp_path / name)
+
+    found = find("prophages.tsv")
+    ((start, end),) = found.pop("h4")
+    assert abs(start - 22_000) < 1_000 and abs(end - 34_000) < 1_000 and not found
+    assert "bacteria: 1 stretches" in capsys.readouterr().out
+    (tmp_path / "other.fa").write_text(
+        f">o x\n{sequences.decode(hosts[4].codes[15_000:])}\n>n\n{sequences.decode(like(False, 20_000, 50))}\n"
+    )
+    found = find("regions.tsv", "--fasta", tmp_path / "other.fa")
+    ((begin, _),) = found.pop("o")
+    assert abs(begin - 7_000) < 1_000 and not found
+
+    kept, lost = make_corpus.without(hosts, make_corpus.read_prophages(tmp_path / "prophages.tsv"))
+    assert lost == {"bacteria": end - start} and len(kept) == len(hosts)
+    make_corpus.save(tmp_path / "kept.npz", {"train": kept}, [np.full(40, 5, np.uint8)])
+    corpus = windows.Corpus(tmp_path / "kept.npz", (0,))
+    rows = [i for i, name in enumerate(corpus.names) if name == "h4"]
+    spans = [(0, 9_999), (10_000, start), (end, 40_000)]
+    assert [(corpus.offset[i], corpus.offset[i] + corpus.length[i]) for i in rows] == spans
+    assert {corpus.groups[corpus.group[i]] for i in rows} == {"G2"}
+    for i, (first, last) in zip(rows, spans, strict=True):
+        assert (corpus.bases[corpus.start[i] :][: corpus.length[i]] == hosts[4].codes[first:last]).all()
 
 
 @pytest.mark.parametrize("length", [500, 300, 151])
