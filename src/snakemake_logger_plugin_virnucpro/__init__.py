@@ -1,17 +1,20 @@
 """What the ``virnucpro`` command shows of a Snakemake run: the steps, what went wrong, and what the workflow prints itself.
 
-Snakemake finds this by its name (``--logger virnucpro``). Its own log in ``.snakemake/log`` has everything, as ever.
+Snakemake finds this by its name (``--logger virnucpro``), in any run of this workflow. Its own log in ``.snakemake/log`` has everything, as ever.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import time
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+
+from virnucpro.logging import QUIET
 
 STEPS = {
     "fetch_model": "fetching models",
@@ -50,6 +53,7 @@ class LogHandler(LogHandlerBase):
     def __post_init__(self) -> None:
         self._begun: set[str] = set()
         self._interrupted = False
+        os.environ[QUIET] = "1"  # the jobs inherit it
 
     def emit(self, record: logging.LogRecord) -> None:
         event, said, text = getattr(record, "event", None), record.getMessage(), ""

@@ -15,8 +15,9 @@ from virnucpro.logging import QUIET, job
 
 
 @pytest.fixture
-def shown(capsys):
+def shown(capsys, monkeypatch):
     """Gives a function that logs something and returns what is shown of it."""
+    monkeypatch.setenv(QUIET, "")  # restored after the handler has set it
     handler = LogHandler(None, None)
     handler.setFormatter(DefaultFormatter())
 
