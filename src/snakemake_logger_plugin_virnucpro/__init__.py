@@ -35,7 +35,7 @@ STEPS = {
 }
 """Rule → what it does, said when its first job begins."""
 CHATTER = re.compile(
-    r"Assuming |Building DAG |Using shell|Conda environments: |Singularity containers: |Group jobs: |Select jobs |Execute \d+ "
+    r"Assuming |Config file |Building DAG |Using shell|Conda environments: |Singularity containers: |Group jobs: |Select jobs |Execute \d+ "
     r"|DAG of jobs will |Updating checkpoint |Updating job |Removing temporary |Job \d+ has been submitted |Complete log|Elapsed time"
     r"|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
 )
