@@ -35,11 +35,11 @@ STEPS = {
 }
 """Rule → what it does, said when its first job begins."""
 CHATTER = re.compile(
-    r"Assuming |Config file |Building DAG |Using shell|Conda environments: |Singularity containers: |Group jobs: |Select jobs |Execute \d+ "
-    r"|DAG of jobs will |Updating checkpoint |Updating job |Removing temporary |Job \d+ has been submitted |Complete log|Elapsed time"
-    r"|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
+    r"Assuming |Config file |host: |Waiting for more |Building DAG |Using shell|Conda environments: |Singularity containers: "
+    r"|Group jobs: |Select jobs |Execute \d+ |DAG of jobs will |Updating checkpoint |Updating job |Removing temporary "
+    r"|Job \d+ has been submitted |Complete log|Elapsed time|Nothing to be done|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
 )
-"""Beginnings of what Snakemake says that nobody waits for, or that the line on a failed job says; all else is shown."""
+"""Beginnings of what Snakemake says that nobody waits for, or that this or the workflow says, too; all else is shown."""
 INTERRUPTED = "Terminating processes on user request"
 
 
@@ -51,6 +51,7 @@ class LogHandler(LogHandlerBase):
     needs_rulegraph = False
 
     def __post_init__(self) -> None:
+        logging.Handler.__init__(self)  # the base class of older interfaces (Snakemake 9.0) doesn't
         self._begun: set[str] = set()
         self._interrupted = False
         os.environ[QUIET] = "1"  # the jobs inherit it

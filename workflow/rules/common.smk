@@ -66,6 +66,7 @@ from virnucpro.embeddings.run_progress import RunProgress
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import InputError, VirNucProError
 from virnucpro.gpu import visible_gpus
+from virnucpro.logging import QUIET
 from virnucpro.models.ahead import about_to_run
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
