@@ -1,17 +1,20 @@
 """What the ``virnucpro`` command shows of a Snakemake run: the steps, what went wrong, and what the workflow prints itself.
 
-Snakemake finds this by its name (``--logger virnucpro``). Its own log in ``.snakemake/log`` has everything, as ever.
+Snakemake finds this by its name (``--logger virnucpro``), in any run of this workflow. Its own log in ``.snakemake/log`` has everything, as ever.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import time
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+
+from virnucpro.logging import QUIET
 
 STEPS = {
     "fetch_model": "fetching models",
@@ -32,11 +35,11 @@ STEPS = {
 }
 """Rule → what it does, said when its first job begins."""
 CHATTER = re.compile(
-    r"Assuming |Building DAG |Using shell|Conda environments: |Singularity containers: |Group jobs: |Select jobs |Execute \d+ "
-    r"|DAG of jobs will |Updating checkpoint |Updating job |Removing temporary |Job \d+ has been submitted |Complete log|Elapsed time"
-    r"|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
+    r"Assuming |Config file |host: |Waiting for more |Building DAG |Using shell|Conda environments: |Singularity containers: "
+    r"|Group jobs: |Select jobs |Execute \d+ |DAG of jobs will |Updating checkpoint |Updating job |Removing temporary "
+    r"|Job \d+ has been submitted |Complete log|Elapsed time|Nothing to be done|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
 )
-"""Beginnings of what Snakemake says that nobody waits for, or that the line on a failed job says; all else is shown."""
+"""Beginnings of what Snakemake says that nobody waits for, or that this or the workflow says, too; all else is shown."""
 INTERRUPTED = "Terminating processes on user request"
 
 
@@ -48,8 +51,10 @@ class LogHandler(LogHandlerBase):
     needs_rulegraph = False
 
     def __post_init__(self) -> None:
+        logging.Handler.__init__(self)  # the base class of older interfaces (Snakemake 9.0) doesn't
         self._begun: set[str] = set()
         self._interrupted = False
+        os.environ[QUIET] = "1"  # the jobs inherit it
 
     def emit(self, record: logging.LogRecord) -> None:
         event, said, text = getattr(record, "event", None), record.getMessage(), ""

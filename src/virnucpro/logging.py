@@ -16,7 +16,9 @@ from virnucpro.errors import VirNucProError, storage_message
 
 logger = logging.getLogger("virnucpro")
 QUIET = "VIRNUCPRO_QUIET"
-"""Set for jobs that show warnings and errors only; all that they say is in their logs."""
+"""Set for jobs that show warnings and errors only, and what ``ANSWERS`` say; all is in their logs."""
+ANSWERS = "virnucpro.classifier."
+"""Loggers whose notes are what the user asked for: epochs, how good a classifier is."""
 
 
 @contextmanager
@@ -39,7 +41,7 @@ def job(log: str | Path) -> Iterator[None]:
     # How far a job is stands in its log; the screen has one line for all jobs, made of those (embeddings.run_progress).
     handlers[1].addFilter(lambda record: not record.name.endswith(".progress"))
     if os.environ.get(QUIET):
-        handlers[1].setLevel(logging.WARNING)
+        handlers[1].addFilter(lambda record: record.levelno > logging.INFO or record.name.startswith(ANSWERS))
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)

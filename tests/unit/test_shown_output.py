@@ -15,8 +15,9 @@ from virnucpro.logging import QUIET, job
 
 
 @pytest.fixture
-def shown(capsys):
+def shown(capsys, monkeypatch):
     """Gives a function that logs something and returns what is shown of it."""
+    monkeypatch.setenv(QUIET, "")  # restored after the handler has set it
     handler = LogHandler(None, None)
     handler.setFormatter(DefaultFormatter())
 
@@ -74,6 +75,7 @@ def test_jobs_show_warnings_alone_and_log_everything(tmp_path, capsys, monkeypat
     with job(tmp_path / "a.log"):
         logging.getLogger("virnucpro").info("a count")
         logging.getLogger("virnucpro").warning("a doubt")
+        logging.getLogger("virnucpro.classifier.evaluation").info("how good it is")
     said = capsys.readouterr().err
-    assert "a doubt" in said and ("a count" in said) != quiet
+    assert "a doubt" in said and "how good it is" in said and ("a count" in said) != quiet
     assert "a count" in (tmp_path / "a.log").read_text()

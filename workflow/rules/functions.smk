@@ -316,7 +316,11 @@ def say_the_end_at(message):
 
     class Watching(logging.Handler):
         def emit(self, record):
-            if record.getMessage() == message and not workflow.dryrun:
+            if record.getMessage() != message:
+                return
+            if os.environ.get(QUIET):  # then another thread shows what Snakemake says, and would do so after the end
+                print(message, file=sys.stderr)
+            if not workflow.dryrun:
                 say_the_end()
 
     logger.addHandler(Watching())

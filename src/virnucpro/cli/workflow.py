@@ -26,7 +26,6 @@ from virnucpro.cli.options import given_keys
 from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
-from virnucpro.logging import QUIET
 from virnucpro.models.ahead import about_to_run
 from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.outputs import (
@@ -201,7 +200,6 @@ def start(
         arguments.append(f"--resources=gpu={gpus[0]}")
     if not verbose and not dry_run:
         arguments.append("--logger=virnucpro")
-        os.environ[QUIET] = "1"
     if dry_run:  # else the workflow says it before its first job
         here = None if profile else 0 if settings.device == "cpu" else len(visible_gpus())
         if text := about_to_run(sources, here):
