@@ -83,8 +83,7 @@ class HalfCpuOps(CpuOps):
         self, x: Any, hidden: torch.Tensor, linear: Any, activation: Activation | None = None, scale: float = 1.0
     ) -> torch.Tensor:
         hidden = activation(hidden) if activation else hidden
-        x.add_(F.linear(hidden, self._weights(linear)[0]), alpha=scale)
-        return x if linear.bias is None else x.add_(linear.bias)
+        return x.add_(self.linear(hidden, linear), alpha=scale)
 
     def _weights(self, linear: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A layer's weight and bias in bf16, made when the first batch comes: features are in their order by then."""
