@@ -196,7 +196,7 @@ def arithmetic(case: Case) -> Iterator[Finding]:
     settings, why = case.settings, {True: "the best here", False: "as configured"}
     for role, (name, shape) in case.shapes.items():
         architecture = case.source(role).architecture
-        precision = choose_precision(settings.precision, case.device, architecture)
+        precision = choose_precision(settings.precision, case.device, architecture, compile=settings.compile)
         found = f"{precision.name} on {case.device}: {why[settings.precision == 'auto']}"
         yield Finding(f"precision of {name}", OK, found)
         if settings.batching == "original":
