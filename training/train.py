@@ -168,13 +168,19 @@ def two(viral):
 
 
 def optimizer_of(pair, o):
-    """AdamW with each encoder's decay and rate; none for vectors. Heads on both go with the stage's."""
+    """AdamW with each encoder's decay and rate, none for vectors. Heads have no warm-up: they may be new where encoders aren't."""
     groups = []
-    for kind, part in (*pair.encoders(), ("joint", pair.joint)):
-        own = o.get(kind, ENCODER)
-        for decay, wanted in ((own["weight_decay"], True), (0.0, False)):
-            chosen = [p for p in part.parameters() if (p.ndim > 1) == wanted]
-            groups.append({"params": chosen, "weight_decay": decay, "rate": o["lr"] * own["lr"]})
+    for kind, learner in pair.encoders():
+        inner = list(learner.encoder.parameters())
+        shared = {id(p) for p in inner}
+        heads = [p for p in learner.parameters() if id(p) not in shared]
+        for parts, warmup in ((inner, o["warmup"]), (heads, 1)):
+            for decay, wanted in ((o[kind]["weight_decay"], True), (0.0, False)):
+                chosen = [p for p in parts if (p.ndim > 1) == wanted]
+                groups.append(
+                    {"params": chosen, "weight_decay": decay, "rate": o["lr"] * o[kind]["lr"], "warmup": warmup}
+                )
+    groups.append({"params": list(pair.joint.parameters()), "weight_decay": 0.1, "rate": o["lr"], "warmup": 1})
     return torch.optim.AdamW(groups, lr=o["lr"], betas=(0.9, 0.98), fused=next(pair.parameters()).is_cuda)
 
 
@@ -207,7 +213,7 @@ def run_stage(name, o, pair, teacher, queue, rows, device, folder):
         part = max(step / o["steps"], (time.time() - begin) / o["seconds"])
         cosine = o["final_lr"] + (1 - o["final_lr"]) * 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * min(1.0, (step + 1) / o["warmup"]) * cosine
+            group["lr"] = group["rate"] * min(1.0, (step + 1) / group["warmup"]) * cosine
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cuda):
             loss, log = losses(pair, forwards, augment, next(source), teacher, o)
         optimizer.zero_grad(set_to_none=True)
