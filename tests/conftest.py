@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from virnucpro.encoders.device import Device
+
 TIERS = ("test", "ci", "soak")
 LONG = (
     "slurm",
@@ -101,3 +103,9 @@ def opened(browser):
     for context in contexts:
         context.close()
     assert not complaints
+
+
+@pytest.fixture(autouse=True)
+def cpu_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test computes by itself as ``auto`` is fp32 on every CPU, so that it may compare closely."""
+    monkeypatch.setattr(Device, "has_bf16_products", False)

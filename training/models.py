@@ -4,13 +4,17 @@ The encoders are the library's own modules, so what is trained is what is saved;
 padded to one length instead of packed tokens), because frames of a chunk have nearly the same length.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from windows import MIXTURE
 
 from virnucpro.encoders.attention import alibi_slopes
 from virnucpro.encoders.dnabert import DNABERT, DNABERTConfig
 from virnucpro.encoders.esm2 import ESM2, ESM2Config
+from virnucpro.encoders.loading import load_encoder
 from virnucpro.encoders.ops import PYTORCH, rotary_tables, rotate
 
 PROTEIN_PAD, PROTEIN_MASK = 1, 32
@@ -118,3 +122,52 @@ class Learner(nn.Module):
             return hidden, pool_protein(hidden, tokens)
         hidden = dna_hidden(self.encoder, tokens, dropout)
         return hidden, pool_dna(hidden, tokens)
+
+
+HEADS = ("protein", "dna", "joint")
+PREPARED = ("mini-esm2", "mini-dnabert-s")
+
+
+class Pair(nn.Module):
+    """Both encoders with their heads, and a head on both vectors, as a classifier is."""
+
+    def __init__(self, plan: dict, dropout: float = 0.5, tokenizer: str | None = None):
+        super().__init__()
+        self.plan = plan
+        self.protein = Learner("protein", plan["protein"], len(MIXTURE) + 1, dropout)
+        self.dna = Learner("dna", plan["dna"], len(MIXTURE) + 1, dropout, tokenizer)
+        self.joint = classifier(plan["protein"]["width"] + plan["dna"]["width"], 2, 512, dropout)
+
+    def encoders(self) -> tuple[tuple[str, Learner], ...]:
+        return ("protein", self.protein), ("dna", self.dna)
+
+    def heads(self, vectors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Vectors of each encoder → logits (b, 2) of each of HEADS."""
+        both = torch.cat([vectors["protein"], vectors["dna"]], 1)
+        return {
+            "protein": self.protein.viral(vectors["protein"]),
+            "dna": self.dna.viral(vectors["dna"]),
+            "joint": self.joint(both),
+        }
+
+    def start_from(self, path: Path) -> None:
+        """Take a checkpoint's averaged weights, or the encoders of a folder of prepared files."""
+        if path.is_dir():
+            for name, (_, learner) in zip(PREPARED, self.encoders(), strict=True):
+                prepared = load_encoder(path / f"{name}.safetensors")
+                learner.encoder.load_state_dict({k: v.float() for k, v in prepared.state_dict().items()})
+        else:
+            self.load_state_dict(floats(torch.load(path, map_location="cpu")["model"]))
+
+    @classmethod
+    def read(cls, path: Path, device: torch.device, tokenizer: str | None = None) -> "Pair":
+        """A checkpoint's pair, in eval mode."""
+        state = torch.load(path, map_location="cpu")
+        pair = cls(state["plan"], tokenizer=tokenizer)
+        pair.load_state_dict(floats(state["model"]))
+        return pair.to(device).eval()
+
+
+def floats(state: dict) -> dict:
+    """A checkpoint's tensors, halves as fp32."""
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}

@@ -1,6 +1,6 @@
-"""How good a classifier on the vectors of two checkpoints is: a quick one on training windows, measured on dev windows.
+"""How good a classifier on the vectors of a pair is: a quick one on training windows, measured on dev windows.
 
-python probe.py corpus.npz tokenizer.json PROTEIN.pt DNA.pt …
+python probe.py corpus.npz tokenizer.json CHECKPOINT.pt FOLDER …
 """
 
 import argparse
@@ -10,29 +10,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from models import Learner, classifier
+from models import PREPARED, Pair, classifier
 from train import dev_rows, two
 from windows import MIXTURE, Corpus, Options, Windows
 
 from virnucpro.classifier.weighted import auroc
+from virnucpro.encoders.spec import read_spec
 
 
 def load(path, device):
-    """The learner of a checkpoint, in eval mode."""
-    state = torch.load(path, map_location=device)
-    learner = Learner(state["options"]["encoder"], state["config"], len(MIXTURE) + 1).to(device)
-    learner.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state["model"].items()})
-    return learner.eval()
+    """The pair of a checkpoint, or of a folder with prepared encoders, in eval mode."""
+    if not path.is_dir():
+        return Pair.read(path, device)
+    specs = [read_spec(path / f"{name}.safetensors") for name in PREPARED]
+    pair = Pair(dict(zip(("protein", "dna"), (spec.config for spec in specs), strict=True)))
+    pair.start_from(path)
+    return pair.to(device).eval()
 
 
 @torch.no_grad()
-def vectors(learner, rows, device):
-    """(n, width) float32 pooled vectors of rows."""
+def vectors(pair, rows, device):
+    """(n, widths) float32 pooled vectors of rows by both encoders."""
     found = []
     for i in range(0, len(rows["viral"]), 4096):
-        tokens = torch.from_numpy(rows[learner.kind][i : i + 4096]).to(device).long()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            found.append(learner(tokens)[1].float())
+            each = [
+                learner(torch.from_numpy(rows[kind][i : i + 4096]).to(device).long())[1].float()
+                for kind, learner in pair.encoders()
+            ]
+        found.append(torch.cat(each, 1))
     return torch.cat(found)
 
 
@@ -44,8 +50,8 @@ def _keep(*shared):
 
 def _draw(number):
     """Rows of 2,000 training windows; equal numbers give equal rows."""
-    corpus, tokenizer = _SHARED
-    options = Options(MIXTURE, mutated=0.2, recoded=0, lengths=((500, 1.0),))
+    corpus, tokenizer, length = _SHARED
+    options = Options(MIXTURE, mutated=0.2, recoded=0, lengths=((length, 1.0),))
     return Windows(corpus, options, (7, number)).draw(2000, tokenizer)
 
 
@@ -72,26 +78,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("pairs", type=Path, nargs="+", help="checkpoints: protein, DNA, protein, DNA …")
+    parser.add_argument("pairs", type=Path, nargs="+", help="checkpoints, or folders with prepared encoders")
     parser.add_argument("--windows", type=int, default=200_000)
     parser.add_argument("--dev", type=int, default=24_000, help="windows to measure with")
+    parser.add_argument("--length", type=int, default=500)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
-    rows = dev_rows(args.corpus, 1, tokenizer, args.dev)
+    rows = dev_rows(args.corpus, 1, tokenizer, args.dev, args.length)
     corpus = Corpus(args.corpus, (0,))
-    with multiprocessing.get_context("fork").Pool(args.processes, _keep, (corpus, tokenizer)) as pool:
+    with multiprocessing.get_context("fork").Pool(args.processes, _keep, (corpus, tokenizer, args.length)) as pool:
         parts = pool.map(_draw, range(args.windows // 2000), chunksize=1)
     train = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     viral = torch.from_numpy(train["viral"].astype(np.int64)).to(device)
     truth, partial = rows["viral"], rows["partial"]
-    for protein, dna in zip(args.pairs[::2], args.pairs[1::2], strict=True):
-        learners = [load(path, device) for path in (dna, protein)]
-        x, y = (torch.cat([vectors(each, part, device) for each in learners], 1) for part in (train, rows))
+    for path in args.pairs:
+        pair = load(path, device)
+        x, y = (vectors(pair, part, device) for part in (train, rows))
         torch.manual_seed(0)
         scores = fit(x, viral, device)(y).detach().cpu().numpy()
         parts = {"all": partial | True, "frames": ~partial, "partial": partial}
@@ -103,7 +110,7 @@ def main():
             for name, kept in parts.items()
             if two(truth[kept])
         )
-        print(f"{protein.stem}+{dna.stem}", *found, flush=True)
+        print(path.stem, args.length, *found, flush=True)
 
 
 if __name__ == "__main__":

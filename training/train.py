@@ -1,10 +1,11 @@
-"""Pretrain (masked tokens) and fine-tune (viral or not) one of the two encoders on windows drawn without end.
+"""Pretrain (masked tokens) and fine-tune (viral or not) both encoders on the same windows, drawn without end.
 
     python train.py plan.json STAGE … --corpus corpus.npz --tokenizer tokenizer.json --folder checkpoints
 
-Runs stages of a JSON plan one after the other; each starts from the checkpoint of another (or at random), ends at its steps
-or seconds, and writes a checkpoint of averaged weights. Other processes draw the windows. `dev` windows of groups that
-nothing is trained on are measured on the way, and the averaged weights that do best on them are kept.
+Runs stages of a JSON plan one after the other; each starts from the checkpoint of another (or from prepared files, or at
+random), ends at its steps or seconds, and writes a checkpoint of averaged weights. Other processes draw the windows. `dev`
+windows of groups that nothing is trained on are measured on the way, and the averaged weights that do best on them are kept.
+With a teacher, the heads learn what it says of the windows as they are, as well as what they are.
 """
 
 import argparse
@@ -18,189 +19,147 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from models import DNA_MASK, DNA_PAD, PROTEIN_MASK, Learner
+from augment import Augment
+from models import HEADS, Pair
 from windows import MIXTURE, NAMELESS, UNKNOWN, Corpus, Options, Windows
 
 from virnucpro.classifier.weighted import auroc
 
 DEFAULT = {
-    "encoder": "protein",  # or dna
-    "start": None,  # a stage whose averaged weights are taken
+    "start": None,  # a stage whose averaged weights are taken, or a folder with prepared encoders
+    "teacher": None,  # a stage, or "self": the averaged weights
+    "distil": 0.5,  # the teacher's share of the targets
     "steps": 100_000,
     "seconds": 120,
     "batch": 2048,
-    "lr": 1.5e-3,
+    "lr": 1.2e-3,
     "final_lr": 0.02,
     "warmup": 200,
-    "weight_decay": 0.1,
     "ema": 0.999,
     "seed": 0,
     "parts": [0],
     "classify": True,
-    "proteins": 0.0,  # share of a pretraining batch that are whole proteins
+    "proteins": 0.0,  # whole proteins in a pretraining batch, as a share of its windows
     "masked": 0.25,  # weight of the masked tokens
     "masked_rows": 0.25,
-    "mask_rate": 0.15,
-    "light_mask": 0.05,  # of the other rows
     "category": 0.3,
-    "noise": 0.1,  # most residues that are replaced by similar ones
     "label_smoothing": 0.05,
-    "dropout": 0.1,
     "head_dropout": 0.5,
     "evaluate_every": 500,
     "windows": {},  # see windows.Options
 }
-
-# BLOSUM62, rows and columns in BLOSUM_ORDER: where conservative substitutions go.
-BLOSUM_ORDER = "ARNDCQEGHILKMFPSTWYV"
-BLOSUM62 = """4 -1 -2 -2 0 -1 -1 0 -2 -1 -1 -1 -1 -2 -1 1 0 -3 -2 0
--1 5 0 -2 -3 1 0 -2 0 -3 -2 2 -1 -3 -2 -1 -1 -3 -2 -3
--2 0 6 1 -3 0 0 0 1 -3 -3 0 -2 -3 -2 1 0 -4 -2 -3
--2 -2 1 6 -3 0 2 -1 -1 -3 -4 -1 -3 -3 -1 0 -1 -4 -3 -3
-0 -3 -3 -3 9 -3 -4 -3 -3 -1 -1 -3 -1 -2 -3 -1 -1 -2 -2 -1
--1 1 0 0 -3 5 2 -2 0 -3 -2 1 0 -3 -1 0 -1 -2 -1 -2
--1 0 0 2 -4 2 5 -2 0 -3 -3 1 -2 -3 -1 0 -1 -3 -2 -2
-0 -2 0 -1 -3 -2 -2 6 -2 -4 -4 -2 -3 -3 -2 0 -2 -2 -3 -3
--2 0 1 -1 -3 0 0 -2 8 -3 -3 -1 -2 -1 -2 -1 -2 -2 2 -3
--1 -3 -3 -3 -1 -3 -3 -4 -3 4 2 -3 1 0 -3 -2 -1 -3 -1 3
--1 -2 -3 -4 -1 -2 -3 -4 -3 2 4 -2 2 0 -3 -2 -1 -2 -1 1
--1 2 0 -1 -3 1 1 -2 -1 -3 -2 5 -1 -3 -1 0 -1 -3 -2 -2
--1 -1 -2 -3 -1 0 -2 -3 -2 1 2 -1 5 0 -2 -1 -1 -1 -1 1
--2 -3 -3 -3 -2 -3 -3 -3 -1 0 0 -3 0 6 -4 -2 -2 1 3 -1
--1 -2 -2 -1 -3 -1 -1 -2 -2 -3 -3 -1 -2 -4 7 -1 -1 -4 -3 -2
-1 -1 1 0 -1 0 0 0 -1 -2 -2 0 -1 -2 -1 4 1 -3 -2 -2
-0 -1 0 -1 -1 -1 -1 -2 -2 -1 -1 -1 -1 -2 -1 1 5 -2 -2 0
--3 -3 -4 -4 -2 -2 -3 -2 -2 -3 -2 -3 -1 1 -4 -3 -2 11 2 -3
--2 -2 -2 -3 -2 -1 -2 -3 2 -1 -1 -2 -1 3 -3 -2 -2 2 7 -1
-0 -3 -3 -3 -1 -2 -2 -3 -3 3 1 -2 1 -1 -2 -2 0 -3 -1 4"""
+ENCODER = {  # of each encoder; a stage's "protein" and "dna" replace some
+    "lr": 1.0,  # times the stage's
+    "weight_decay": 0.1,
+    "mask_rate": 0.15,
+    "light_mask": 0.05,  # of the other rows
+    "noise": 0.1,  # most residues that are replaced by similar ones
+    "dropout": 0.1,
+}
 
 
-def substitution_table(device) -> torch.Tensor:
-    """Cumulative probabilities (33, 20) of the residue that replaces a token, in the order of ESM-2's ids 4..23."""
-    score = torch.tensor([[float(x) for x in row.split()] for row in BLOSUM62.splitlines()])
-    order = [BLOSUM_ORDER.index(a) for a in "LAGVSERTIDPKQNFYMHWC"]
-    weight = torch.exp2(score[order][:, order] / 2).fill_diagonal_(0)
-    table = torch.full((33, 20), 0.05)
-    table[4:24] = weight / weight.sum(1, keepdim=True)
-    return table.cumsum(1).to(device)
-
-
-class Augment:
-    """Conservative substitutions and masks, on the device."""
-
-    def __init__(self, o, vocabulary, device):
-        self.o, self.vocabulary, self.table = o, vocabulary, substitution_table(device)
-
-    def mask(self, tokens, eligible, mask_id, rate, random_ids):
-        """BERT's: 80 % mask, 10 % random, 10 % kept. Returns tokens and chosen positions."""
-        chosen = (torch.rand(tokens.shape, device=tokens.device) < rate) & eligible
-        kind = torch.rand(tokens.shape, device=tokens.device)
-        other = torch.randint(*random_ids, tokens.shape, device=tokens.device)
-        result = torch.where(chosen & (kind < 0.8), mask_id, tokens)
-        return torch.where(chosen & (kind >= 0.9), other, result), chosen
-
-    def __call__(self, tokens):
-        """(tokens, their targets, positions of the masked-token objective)."""
-        o, b, clean = self.o, len(tokens), tokens
-        protein = o["encoder"] == "protein"
-        if protein:
-            eligible = (tokens > 3) & (tokens < 24)
-            if o["noise"]:
-                rate = torch.rand(b, 1, device=tokens.device) * o["noise"]
-                hit = eligible & (torch.rand(tokens.shape, device=tokens.device) < rate)
-                draw = torch.rand(tokens.shape, device=tokens.device)[..., None]
-                new = (self.table[tokens] < draw).sum(-1).clamp(max=19) + 4
-                tokens = torch.where(hit, new, tokens)
-        else:
-            eligible = (tokens > 4) & (tokens != DNA_PAD)
-        rows = torch.arange(b, device=tokens.device)[:, None] < (o["masked_rows"] * b if o["classify"] else b)
-        rate = torch.where(rows, o["mask_rate"], o["light_mask"])
-        ids = (PROTEIN_MASK, rate, (4, 24)) if protein else (DNA_MASK, rate, (5, self.vocabulary))
-        tokens, at = self.mask(tokens, eligible, *ids)
-        return tokens, clean, at & rows
-
-
-def losses(learner, forward, augment, batch, o):
+def losses(pair, forwards, augment, batch, teacher, o):
     """Weighted sum of the objectives, and each for the log."""
-    tokens, viral, category = batch
-    tokens, target, at = augment(tokens)
-    hidden, vector = forward(tokens, o["dropout"])
-    total, log = torch.zeros((), device=tokens.device), {}
-    if o["masked"] or not o["classify"]:
-        few = int(o["masked_rows"] * len(at)) if o["classify"] else len(at)
+    total, log, vectors = 0.0, {}, {}
+    targets = None if teacher is None or not o["classify"] else teacher(batch)
+    for kind, learner in pair.encoders():
+        tokens, target, at = augment[kind](batch[kind])
+        hidden, vectors[kind] = forwards[kind](tokens, o[kind]["dropout"])
+        few = math.ceil(augment[kind].masked * len(at))
         at = at[:few]
         logits = learner.masked(hidden[:few][at], learner.encoder.embed_tokens).float()
-        log["masked"] = F.cross_entropy(logits, target[:few][at])
-        total = total + (o["masked"] if o["classify"] else 1.0) * log["masked"]
+        log[f"{kind} masked"] = F.cross_entropy(logits, target[:few][at])
+        total = total + (o["masked"] if o["classify"] else 1.0) * log[f"{kind} masked"]
     if o["classify"]:
-        smooth = o["label_smoothing"]
-        log["viral"] = F.cross_entropy(learner.viral(vector).float(), viral, label_smoothing=smooth)
-        log["category"] = F.cross_entropy(
-            learner.category(vector).float(), category, label_smoothing=smooth, ignore_index=UNKNOWN
-        )
-        total = total + log["viral"] + o["category"] * log["category"]
+        smooth, viral = o["label_smoothing"], F.one_hot(batch["viral"], 2).float()
+        viral = viral * (1 - smooth) + smooth / 2
+        if targets is not None:
+            viral = torch.lerp(viral, targets, o["distil"])
+        for head, logits in pair.heads(vectors).items():
+            log[head] = F.cross_entropy(logits.float(), viral)
+            total = total + log[head]
+        for kind, learner in pair.encoders():
+            named = learner.category(vectors[kind]).float()
+            loss = F.cross_entropy(named, batch["category"], label_smoothing=smooth, ignore_index=UNKNOWN)
+            log[f"{kind} category"] = loss
+            total = total + o["category"] * loss
     return total, log
 
 
+class Teacher:
+    """What a pair's heads say of windows as they are, on average: (b, 2) probabilities."""
+
+    def __init__(self, pair):
+        self.pair = pair.eval().requires_grad_(False)
+        cuda = next(pair.parameters()).is_cuda
+        self.forwards = {kind: torch.compile(each) if cuda else each for kind, each in pair.encoders()}
+
+    @torch.no_grad()
+    def __call__(self, batch):
+        vectors = {kind: self.forwards[kind](batch[kind])[1] for kind, _ in self.pair.encoders()}
+        logits = self.pair.heads(vectors).values()
+        return torch.stack([torch.softmax(each.float(), 1) for each in logits]).mean(0)
+
+
 def _produce(corpus, tokenizer, o, seed, queue):
-    """A process that puts (tokens, viral, category) of drawn windows into the queue, for ever."""
+    """A process that puts rows of drawn windows into the queue, for ever."""
     drawer = Windows(corpus, Options(**{"mixture": MIXTURE, **o["windows"]}), seed)
-    protein = o["encoder"] == "protein"
     while True:
-        rows = drawer.draw(512, None if protein else tokenizer, protein)
-        tokens, viral, category = rows[o["encoder"]], rows["viral"], rows["category"]
-        if protein and o["proteins"]:
-            extra = drawer.draw_proteins(int(512 * o["proteins"]))
-            tokens = np.concatenate([tokens, extra])
-            viral, category = np.pad(viral, (0, len(extra))), np.pad(category, (0, len(extra)))
-        queue.put((tokens, viral.astype(np.int64), category.astype(np.int64)))
+        rows = drawer.draw(512, tokenizer)
+        made = {name: rows[name] for name in ("protein", "dna")}
+        made |= {name: rows[name].astype(np.int64) for name in ("viral", "category")}
+        if o["proteins"]:
+            made["extra"] = drawer.draw_proteins(len(made["viral"]))
+        queue.put(made)
 
 
 def batches(queue, o, device):
     """Batches of equal size from what the processes draw."""
     held = []
     while True:
-        while sum(len(part[0]) for part in held) < o["batch"]:
+        while sum(len(part["viral"]) for part in held) < o["batch"]:
             held.append(queue.get())
-        joined = [np.concatenate(column) for column in zip(*held, strict=True)]
-        held = [tuple(column[o["batch"] :] for column in joined)]
-        yield tuple(torch.from_numpy(column[: o["batch"]]).to(device).long() for column in joined)
+        joined = {name: np.concatenate([part[name] for part in held]) for name in held[0]}
+        held = [{name: column[o["batch"] :] for name, column in joined.items()}]
+        batch = {name: torch.from_numpy(column[: o["batch"]]).to(device).long() for name, column in joined.items()}
+        if "extra" in batch:
+            batch["protein"] = torch.cat([batch["protein"], batch.pop("extra")[: int(o["batch"] * o["proteins"])]])
+        yield batch
 
 
-def dev_rows(corpus_path, part, tokenizer, count, seed=5):
-    """Rows of windows of 500 of a part, every named category alike in its class."""
+def dev_rows(corpus_path, part, tokenizer, count, length=500, seed=5):
+    """Rows of windows of a part, every named category alike in its class."""
     corpus = Corpus(corpus_path, (part,))
     named = [name for name in MIXTURE if name not in NAMELESS]
     classes = [[n for n in named if n.startswith("viral") == viral] for viral in (True, False)]
     mixture = {name: 0.5 / len(members) for members in classes for name in members}
-    drawer = Windows(corpus, Options(mixture, made=0, mutated=0, recoded=0, lengths=((500, 1.0),)), seed)
+    drawer = Windows(corpus, Options(mixture, made=0, mutated=0, recoded=0, lengths=((length, 1.0),)), seed)
     return drawer.draw(count, tokenizer)
 
 
 @torch.no_grad()
-def evaluate(learner, rows, o, device):
-    """AUROC of the learner's own head over dev rows: all, of frames, of stretches."""
-    learner.eval()
-    scores = []
+def evaluate(pair, rows, device):
+    """AUROC over dev rows: of each head over all, frames, stretches; of the joint head against each kind of others."""
+    pair.eval()
+    scores = {name: [] for name in HEADS}
     for i in range(0, len(rows["viral"]), 2048):
-        tokens = torch.from_numpy(rows[o["encoder"]][i : i + 2048]).to(device).long()
+        tokens = {kind: torch.from_numpy(rows[kind][i : i + 2048]).to(device).long() for kind, _ in pair.encoders()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            scores.append(torch.softmax(learner.viral(learner(tokens)[1]).float(), 1)[:, 1])
-    learner.train()
-    scores = torch.cat(scores).cpu().numpy()
-    viral, partial = rows["viral"], rows["partial"]
+            vectors = {kind: learner(tokens[kind])[1] for kind, learner in pair.encoders()}
+            for name, logits in pair.heads(vectors).items():
+                scores[name].append(torch.softmax(logits.float(), 1)[:, 1])
+    pair.train()
+    scores = {name: torch.cat(each).cpu().numpy() for name, each in scores.items()}
+    viral, partial, category = rows["viral"], rows["partial"], rows["category"]
     parts = {"all": np.ones(len(viral), bool), "frames": ~partial, "partial": partial}
-    category = rows["category"]
     others = [c for c in np.unique(category) if not viral[category == c].any()]
-    found, kinds = (
-        {
-            name: auroc(viral[kept], scores[kept], np.ones(kept.sum()))
-            for name, kept in kept_of.items()
-            if two(viral[kept])
-        }
-        for kept_of in (parts, {int(c): viral | (category == c) for c in others})
-    )
-    return found, kinds
+    kinds = {int(c): viral | (category == c) for c in others}
+
+    def measured(name, kept):
+        return auroc(viral[kept], scores[name][kept], np.ones(kept.sum())) if two(viral[kept]) else math.nan
+
+    found = {name: {part: measured(name, kept) for part, kept in parts.items()} for name in HEADS}
+    return found, {c: measured("joint", kept) for c, kept in kinds.items()}
 
 
 def two(viral):
@@ -208,34 +167,61 @@ def two(viral):
     return 0 < viral.sum() < len(viral)
 
 
-def run_stage(name, o, learner, queue, rows, device, folder):
+def optimizer_of(pair, o):
+    """AdamW with each encoder's decay and rate, none for vectors. Heads have no warm-up: they may be new where encoders aren't."""
+    groups = []
+    for kind, learner in pair.encoders():
+        inner = list(learner.encoder.parameters())
+        shared = {id(p) for p in inner}
+        heads = [p for p in learner.parameters() if id(p) not in shared]
+        for parts, warmup in ((inner, o["warmup"]), (heads, 1)):
+            for decay, wanted in ((o[kind]["weight_decay"], True), (0.0, False)):
+                chosen = [p for p in parts if (p.ndim > 1) == wanted]
+                groups.append(
+                    {"params": chosen, "weight_decay": decay, "rate": o["lr"] * o[kind]["lr"], "warmup": warmup}
+                )
+    groups.append({"params": list(pair.joint.parameters()), "weight_decay": 0.1, "rate": o["lr"], "warmup": 1})
+    return torch.optim.AdamW(groups, lr=o["lr"], betas=(0.9, 0.98), fused=next(pair.parameters()).is_cuda)
+
+
+def halves(state):
+    return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def run_stage(name, o, pair, teacher, queue, rows, device, folder):
     """Train in place; writes the averaged weights that did best on the dev rows (of a pretraining: the last)."""
     torch.manual_seed(o["seed"])
     cuda = device.type == "cuda"
-    decay = [p for p in learner.parameters() if p.ndim > 1]
-    plain = [p for p in learner.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": o["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=o["lr"], betas=(0.9, 0.98), fused=cuda)
-    average = {k: v.detach().clone() for k, v in learner.state_dict().items()}
+    optimizer = optimizer_of(pair, o)
+    average = {k: v.detach().clone() for k, v in pair.state_dict().items()}
     floats = [k for k in average if average[k].is_floating_point()]
-    augment = Augment(o, learner.config.get("vocabulary", 33), device)
-    forward = torch.compile(learner) if cuda else learner
+    masked = o["masked_rows"] if o["classify"] else 1.0
+    augment = {
+        kind: Augment(kind, o[kind], masked, each.config.get("vocabulary", 33), device)
+        for kind, each in pair.encoders()
+    }
+    forwards = {kind: torch.compile(each) if cuda else each for kind, each in pair.encoders()}
+    if o["teacher"] == "self":
+        own = Pair(pair.plan, o["head_dropout"]).to(device)
+        own.load_state_dict(average)
+        average = own.state_dict()  # the same tensors
+        teacher = Teacher(own)
     source = batches(queue, o, device)
-    learner.train()
+    pair.train()
     begin, sums, counted, best, history = time.time(), {}, 0, (0.0, 0, None), []
     for step in range(o["steps"]):
         part = max(step / o["steps"], (time.time() - begin) / o["seconds"])
         cosine = o["final_lr"] + (1 - o["final_lr"]) * 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
         for group in optimizer.param_groups:
-            group["lr"] = o["lr"] * min(1.0, (step + 1) / o["warmup"]) * cosine
+            group["lr"] = group["rate"] * min(1.0, (step + 1) / group["warmup"]) * cosine
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cuda):
-            loss, log = losses(learner, forward, augment, next(source), o)
+            loss, log = losses(pair, forwards, augment, next(source), teacher, o)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(pair.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
-            state, momentum = learner.state_dict(), min(o["ema"], step / (step + 20))
+            state, momentum = pair.state_dict(), min(o["ema"], step / (step + 20))
             torch._foreach_lerp_([average[k] for k in floats], [state[k] for k in floats], 1 - momentum)
         for key, value in log.items():
             sums[key] = sums.get(key, 0) + value.detach()
@@ -247,13 +233,15 @@ def run_stage(name, o, learner, queue, rows, device, folder):
             text = f"{name} step {step + 1} {seconds:.0f} s {(step + 1) * o['batch'] / seconds:.0f} rows/s {text}"
             sums, counted = {}, 0
             if o["classify"]:
-                kept = {k: v.clone() for k, v in learner.state_dict().items()}
-                learner.load_state_dict(average)
-                found, kinds = evaluate(learner, rows, o, device)
-                learner.load_state_dict(kept)
-                text += " | dev " + " ".join(f"{k} {v:.4f}" for k, v in found.items())
-                if found["all"] > best[0]:
-                    best = found["all"], step + 1, {k: v.clone() for k, v in average.items()}
+                kept = {k: v.clone() for k, v in pair.state_dict().items()}
+                pair.load_state_dict(average)
+                found, kinds = evaluate(pair, rows, device)
+                pair.load_state_dict(kept)
+                text += " | dev " + ", ".join(
+                    f"{head} " + " ".join(f"{v:.4f}" for v in parts.values()) for head, parts in found.items()
+                )
+                if found["joint"]["all"] > best[0]:
+                    best = found["joint"]["all"], step + 1, {k: v.clone() for k, v in average.items()}
                     text += " *"
                 if last:
                     text += " | " + " ".join(f"{k}:{v:.3f}" for k, v in kinds.items())
@@ -261,15 +249,15 @@ def run_stage(name, o, learner, queue, rows, device, folder):
             print(text, flush=True)
         if last:
             break
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in (best[2] or average).items()}
-    last_weights = {k: v.half() if v.is_floating_point() else v for k, v in average.items()}
-    made = {"model": weights, "last": last_weights, "best": best[:2], "steps": step + 1, "options": o}
-    torch.save({**made, "config": learner.config, "history": history}, folder / f"{name}.pt")
+    made = {"model": halves(best[2] or average), "last": halves(average), "best": best[:2], "steps": step + 1}
+    torch.save({**made, "options": o, "plan": pair.plan, "history": history}, folder / f"{name}.pt")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plan", type=Path, help='JSON: {"protein": {…}, "dna": {…}, "stages": {NAME: {…}}}')
+    parser.add_argument(
+        "plan", type=Path, help='JSON: {"pairs": {NAME: {"protein": {…}, "dna": {…}}}, "stages": {NAME: {…}}}'
+    )
     parser.add_argument("stages", nargs="+")
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
@@ -287,6 +275,8 @@ def main():
     context = multiprocessing.get_context("fork")  # the corpus is shared, not copied
     corpora, rows = {}, None
     stages = {name: {**DEFAULT, **plan["stages"][name]} for name in args.stages}
+    for o in stages.values():
+        o |= {kind: {**ENCODER, **o.get(kind, {})} for kind in ("protein", "dna")}
     if any(o["classify"] for o in stages.values()):
         rows = dev_rows(args.corpus, 1, tokenizer, args.dev)
         print(f"{len(rows['viral'])} dev rows, {rows['viral'].mean():.2f} viral, {rows['partial'].mean():.2f} partial")
@@ -309,13 +299,14 @@ def main():
         queue, processes = producers[name]
         for process in processes:
             process.start()
-        torch.manual_seed(plan.get("seed", 0))
-        shape = {**plan[o["encoder"]], **o.get("shape", {})}
-        learner = Learner(o["encoder"], shape, len(MIXTURE) + 1, o["head_dropout"]).to(device)
+        torch.manual_seed(o["seed"])
+        pair = Pair(plan["pairs"][o["pair"]], o["head_dropout"]).to(device)
         if o["start"]:
-            before = torch.load(args.folder / f"{o['start']}.pt", map_location=device)
-            learner.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in before["model"].items()})
-        run_stage(name, o, learner, queue, rows, device, args.folder)
+            pair.start_from(args.folder / f"{o['start']}.pt" if "/" not in o["start"] else Path(o["start"]))
+        teacher = None
+        if o["teacher"] not in (None, "self"):
+            teacher = Teacher(Pair.read(args.folder / f"{o['teacher']}.pt", device))
+        run_stage(name, o, pair, teacher, queue, rows, device, args.folder)
         for process in processes:
             process.kill()
 

@@ -179,32 +179,33 @@ class Windows:
 
     def _dna_tokens(self, tokenizer, codes, size, frame, begin, codons) -> np.ndarray:
         """Tokens of the rows' DNA as the workflow cuts it: 3 P + 1 bases for P residues, within the window."""
-        strand = both_strands(codes, size)
-        recoded = self.rng.random(len(codes)) < self.o.recoded
-        texts = []
-        for i in range(len(codes)):
-            bases = strand[frame[i] // 3, i]
-            end = min(begin[i] + 3 * codons[i] + 1, size[i])
-            piece = bases[begin[i] : end]
-            if recoded[i]:
-                piece = self._recode(piece, codons[i])
-            texts.append(decode(piece))
+        every = np.arange(len(codes))
+        strand = both_strands(codes, size)[frame // 3, every]
+        at = np.minimum(begin[:, None] + np.arange(codes.shape[1]), codes.shape[1] - 1)
+        pieces, ends = np.take_along_axis(strand, at, 1), np.minimum(3 * codons + 1, size - begin)
+        recoded = np.flatnonzero(self.rng.random(len(codes)) < self.o.recoded)
+        pieces[recoded] = self._recode(pieces[recoded], codons[recoded])
+        texts = [decode(piece[:end]) for piece, end in zip(pieces, ends, strict=True)]
         tokens = np.full((len(codes), DNA_TOKENS), PAD_DNA, np.int16)
         for row, encoding in enumerate(tokenizer.encode_batch_fast(texts)):
             ids = encoding.ids[:DNA_TOKENS]
             tokens[row, : len(ids)] = ids
         return tokens
 
-    def _recode(self, piece: np.ndarray, codons: int) -> np.ndarray:
-        """Synonymous codons drawn from another genome's usage; what follows the last codon stays."""
-        usage = self.usage[self.rng.integers(len(self.usage))]
-        residues = CODON_RESIDUE[piece[: 3 * codons].reshape(-1, 3).astype(np.int16) @ _POWERS]
-        choices = _SYNONYMS[residues]
-        ends = np.cumsum(np.where(choices < 64, usage[np.minimum(choices, 63)], 0), 1)
-        pick = (ends < self.rng.random((codons, 1)) * ends[:, -1:]).sum(1)
-        codon = choices[np.arange(codons), np.minimum(pick, 5)]
-        result = piece.copy()
-        result[: 3 * codons] = np.stack([codon >> 4, codon >> 2 & 3, codon & 3], 1).ravel()
+    def _recode(self, pieces: np.ndarray, codons: np.ndarray) -> np.ndarray:
+        """(n, bases): synonymous codons drawn from another genome's usage in each; what follows the last codon stays."""
+        most = pieces.shape[1] // 3
+        text = pieces[:, : 3 * most].reshape(len(pieces), most, 3)
+        choices = _SYNONYMS[CODON_RESIDUE[text.astype(np.int16) @ _POWERS]]  # (n, most, 6)
+        usage = self.usage[self.rng.integers(len(self.usage), size=len(pieces))]
+        share = np.take_along_axis(usage[:, None], np.minimum(choices, 63), 2)
+        ends = np.cumsum(np.where(choices < 64, share, 0), 2)
+        pick = (ends < self.rng.random((len(pieces), most, 1)) * ends[..., -1:]).sum(2)
+        codon = np.take_along_axis(choices, np.minimum(pick, 5)[..., None], 2)[..., 0]
+        new = np.stack([codon >> 4, codon >> 2 & 3, codon & 3], 2)
+        inside = np.arange(most) < codons[:, None]
+        result = pieces.copy()
+        result[:, : 3 * most] = np.where(inside[..., None], new, text).reshape(len(pieces), 3 * most)
         return result
 
 

@@ -123,7 +123,7 @@ class Benchmark:
             half = "fp16" if precision.job_gate is not None else name  # the bound is that of unrounded products
             if half not in self._bounds:
                 with matmul_precision(precision):
-                    self._bounds[half] = self._measure_bound(precision.dtype)
+                    self._bounds[half] = self._measure_bound(precision.product_dtype)
                 ways = ("matrix products alone", "matrix products, the fastest call of each")
                 for way, tokens in zip(ways, self._bounds[half], strict=True):
                     self.add(way, half, tokens / self._tokens_each, None)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from virnucpro import downloads, installation, planning
+from virnucpro import installation, planning
 from virnucpro.benchmark import random_encoder
 from virnucpro.classifier.importer import prepare_classifier
 from virnucpro.classifier.spec import read_classifier_spec, scores_partial, spec_or_none
@@ -27,9 +27,11 @@ from virnucpro.encoders.loading import write_encoder
 from virnucpro.encoders.precision import choose_precision
 from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import ModelError, VirNucProError
+from virnucpro.models.ahead import fetch_command
 from virnucpro.models.registry import CLASSIFIER, PROTEIN, ROLES, Shape
 from virnucpro.models.sources import KEYS, ModelSource, find
 from virnucpro.provenance import package_version
+from virnucpro.rendering import how_many
 from virnucpro.sequences.frames import stop_free_frames
 from virnucpro.sequences.read import read_fasta
 from virnucpro.sequences.statistics import Statistics, statistics_of
@@ -194,7 +196,7 @@ def arithmetic(case: Case) -> Iterator[Finding]:
     settings, why = case.settings, {True: "the best here", False: "as configured"}
     for role, (name, shape) in case.shapes.items():
         architecture = case.source(role).architecture
-        precision = choose_precision(settings.precision, case.device, architecture)
+        precision = choose_precision(settings.precision, case.device, architecture, compile=settings.compile)
         found = f"{precision.name} on {case.device}: {why[settings.precision == 'auto']}"
         yield Finding(f"precision of {name}", OK, found)
         if settings.batching == "original":
@@ -229,7 +231,7 @@ def checkpoints(case: Case) -> Iterator[Finding]:
         found, remedy = f"{source.path} ({source.megabytes:,} MB)", ""
         if not source.path.exists():
             found = f"{source.name} isn't on this machine; the run will fetch {source.megabytes:,} MB to {source.path}"
-            remedy = f"If this machine has no internet access, run this on one that has: {downloads.command(source)}"
+            remedy = f"If this machine has no internet access, run this on one that has: {fetch_command(source)}"
         yield Finding(key, NOTE if remedy else OK, found, remedy)
 
 
@@ -268,8 +270,10 @@ def space(case: Case) -> Iterator[Finding]:
     needed = planning.disk_space(*case.embedded, widths.values(), models, asked.vectors, asked.keep)
     output, scratch = Path(case.settings.output_dir).absolute(), Path(tempfile.gettempdir())
     for about, folder, wanted, short in ("disk", output, needed, PROBLEM), ("scratch", scratch, 2**30, NOTE):
-        free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.is_dir())).free
-        found = f"{folder}: {free / 1e9:,.1f} GB free, {max(wanted, 1e8) / 1e9:,.1f} GB will do"
+        there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+        where = folder if there == folder else f"{there}, where a run makes {folder.relative_to(there)}"
+        free = shutil.disk_usage(there).free
+        found = f"{where}: {free / 1e9:,.1f} GB free, {max(wanted, 1e8) / 1e9:,.1f} GB will do"
         remedy = "Choose another --output, or TMPDIR for scratch." if free < wanted else ""
         yield Finding(about, short if remedy else OK, found, remedy)
 
@@ -306,8 +310,9 @@ def duration(case: Case) -> Iterator[Finding]:
     frames = case.embedded[0]
     partial = frames - case.work.open_frames
     read = "" if case.work.share_read == 1 else f", from {case.work.share_read:.1%} of the input"
-    counted = f"{case.work.records:,} records, {case.work.bases:,} bases, {case.work.open_frames:,} stop-free frames"
-    counted += f" and {partial:,} partial frames{read}" if partial else read
+    counts = {"record": case.work.records, "base": case.work.bases, "stop-free frame": case.work.open_frames}
+    counted = ", ".join(how_many(count, what) for what, count in counts.items())
+    counted += f" and {how_many(partial, 'partial frame')}{read}" if partial else read
     if not frames:
         yield Finding("time", NOTE, f"{counted}: nothing to embed", "Only frames without a stop codon are scored.")
     elif len(case.shapes) < 2:

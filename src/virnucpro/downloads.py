@@ -19,6 +19,7 @@ from virnucpro.encoders.prepare import WEIGHTS
 from virnucpro.errors import ModelError
 from virnucpro.io import atomic_file, sha256_file, sync
 from virnucpro.locks import locked
+from virnucpro.models.ahead import fetch_command
 from virnucpro.models.sources import ModelSource
 
 logger = logging.getLogger(__name__)
@@ -49,11 +50,13 @@ def verify(source: ModelSource) -> dict[str, str]:
     known = _read_record(source)
     folder = source.path.parent
     if not source.path.exists():
-        raise ModelError(f"{source.path} isn't there. Fetch it: {command(source)}")
+        raise ModelError(f"{source.path} isn't there. Fetch it: {fetch_command(source)}")
     files = [folder / name for name in known] if known else source.files
     found = {str(file.relative_to(folder)): sha256_file(file) for file in files if file.is_file()}
     if not found:
-        raise ModelError(f"{source.path} has none of the files of a model. Delete it and fetch it: {command(source)}")
+        raise ModelError(
+            f"{source.path} has none of the files of a model. Delete it and fetch it: {fetch_command(source)}"
+        )
     if not known:
         try:
             _write(_record(source), found)
@@ -62,11 +65,6 @@ def verify(source: ModelSource) -> dict[str, str]:
             logger.warning("the SHA-256 of %s can't be recorded (%s): changes will go unnoticed", source.path, error)
     _compare(source, found, known or found)
     return found
-
-
-def command(source: ModelSource) -> str:
-    """What to type to fetch a model."""
-    return f"virnucpro models fetch {source.name} --models-dir {source.path.parent.absolute()}"
 
 
 def _fetch(source: ModelSource) -> dict[str, str]:
@@ -79,19 +77,16 @@ def _fetch(source: ModelSource) -> dict[str, str]:
             logger.info("fetching %s to %s", repository, source.path)
             fetched, found = _fetch_repository(repository, source.path)
         else:
-            assert source.published is not None and source.published.publisher is not None
-            variable, default = source.published.publisher
-            url = f"{os.environ.get(variable, default).rstrip('/')}/{source.path.name}"
-            logger.info("fetching %s to %s", url, source.path)
-            fetched = _fetch_file(url, source.path)
+            logger.info("fetching %s to %s", source.origin, source.path)
+            fetched = _fetch_file(source.origin, source.path)
             found = {source.path.name: sha256_file(fetched)}
     except (OSError, HTTPError, ValueError) as error:  # ValueError: an id or an answer that makes no sense
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        remedy = f"Run it again, and it goes on with what has arrived: {command(source)}"
+        remedy = f"Run it again, and it goes on with what has arrived: {fetch_command(source)}"
         if isinstance(error, HfHubHTTPError):
             remedy = f"Check the name, try again later, or put the files there yourself: {source.path}"
         elif isinstance(error, (HTTPError, ConnectionError)):
-            remedy = f"Where there is internet access (on a cluster: the login node), run: {command(source)}"
+            remedy = f"Where there is internet access (on a cluster: the login node), run: {fetch_command(source)}"
         raise ModelError(
             f"'{source.name}' isn't in {folder} and can't be fetched from here: {reason}. {remedy}"
         ) from error

@@ -15,6 +15,10 @@ from virnucpro import __version__
 from virnucpro.errors import VirNucProError, storage_message
 
 logger = logging.getLogger("virnucpro")
+QUIET = "VIRNUCPRO_QUIET"
+"""Set for jobs that show warnings and errors only, and what ``ANSWERS`` say; all is in their logs."""
+ANSWERS = "virnucpro.classifier."
+"""Loggers whose notes are what the user asked for: epochs, how good a classifier is."""
 
 
 @contextmanager
@@ -36,6 +40,8 @@ def job(log: str | Path) -> Iterator[None]:
     formatter = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
     # How far a job is stands in its log; the screen has one line for all jobs, made of those (embeddings.run_progress).
     handlers[1].addFilter(lambda record: not record.name.endswith(".progress"))
+    if os.environ.get(QUIET):
+        handlers[1].addFilter(lambda record: record.levelno > logging.INFO or record.name.startswith(ANSWERS))
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)

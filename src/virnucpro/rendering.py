@@ -1,4 +1,4 @@
-"""Figures as files and tables as text."""
+"""Figures as files, tables and numbers as text."""
 
 from __future__ import annotations
 
@@ -37,3 +37,8 @@ def text_table(rows: Sequence[Sequence[str]], left: int) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def how_many(count: int, what: str) -> str:
+    """A number and its noun: ``1 contig``, ``1,234 contigs``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

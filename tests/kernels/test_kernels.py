@@ -225,7 +225,8 @@ def test_launch_shapes_fit_the_products_that_encoders_have():
         for inner, end in ((1280, "qkv"), (1280, "fc1"), (5120, "fc2"), (2560, "qkv"), (2560, "fc1"), (10240, "fc2"))
     }
     assert found[5120, "fc2"] == found[10240, "fc2"] == products.INT8_LONG
-    assert found[1280, "qkv"] == found[1280, "fc1"] == found[2560, "fc1"] == products.INT8_TURNS
+    assert found[1280, "qkv"] == found[1280, "fc1"] == products.INT8_TURNS
+    assert found[2560, "fc1"] == products.INT8_WIDE
     assert found[2560, "qkv"] == products.INT8_TILES
 
 

@@ -1,11 +1,14 @@
 """Tables of made-up scores, and what is in them."""
 
+import math
+
 import numpy as np
 
 from virnucpro.calls.blocks import MAX_CHUNKS, blocks
 from virnucpro.calls.rows import BlockRows
 from virnucpro.calls.rules import Rules
 from virnucpro.calls.tables import TablePaths, Tables
+from virnucpro.classifier.evidence import Calibration, Preset
 from virnucpro.classifier.scoring import Scores
 from virnucpro.result_tables import CONTIG_COLUMNS
 from virnucpro.sequences.records import RecordRow
@@ -77,3 +80,35 @@ def read(path):
 
 def column(path, name):
     return [row[name] for row in read(path)]
+
+
+def calibration(**changes):
+    """Frames as they are, partial ones shifted by what they cover; viral from 2 on, non-viral below −1."""
+    preset = Preset(2.0, -1.0, {})
+    facts = {"frame": (1.0, 0.0), "partial": (1.0, -1.7, 0.2), "contig": (0.5, 1.0, 0.0), "curve": [], "fitted_on": {}}
+    return Calibration(**{**facts, "presets": dict.fromkeys(("strict", "balanced", "sensitive"), preset), **changes})
+
+
+def odds(value):
+    """A frame's scores whose log odds are this."""
+    virus = 1 / (1 + math.exp(-value))
+    return 1 - virus, virus
+
+
+def many_contigs(viral, others):
+    """Contigs of one chunk: their records and frames, the viral ones first."""
+    logits = [*[6.0] * viral, *[-6.0] * others]
+    return [(f"r{i}", 400) for i in range(len(logits))], [(f"r{i}_chunk_1F1", *odds(x)) for i, x in enumerate(logits)]
+
+
+CATEGORIES = (("phage", True), ("plant virus", True), ("bacterium", False))
+
+
+def like(frames, partial, seed=0):
+    """Random log-probabilities and distances by id."""
+    random = np.random.default_rng(seed)
+    names = [frame[0] for frame in [*frames, *partial]]
+    return {
+        "categories": {name: np.log(random.dirichlet(np.ones(3))) for name in names},
+        "distances": dict(zip(names, random.uniform(0, 3, len(names)), strict=True)),
+    }

@@ -178,7 +178,7 @@ def test_a_wrong_path_fails_and_leaves_its_files(made, tmp_path, monkeypatch):
 def test_other_precisions_only_inform(made, tmp_path, monkeypatch):
     """A CPU that is said to have half precision; bf16 with a gate that nothing keeps to."""
 
-    def choose(name, device, architecture=None):
+    def choose(name, device, architecture=None, compile=False):
         fp16 = name == "auto" or (name == "int8" and architecture and not architecture.int8)
         return PRECISIONS["fp16" if fp16 else name]
 

@@ -125,7 +125,9 @@ def test_an_input_that_a_run_would_refuse_is_a_problem(tmp_path):
 
 def test_a_disk_that_is_too_small(monkeypatch, tmp_path):
     disk, scratch = doctor.space(case(output_dir=str(tmp_path)))
-    assert (disk.state, scratch.state) == (OK, OK)
+    assert (disk.state, scratch.state) == (OK, OK) and disk.found.startswith(f"{tmp_path}: ")
+    later, _ = doctor.space(case(output_dir=str(tmp_path / "far" / "out")))
+    assert later.found.startswith(f"{tmp_path}, where a run makes far/out: "), "the disk that it will be on"
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(1000))
     disk, scratch = doctor.space(case(output_dir=str(tmp_path)))
     assert (disk.state, scratch.state) == (PROBLEM, NOTE)

@@ -161,6 +161,16 @@ def test_actions_run_what_is_there():
     assert f">={stated[0]}" == PACKAGE["project"]["requires-python"]
 
 
+def test_only_the_demo_leaves_compiling_to_the_first_use(tmp_path):
+    """An installation that others read can't be added to, and would be compiled at each start."""
+    for target, left_out in (("demo", True), ("install", False)):
+        words = ["make", "--dry-run", f"--file={ROOT / 'Makefile'}", target]
+        for name in ("pyproject.toml", "constraints.txt"):
+            (tmp_path / name).touch()
+        said = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        assert "pip install" in said and ("--no-compile" in said) == left_out
+
+
 def test_types_are_shipped():
     assert (ROOT / "src" / "virnucpro" / "py.typed").is_file()
     assert "Typing :: Typed" in PACKAGE["project"]["classifiers"]

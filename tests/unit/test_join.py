@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.tables import contig_table, read
 from virnucpro.cli import cli
 from virnucpro.errors import ConfigError, InputError, StorageError
-from virnucpro.handover.ids import OTHER_LENGTH, OUTSIDE, UNKNOWN, Contigs, Place, shares
+from virnucpro.handover.ids import OTHER_LENGTH, UNKNOWN
 from virnucpro.handover.join import join
 from virnucpro.handover.reads import Coverage
 from virnucpro.result_tables import REGION_COLUMNS
@@ -108,48 +108,6 @@ def virus(path, *rows):
 
 def parts(rows, *columns):
     return [tuple(row[name] for name in columns) for row in rows]
-
-
-# Which contig an id means
-
-
-@pytest.mark.parametrize(
-    ("identifier", "length", "found"),
-    [
-        ("c2", 5000, Place("c2")),
-        ("c2", 4999, OTHER_LENGTH),
-        ("c4", 5000, UNKNOWN),
-        ("c1_2", 900, Place("c1_2")),  # a contig that is called as a provirus of another would be
-        ("c1_1", 700, Place("c1", None, None, 1, "c1")),
-        ("c2_1", 5001, OTHER_LENGTH),
-        ("c1|provirus_101_200", 100, Place("c1", 101, 200)),
-        ("c1|provirus_101_200", 99, OTHER_LENGTH),
-        ("c3|provirus_101_900", 800, OUTSIDE),
-        ("c9|provirus_101_200", 100, UNKNOWN),
-        ("c1|provirus_101_200_1", 50, Place("c1", 101, 200, 1, "c1|provirus_101_200")),
-        ("c1|provirus_101_200_1", 101, OTHER_LENGTH),
-        ("a|b_c", 5, UNKNOWN),
-    ],
-)
-def test_places(identifier, length, found):
-    assert Contigs(LENGTHS).place(identifier, length) == found
-
-
-def test_places_within_places():
-    contigs = Contigs(LENGTHS)
-    assert contigs.within(Place("c1", 101, 200), 1, 50)[:3] == ("c1", 101, 150)
-    assert contigs.within(Place("c1", 101, 200), 2, 101) == OUTSIDE
-    assert contigs.within(Place("c1"), 0, 5) == OUTSIDE
-
-
-@pytest.mark.parametrize(("other", "bases"), [((151, 350), 50), ((152, 350), 0), ((101, 110), 10), ((201, 300), 0)])
-def test_parts_stand_together_from_half_of_the_shorter_one_on(other, bases):
-    assert (
-        shares(Place("c1", 101, 200), Place("c1", *other))
-        == shares(Place("c1", *other), Place("c1", 101, 200))
-        == bases
-    )
-    assert shares(Place("c1"), Place("c1", *other)) == 0
 
 
 # The joined table
@@ -288,13 +246,13 @@ def test_memory_grows_with_what_is_covered_and_not_with_reads():
 
 def test_a_table_of_another_run_is_refused(sample, tmp_path):
     given = checkv(tmp_path / "q.tsv", ("k1", 5, {}), ("k2", 6, {}))
-    with pytest.raises(InputError, match=r"none of its 2 ids.*It has k1, k2; the sample has c1, c2, c3\."):
+    with pytest.raises(InputError, match=r"none of its ids \(2\).*It has k1, k2; the sample has c1, c2, c3\."):
         join(sample, tmp_path / "joined.tsv", checkv=given)
     assert not (tmp_path / "joined.tsv").exists()
     with pytest.raises(InputError, match="contig of this sample of the same length"):
         join(sample, tmp_path / "joined.tsv", checkv=checkv(tmp_path / "q.tsv", ("c1", 5, {})))
     (tmp_path / "r.paf").write_text(paf("k1", 800, 0, 150))
-    with pytest.raises(InputError, match=r"r\.paf \(PAF\): none of its 1 ids"):
+    with pytest.raises(InputError, match=r"r\.paf \(PAF\): none of its ids \(1\)"):
         join(sample, tmp_path / "joined.tsv", paf=tmp_path / "r.paf")
 
 
@@ -356,8 +314,11 @@ def test_the_command(sample, tmp_path):
     words = ["join", "out/s", "--checkv", "q.tsv", "-o", "joined.tsv"]
     run = CliRunner().invoke(cli, words)
     assert run.exit_code == 0, run.output
-    assert "q.tsv (CheckV's quality_summary.tsv): 1 ids matched, of 1 contigs; 1 not matched" in run.output
-    assert "joined.unmatched.tsv" in run.output
+    assert "q.tsv (CheckV's quality_summary.tsv): 1 id matched, of 1 contig; 1 not matched" in run.output
+    assert run.output.splitlines()[-1] == "joined.tsv; ids that aren't the sample's: joined.unmatched.tsv"
+    checkv(tmp_path / "all.tsv", ("c2", 5000, {}))
+    fits = CliRunner().invoke(cli, ["join", "out/s", "--checkv", "all.tsv", "-o", "fits.tsv"])
+    assert fits.output.splitlines()[-1] == "fits.tsv" and len(read(tmp_path / "fits.unmatched.tsv")) == 0
     again = CliRunner().invoke(cli, words)
     assert isinstance(again.exception, ConfigError) and "is there already" in str(again.exception)
     assert CliRunner().invoke(cli, [*words, "--force"]).exit_code == 0
@@ -425,27 +386,6 @@ def test_programs_that_were_given_the_regions(with_regions, tmp_path):
         ("c1_region_2", "30001", "50000", "Low-quality"),
         ("c2_region_1", "1", "5000", "High-quality"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("identifier", "length", "found"),
-    [
-        ("r_region_1", 100, Place("r", 101, 200)),
-        ("r_region_1", 99, OTHER_LENGTH),
-        ("r_region_1_1", 40, Place("r", 101, 200, 1, "r_region_1")),
-        ("r_region_1|provirus_11_60", 50, Place("r", 111, 160)),
-        ("r_region_1|provirus_11_101", 91, OUTSIDE),
-        ("r_region_2", 100, UNKNOWN),
-    ],
-)
-def test_places_in_regions(identifier, length, found):
-    contigs = Contigs({"r": 1000}, {"r_region_1": Place("r", 101, 200)})
-    assert contigs.place(identifier, length) == found
-
-
-def test_a_contig_that_is_called_as_a_region():
-    contigs = Contigs({"r": 1000, "r_region_1": 50}, {"r_region_1": Place("r", 101, 200)})
-    assert contigs.place("r_region_1", 50) == Place("r_region_1")
 
 
 def test_without_regions_their_columns_are_missing(sample, tmp_path):

@@ -17,7 +17,7 @@ from virnucpro.encoders.embed import embed
 from virnucpro.encoders.embedder import resolve_max_tokens
 from virnucpro.encoders.loading import load_encoder, write_encoder
 from virnucpro.encoders.ops import Kernels
-from virnucpro.encoders.precision import PRECISIONS, choose_precision
+from virnucpro.encoders.precision import CPU_PRECISIONS, PRECISIONS, choose_precision
 from virnucpro.encoders.spec import read_spec, verify_encoder
 from virnucpro.errors import ConfigError, InputError, ModelError
 from virnucpro.models.registry import DNABERT_S, ESM2
@@ -74,7 +74,7 @@ def test_fp16_storage_computes_in_fp32(tmp_path):
 def test_reading_the_specification_needs_no_torch(esm2):
     code = (
         "import sys; from virnucpro.encoders.spec import read_spec, verify_encoder;"
-        "from virnucpro.encoders import packing, precision, embed; precision.choose_precision('auto', 'cpu');"
+        "from virnucpro.encoders import packing, precision, embed; precision.choose_precision('fp32', 'cpu');"
         f"print(verify_encoder({str(esm2)!r}).width, embed.EMBEDDING_VERSION, 'torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -160,13 +160,15 @@ def test_half_precision_on_a_cpu_is_refused(name):
 def test_precision_and_budget_by_device():
     assert choose_precision("auto", "cpu").name == "fp32" and choose_precision("auto", "cuda:1").name == "fp16"
     assert choose_precision("tf32", torch.device("cuda")).tf32
-    assert resolve_max_tokens("auto", "cuda:0") is None and resolve_max_tokens("auto", "cpu") == 1024
+    half = CPU_PRECISIONS["bf16"]
+    assert resolve_max_tokens("auto", "cuda:0", PRECISIONS["bf16"]) is None
+    assert [resolve_max_tokens("auto", "cpu", each) for each in (PRECISIONS["fp32"], half)] == [1024, 2048]
     assert choose_precision("int8", "cuda", DNABERT_S).name == "fp16"
     assert choose_precision("int8", "cuda", ESM2).name == "int8"
     with pytest.raises(ConfigError, match="not one of"):
         choose_precision("half", "cpu")
     with pytest.raises(ConfigError, match="positive integer"):
-        resolve_max_tokens(0, "cpu")
+        resolve_max_tokens(0, "cpu", half)
 
 
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name not in ("auto", "sdpa")])
@@ -203,7 +205,7 @@ def overflowing():
 
 
 def test_an_overflow_is_computed_again_in_fp32(monkeypatch):
-    monkeypatch.setattr(embedding, "choose_precision", lambda name, device, architecture: PRECISIONS[name])
+    monkeypatch.setattr(embedding, "choose_precision", lambda name, device, architecture, compile: PRECISIONS[name])
     sequences = proteins([30, 30, 12])
     expected = forward(overflowing().half().float(), sequences)[1]
     model = overflowing()

@@ -53,7 +53,7 @@ def test_calls_by_a_preset(tmp_path):
         "non-viral below the lower one (0.405 and 0.084)",
         "Fitted on 1,400 viral and 1,600 non-viral contigs of 90 and 120 groups",
         "The preset balanced on the development data",
-        "36 chunks are scored by their longest stretch without a stop",
+        "36 chunks are scored by the longest stretch without a stop",
         "16 have no stretch of 60 bases without a stop either, and no score",
         "4 without a stop-free frame or a stretch of 60 bases",
         "lighter: scored by its longest stretch",
@@ -161,7 +161,7 @@ def test_nothing_scored_is_a_page_without_curves(tmp_path, calibrated):
     for said in (
         "No chunk has a score.",
         "No contig has a score.",
-        "0 of 1 contigs are called viral",
+        "0 of 1 contig is called viral",
         "1 without a stop-free frame",
     ):
         assert said in words, said
@@ -275,7 +275,7 @@ def test_methods_say_how_sequences_were_called(tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     for fact in (
         "in 18 chunks without any the longest stretch of at least 60 bases without a stop codon",
-        "8 chunks have no score",
+        "8 chunks had no score",
         "calibrated on labelled sequences (1,400 viral and 1,600 non-viral contigs of 90 and 120 groups",
         "viral from a logit of 1.000 on, non-viral below -1.000, and ambiguous between (preset balanced: at most 5 %",
         f"{summary['viral_records']} viral, {summary['ambiguous_records']} ambiguous, 2 without a score.",

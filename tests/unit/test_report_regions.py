@@ -36,7 +36,7 @@ def test_contigs_with_parts_are_drawn_with_them(sample):
         r'<rect class="viral" x="([\d.]+)" y="1" width="([\d.]+)" height="8" fill-opacity="0.91"', drawn
     )
     assert [tuple(map(float, place)) for place in places] == [(0, 750), (250, 250), (750, 250)]
-    assert "contig_1_region_1: 501–1,000, 500 bases, 1 chunks, mean posterior 0.910, extent inner" in drawn
+    assert "contig_1_region_1: 501–1,000, 500 bases, 1 chunk, mean posterior 0.910, extent inner" in drawn
     assert drawn.count('<svg class="strip"') == drawn.count('<div class="scale"') == 2
     for name in ("regions.tsv", "regions.gff3", "regions.bed", "viral_regions.fasta.gz"):
         assert f'<a href="{name}">' in drawn
@@ -51,7 +51,7 @@ def test_regions_are_below_the_other_contigs_that_are_drawn(sample):
 def test_what_is_said_of_them(sample):
     words = words_of(sample)
     assert (
-        "4 viral regions in 3 contigs, 4,500 bases: 1 whole contigs, 1 within a contig, 1 from a contig's start on, 1 up to "
+        "4 viral regions in 3 contigs, 4,500 bases: 1 whole contig, 1 within a contig, 1 from a contig's start on, 1 up to "
         "a contig's end. They don't depend on the contig's call." in words
     )
     assert "default" not in section(html.unescape(page_of(sample)), "regions")

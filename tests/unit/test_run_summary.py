@@ -25,7 +25,7 @@ def test_counts_cost_and_where_to_read_on(tmp_path, monkeypatch):
     frames = sum(json.loads((tmp_path / sample / "summary.json").read_text())["frames"] for sample in "ab")
     assert total.endswith(f": {frames / 20:,.1f} frames/s per device")
     monkeypatch.setattr(module, "MAX_LISTED_SAMPLES", 1)
-    assert run_summary(tmp_path, ["a", "b"]).splitlines()[1] == "and 1 samples more"
+    assert run_summary(tmp_path, ["a", "b"]).splitlines()[1] == "and 1 sample more"
 
 
 def test_ambiguous_and_unscored_sequences_are_counted_apart(tmp_path):
@@ -60,6 +60,10 @@ def test_regions_are_counted_where_they_were_looked_for(tmp_path):
     a, b, c, *_, total = run_summary(tmp_path, ["a", "b", "c"]).splitlines()
     assert ", 2 viral regions, " in a and ", 0 viral regions, " in b and "viral regions" not in c
     assert "of 15 sequences viral, 2 viral regions; " in total
+    add_regions(tmp_path / "c", [("contig_0", 1, 2, "start")])
+    assert ", 1 viral region, /" in run_summary(tmp_path, ["c"]) and ", 1 viral region; " in run_summary(
+        tmp_path, ["c"]
+    )
     assert f"{tmp_path / 'a' / 'regions.tsv'}  viral parts of contigs" in run_summary(tmp_path, ["a"]).splitlines()
 
 

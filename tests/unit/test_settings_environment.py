@@ -174,7 +174,9 @@ def test_half_precision_and_compilation_change_what_runs(shard, monkeypatch):
     """On a CPU that is said to have half precision, as a GPU has."""
     choose, compiled = embedder.choose_precision, []
     monkeypatch.setattr(
-        embedder, "choose_precision", lambda name, *on: PRECISIONS["fp16"] if name == "auto" else choose(name, *on)
+        embedder,
+        "choose_precision",
+        lambda name, *on, **how: PRECISIONS["fp16"] if name == "auto" else choose(name, *on, **how),
     )
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
     monkeypatch.setattr(embedder, "COMPILED", CompiledOps())

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.tables import Frames, column, read, tables_of, write
+from tests.unit.tables import CATEGORIES, Frames, calibration, column, like, many_contigs, odds, read, tables_of, write
 from virnucpro.calls.blocks import blocks
 from virnucpro.calls.rows import chunk_score, numbers
 from virnucpro.calls.tables import SortedRows, TablePaths
-from virnucpro.classifier.evidence import Calibration, Preset
 from virnucpro.classifier.scoring import Scores
 from virnucpro.errors import StorageError
 from virnucpro.result_tables import CONTIG_COLUMNS
@@ -96,19 +95,6 @@ def test_contig_row(tmp_path):
 # Partial frames and calibrated calls
 
 
-def calibration(**changes):
-    """Frames as they are, partial ones shifted by what they cover; viral from 2 on, non-viral below −1."""
-    preset = Preset(2.0, -1.0, {})
-    facts = {"frame": (1.0, 0.0), "partial": (1.0, -1.7, 0.2), "contig": (0.5, 1.0, 0.0), "curve": [], "fitted_on": {}}
-    return Calibration(**{**facts, "presets": dict.fromkeys(("strict", "balanced", "sensitive"), preset), **changes})
-
-
-def odds(value):
-    """A frame's scores whose log odds are this."""
-    virus = 1 / (1 + math.exp(-value))
-    return 1 - virus, virus
-
-
 def test_a_partial_frame_scores_a_chunk_without_frames(tmp_path):
     frames = [("a_chunk_1F1", *odds(1))]
     partial = [("a_chunk_2R3:41-190", *odds(2))]
@@ -163,12 +149,6 @@ def test_calls_follow_the_preset_and_its_reasons(tmp_path):
     assert call(3, threshold=0.99) == ("non-viral", "")
 
 
-def many_contigs(viral, others):
-    """Contigs of one chunk: their records and frames, the viral ones first."""
-    logits = [*[6.0] * viral, *[-6.0] * others]
-    return [(f"r{i}", 400) for i in range(len(logits))], [(f"r{i}_chunk_1F1", *odds(x)) for i, x in enumerate(logits)]
-
-
 def test_q_values_where_prevalence_can_be_told(tmp_path):
     records, frames = many_contigs(40, 60)
     paths, _ = tables_of(tmp_path, records, frames, calibration=calibration(contig=(0.0, 1.0, 0.0)))
@@ -190,97 +170,6 @@ def test_fdr_and_its_edges(tmp_path):
         assert set(column(paths.contigs, "reason")[:40]) == {reason}
     few, _ = tables_of(tmp_path, records[:9], frames[:9], calibration=calibration(), fdr=0.1, ending="few")
     assert set(column(few.contigs, "reason")) == {"no_q_value"}
-
-
-# What contigs are like
-
-CATEGORIES = (("phage", True), ("plant virus", True), ("bacterium", False))
-
-
-def like(frames, partial, seed=0):
-    """Random log-probabilities and distances by id."""
-    random = np.random.default_rng(seed)
-    names = [frame[0] for frame in [*frames, *partial]]
-    return {
-        "categories": {name: np.log(random.dirichlet(np.ones(3))) for name in names},
-        "distances": dict(zip(names, random.uniform(0, 3, len(names)), strict=True)),
-    }
-
-
-def test_distance_is_the_mean_over_chunks_of_the_nearest_frame():
-    frames = [
-        ("a_chunk_1F1", *odds(0.5)),
-        ("a_chunk_1R1", *odds(0)),
-        ("a_chunk_2F2", *odds(0)),
-        ("b_chunk_1F1", *odds(9)),
-    ]
-    partial = [("a_chunk_3R3:1-90", *odds(0))]
-    far = {"a_chunk_1F1": 3, "a_chunk_1R1": 1, "a_chunk_2F2": 2, "a_chunk_3R3:1-90": 6, "b_chunk_1F1": 4.5}
-    given = {"likeness": {"distances": far}, "limit": 2.0, "calibration": calibration(contig=(0.0, 1.0, 0.0))}
-    with tempfile.TemporaryDirectory() as folder:
-        paths, _ = tables_of(Path(folder), [("a", 2000), ("b", 400), ("c", 20)], frames, partial=partial, **given)
-        a, b, c = read(paths.contigs)
-    assert (a["distance"], a["reason"]) == ("1.5", "between_thresholds,unusual"), "(1 + 2 + 6) / 3 / 2"
-    assert (b["distance"], b["call"], b["reason"]) == ("2.25", "viral", ""), "it changes no call"
-    assert (c["distance"], c["category"], c["category_probability"]) == ("", "", "")
-
-
-def test_a_distance_at_the_limit_is_usual(tmp_path):
-    given = {"likeness": {"distances": {"a_chunk_1F1": 2}}, "limit": 2.0, "calibration": calibration()}
-    paths, _ = tables_of(tmp_path, [("a", 400)], [("a_chunk_1F1", *odds(0))], **given)
-    assert read(paths.contigs)[0]["reason"] == "between_thresholds,few_chunks"
-
-
-@pytest.mark.parametrize(
-    ("logit", "rules", "call", "category", "probability"),
-    [
-        (9, {}, "viral", "plant virus", 0.3 / 0.5),
-        (-9, {}, "non-viral", "bacterium", 1),
-        (0, {}, "ambiguous", "bacterium", 0.5),
-        (9, {"fdr": 0.1}, "ambiguous", "bacterium", 0.5),
-        (9, {"fdr": 0.1, "threshold": 0.5}, "viral", "plant virus", 0.3 / 0.5),
-    ],
-)
-def test_the_category_fits_the_call(tmp_path, logit, rules, call, category, probability):
-    frames = [("a_chunk_1F1", *odds(logit)), ("a_chunk_2F1", *odds(logit))]
-    named = {"a_chunk_1F1": np.log([0.2, 0.3, 0.5]) + 1, "a_chunk_2F1": np.log([0.2, 0.3, 0.5]) - 1}
-    given = {
-        "likeness": {"categories": named},
-        "categories": CATEGORIES,
-        "calibration": calibration(contig=(0.0, 1.0, 0.0)),
-    }
-    paths, _ = tables_of(tmp_path, [("a", 900)], frames, **given, **rules)
-    (row,) = read(paths.contigs)
-    assert (row["call"], row["category"], row["distance"]) == (call, category, "")
-    assert float(row["category_probability"]) == pytest.approx(probability, abs=1e-5)
-
-
-def test_a_head_without_a_category_of_the_call_names_none(tmp_path):
-    given = {"likeness": {"categories": {"a_chunk_1F1": np.log([0.2, 0.3, 0.5])}}, "calibration": calibration()}
-    viral = tuple((name, True) for name, _ in CATEGORIES)
-    paths, _ = tables_of(tmp_path, [("a", 400)], [("a_chunk_1F1", *odds(-9))], categories=viral, **given)
-    (row,) = read(paths.contigs)
-    assert (row["call"], row["category"], row["category_probability"]) == ("non-viral", "", "")
-
-
-def test_fdr_names_unusual_contigs_and_their_category_among_all(tmp_path):
-    records, frames = many_contigs(40, 60)
-    given = {"likeness": like(frames, []), "categories": CATEGORIES, "limit": 1.5}
-    given |= {"calibration": calibration(contig=(0.0, 1.0, 0.0))}
-    for fdr, call, reasons in ((0.05, "viral", {""}), (0, "ambiguous", {"q_value", "q_value,unusual"})):
-        paths, _ = tables_of(tmp_path, records, frames, fdr=fdr, ending=str(fdr), **given)
-        rows = read(paths.contigs)[:40]
-        assert {row["call"] for row in rows} == {call} and {row["reason"] for row in rows} == reasons
-        names = {row["category"] for row in rows}
-        assert names == {"phage", "plant virus"} | ({"bacterium"} if call == "ambiguous" else set())
-
-
-def test_a_category_or_distance_that_is_not_finite_never_passes(tmp_path):
-    for field in ("categories", "distances"):
-        given = like(frames := [("a_chunk_1F1", 0.5)], [])
-        given[field]["a_chunk_1F1"] = given[field]["a_chunk_1F1"] * np.nan
-        with pytest.raises(StorageError, match="a_chunk_1F1: its score isn't a number"):
-            tables_of(tmp_path, [("a", 60)], frames, likeness=given, limit=1.0, categories=CATEGORIES)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

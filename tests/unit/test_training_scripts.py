@@ -301,13 +301,18 @@ def test_windows_are_cut_as_the_workflow_cuts_them(tmp_path, length):
 def test_stages_train_and_export_encoders_that_embed(tmp_path):
     write_corpus(tmp_path / "corpus.npz", 2)
     shape = {"layers": 1, "width": 32, "heads": 2, "ffn": 64}
-    few = {"steps": 2, "batch": 16, "warmup": 1, "evaluate_every": 1}
+    few = {"steps": 2, "batch": 16, "warmup": 1, "evaluate_every": 1, "pair": "small"}
     stages = {
-        "pm": few | {"classify": False, "proteins": 0.5},
-        "p1": few | {"start": "pm"},
-        "d1": few | {"encoder": "dna"},
+        "m": few | {"classify": False, "proteins": 0.5},
+        "a": few | {"start": "m", "teacher": "self", "dna": {"dropout": 0.2}},
+        "b": few | {"start": str(installation.root() / "resources" / "models"), "pair": "mini", "teacher": "a"},
     }
-    plan = {"protein": shape, "dna": shape | {"vocabulary": 1024}, "stages": stages}
+    bundled = {
+        kind: read_entry(installation.root() / "resources" / "models" / f"{name}.safetensors")["config"]
+        for kind, name in (("protein", "mini-esm2"), ("dna", "mini-dnabert-s"))
+    }
+    pairs = {"small": {"protein": shape, "dna": shape | {"vocabulary": 1024}}, "mini": bundled}
+    plan = {"pairs": pairs, "stages": stages}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     entry = read_entry(installation.root() / "resources" / "models" / "mini-dnabert-s.safetensors")
     (tmp_path / "tokenizer.json").write_text(entry["tokenizer"])
@@ -320,13 +325,20 @@ def test_stages_train_and_export_encoders_that_embed(tmp_path):
 
     given = ["--corpus", tmp_path / "corpus.npz", "--tokenizer", tmp_path / "tokenizer.json", "--folder", tmp_path]
     said = script("train.py", tmp_path / "plan.json", *stages, *given, "--workers", "1", "--dev", "60")
-    assert re.findall(r"(\w+) step 2 .*", said) == list(stages) and said.count("dev all") == 4
-    pair = [tmp_path / "p1.pt", tmp_path / "d1.pt"]
-    words = [tmp_path / "corpus.npz", tmp_path / "tokenizer.json", *pair, "--windows", "2000", "--dev", "60"]
-    assert re.match(r"p1\+d1 all 0\.\d+", script("probe.py", *words, "--processes", "1"))
+    assert re.findall(r"(\w+) step 2 .*", said) == list(stages) and said.count("| dev protein 0.") == 4
+    words = [
+        tmp_path / "corpus.npz",
+        tmp_path / "tokenizer.json",
+        tmp_path / "a.pt",
+        "--windows",
+        "2000",
+        "--dev",
+        "60",
+    ]
+    assert re.match(r"a 500 all 0\.\d+", script("probe.py", *words, "--processes", "1"))
     said = script("make_tokenizer.py", tmp_path / "corpus.npz", tmp_path / "new.json", "--chunks", "20")
     assert "bases a token" in said and (tmp_path / "new.json").exists()
-    script("export.py", *pair, tmp_path / "tokenizer.json", tmp_path / "made")
+    script("export.py", tmp_path / "a.pt", tmp_path / "tokenizer.json", tmp_path / "made")
     for name, sequence in (("mini-esm2", b"MKTAYIAKQR"), ("mini-dnabert-s", b"ACGTTGCAACGT")):
         encoder = load_encoder(tmp_path / "made" / f"{name}.safetensors", dtype=torch.float32)
         assert embed(encoder, ["a"], [sequence]).vectors.shape == (1, 32)

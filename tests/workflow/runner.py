@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -44,13 +45,17 @@ class Run:
 
 
 def environment() -> dict[str, str]:
-    """The user's environment without this process's own settings, one thread per library."""
+    """The user's environment without this process's own settings, one thread per library.
+
+    And PyTorch as on a processor that doesn't multiply bf16 numbers: what ``auto`` computes is fp32 on every machine.
+    """
     kept = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("VIRNUCPRO_", "SNAKEMAKE_", "PYTHONPATH"))
     }
-    return kept | {"OMP_NUM_THREADS": "1"}
+    bf16 = {"ATEN_CPU_CAPABILITY": "avx2"} if platform.machine() == "x86_64" else {}
+    return kept | {"OMP_NUM_THREADS": "1"} | bf16
 
 
 def command(*arguments: str, config: dict | None = None) -> list[str]:

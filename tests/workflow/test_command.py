@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -58,7 +59,7 @@ def test_pipes_formats_and_dry_runs(tmp_path, tiny):
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, tiny):
     (tmp_path / "x.fa").write_text(fasta(records(1)))
     tiny.prepare(tmp_path / "out")
-    command = words(tiny, "x.fa", "--output=out", shard_frames=6)
+    command = words(tiny, "x.fa", "--output=out", "--verbose", shard_frames=6)
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said, env=environment())
         while not list((tmp_path / "out").glob("embeddings/*/*/*.h5")):
@@ -114,7 +115,8 @@ def test_exit_status_and_last_word(tmp_path, tiny):
     assert status == 3
     last = said[said.rindex("virnucpro: error:") :]
     assert "record 'p1'" in last and "protein" in last and "logs/split/protein.log" in last
-    assert "What is finished is kept" in last
+    assert re.search(r"\nSnakemake's own log: \S+\.snakemake\.log\n", last) and "What is finished is kept" in last
+    assert "a job of split failed" in said and "RuleException" not in said
 
 
 def test_what_lies_in_the_folder_that_the_user_is_in(tmp_path, tiny):
@@ -173,7 +175,7 @@ def test_a_killed_command_goes_on_once_its_snakemake_has_ended(tmp_path, tiny):
     """First everything of a run is killed, then the command alone, whose Snakemake goes on meanwhile."""
     (tmp_path / "x.fa").write_text(fasta(records(1)))
     tiny.prepare(tmp_path / "out")
-    command = words(tiny, "x.fa", "--output=out", shard_frames=6)
+    command = words(tiny, "x.fa", "--output=out", "--verbose", shard_frames=6)
     with open(tmp_path / "said", "w") as said:
 
         def begin(shards: int) -> tuple[subprocess.Popen, psutil.Process]:

@@ -9,9 +9,12 @@ import subprocess
 import sys
 
 import h5py
+import pytest
 
 from tests.workflow.runner import ROOT, environment, snakemake
 from virnucpro.sequences.read import read_fasta
+
+HAS_BF16 = "from virnucpro.encoders.device import Device; print(Device('cpu').has_bf16_products)"
 
 
 def test_default_run_gives_every_result(tmp_path):
@@ -58,6 +61,25 @@ def test_default_run_gives_every_result(tmp_path):
     jobs = provenance["shards"]
     assert all(provenance["jobs"][rule]["job_seconds"] > 0 for rule in ("split", "merge"))
     assert all(job["seconds"] < job["job_seconds"] < 600 and 100 < job["max_rss"] < 4000 for job in jobs)
+
+
+@pytest.mark.ci  # time
+def test_calls_are_the_same_in_bf16(tmp_path):
+    """With the processor's own instructions, where it multiplies bf16 numbers."""
+    said = subprocess.run([sys.executable, "-c", HAS_BF16], capture_output=True, text=True, check=True).stdout
+    if said.strip() != "True":
+        pytest.skip("this processor doesn't multiply bf16 numbers")
+    calls, ways = {}, {}
+    for precision, used in (("fp32", "avx2"), ("auto", "avx512")):
+        folder = tmp_path / precision
+        folder.mkdir()
+        snakemake(folder, config={"precision": precision}, ATEN_CPU_CAPABILITY=used).ok()
+        with open(folder / "results/example/contigs.tsv") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        calls[precision] = {row["record"]: row["call"] for row in rows}
+        made = json.loads((folder / "results/example/summary.json").read_text())["computed"]
+        ways[precision] = {way["precision"] for role in made.values() for way in role}
+    assert ways == {"fp32": {"fp32"}, "auto": {"bf16"}} and calls["auto"] == calls["fp32"]
 
 
 def assert_regions(folder, contigs, counts):

@@ -256,7 +256,7 @@ def test_an_output_folder_of_the_command_that_was_moved(tmp_path, tiny):
     assert status == 0, said
     (tmp_path / "far").mkdir()
     (tmp_path / "out").rename(tmp_path / "far" / "moved")
-    again = words(tiny, "a.fa", "b.fa", "--output=far/moved", shard_frames=1000, threshold=0.99)
+    again = words(tiny, "a.fa", "b.fa", "--output=far/moved", "--verbose", shard_frames=1000, threshold=0.99)
     status, said = run_command(tmp_path, again)
     assert status == 0, said
     assert set(jobs(Run(status, said))) == {"predict", "run_report"}, said

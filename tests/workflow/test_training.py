@@ -90,11 +90,11 @@ def test_training_again_gives_the_same_file(trained, tiny, tmp_path):
          *(f"--{key.replace('_', '-')}={value}" for key, value in tiny.config().items() if key not in ("classifier", "shard_frames")),
          "--shard-frames=1000",
          *("--set=epochs=30", "--set=optimiser=adam", "--set=learning_rate=0.01", "--set=hidden=8"),
-         *("--set=test=0.3", "--set=validation=0.2"), "--", "--forcerun", "train"],
+         *("--set=test=0.3", "--set=validation=0.2"), "--verbose", "--", "--forcerun", "train"],
         cwd=trained, capture_output=True, text=True, env=environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "computed" not in done.stderr, "the embeddings were there"
+    assert "epoch 30: " in done.stderr and "computed" not in done.stderr, "the embeddings were there"
     made = [trained / "results/training" / name for name in TARGETS["training"]]
     assert sorted(done.stdout.split()) == sorted(map(str, made))
     different = [path.name for path, former in zip(made, first, strict=True) if path.read_bytes() != former]
@@ -153,6 +153,7 @@ def test_the_command_evaluates_the_same(evaluated, tiny):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(evaluated / "results/evaluation/metrics.tsv")
+    assert "how good it is" in done.stderr and "jobid" not in done.stderr, "the answer, without Snakemake's notes"
     assert (evaluated / "results/evaluation/metrics.tsv").read_bytes() == measured
 
 

@@ -70,6 +70,8 @@ def test_what_the_command_wrote_is_its_own(tmp_path, tiny):
     for turn in range(2):
         status, said = run(tmp_path, command, SEQUENCES.encode())
         assert status == 0 and ("Nothing to be done" in said) == bool(turn), said
+        assert ("computing embeddings" in said) != bool(turn) and "Building DAG" not in said and "jobid" not in said
+        assert "/out/s/report.html  what was found" in said, "the end, also of a run with nothing to do"
     status, said = run(tmp_path, [*command, "--dry-run"], SEQUENCES.encode())
     assert status == 0 and "Nothing to be done" in said, said
     sheet = tmp_path / "out" / "samples.tsv"

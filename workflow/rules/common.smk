@@ -1,4 +1,5 @@
 # Configuration, paths and the functions that the rules ask. Nothing here writes or computes.
+import logging
 import os
 import re
 import shlex
@@ -65,6 +66,8 @@ from virnucpro.embeddings.run_progress import RunProgress
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import InputError, VirNucProError
 from virnucpro.gpu import visible_gpus
+from virnucpro.logging import QUIET
+from virnucpro.models.ahead import about_to_run
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
 from virnucpro.outputs import CONTROL_SETS, CONTROLS, EMBEDDINGS, GIVEN_CONTROLS, REGIONS, REPORT, SAMPLE_FILES
@@ -72,6 +75,7 @@ from virnucpro.outputs import TABLES, TARGETS, VIRAL
 from virnucpro.outputs import check_clock, identity, refuse_foreign, refuse_inputs, without_future
 from virnucpro.paths import check_file
 from virnucpro.provenance import RunRecord, other_options
+from virnucpro.rendering import how_many
 from virnucpro.report.run_summary import run_summary
 from virnucpro.sequences.shards import FRAMES, KINDS
 from virnucpro.sequences.split import changed_inputs, read_manifest, read_sample, refusals, shard_folder, shards_of_kind
@@ -217,8 +221,9 @@ wildcard_constraints:
 
 
 # Snakemake compares an input with its record of the run that read it. Where it has none (results that were moved, or made by the
-# command) it goes by dates, and overlooks an older file; what was split says which files those were.
-if MAIN:
+# command) it goes by dates, and overlooks an older file; what was split says which files those were. Who gives --forcerun, as the
+# command does by itself, knows.
+if MAIN and not {"--forcerun", "-R"}.intersection(sys.argv):
     for _unit, _samples in (UNITS | {name: (name,) for name in CONTROLLED if name == GIVEN_CONTROLS}).items():
         _folder = f"{OUT}/{_unit}/shards"
         for _sample in changed_inputs(_folder, {sample: FASTAS[sample] for sample in _samples}):
@@ -228,7 +233,7 @@ if MAIN:
             )
     if _other := [sample for sample in SAMPLES if other_options(Path(OUT, sample), SETTINGS.as_dict())]:
         logger.warning(
-            f"{len(_other)} samples ({', '.join(_other[:3])}{' …' * (len(_other) > 3)}) have results of other options. If the "
+            f"Results of other options: {how_many(len(_other), 'sample')} ({', '.join(_other[:3])}{' …' * (len(_other) > 3)}). If the "
             "jobs below don't include `predict`, as where the folder was moved, add: --forcerun merge predict"
             + " score_controls" * bool(CONTROLLED)
         )

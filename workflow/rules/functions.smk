@@ -218,6 +218,16 @@ def threads_per_embedding(wildcards):
     return planning.threads_per_embedding(cores_here(), gpus_here() if cores_here() else 0)
 
 
+def threads_for_shard(role):
+    """The same, and on a CPU for two jobs with small models."""
+
+    def threads(wildcards):
+        gpus = gpus_here() if cores_here() else 0
+        return planning.threads_per_embedding(cores_here(), gpus, SOURCES[role].megabytes)
+
+    return threads
+
+
 def role_of(wildcards):
     """The role of the model that a job fetches or prepares."""
     wanted = (wildcards.kind, wildcards.identifier)
@@ -301,3 +311,26 @@ def before_the_first_job():
         for controls in CONTROLLED:
             refuse_foreign(OUT, [controls])
         check_clock(OUT, clock, [*(path for files in SAMPLES.values() for path in files), *GIVEN], time.time())
+
+
+def say_the_end():
+    """What was found, and where it is."""
+    if text := run_summary(Path(OUT), SAMPLES):
+        print(text, file=sys.stderr)
+    if len(SAMPLES) > 1 and Path(OUT, REPORT).is_file():
+        print(f"all samples: {OUT}/{REPORT}", file=sys.stderr)
+
+
+def say_the_end_at(message):
+    """Say it, too, where Snakemake says this: if there is nothing to do, it calls no hook."""
+
+    class Watching(logging.Handler):
+        def emit(self, record):
+            if record.getMessage() != message:
+                return
+            if os.environ.get(QUIET):  # then another thread shows what Snakemake says, and would do so after the end
+                print(message, file=sys.stderr)
+            if not workflow.dryrun:
+                say_the_end()
+
+    logger.addHandler(Watching())

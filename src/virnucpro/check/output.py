@@ -12,7 +12,7 @@ import numpy as np
 from virnucpro.check.measure import STORED_AS_FLOAT16
 from virnucpro.encoders.precision import PRECISIONS
 from virnucpro.errors import ModelError
-from virnucpro.rendering import saved_figure, text_table
+from virnucpro.rendering import how_many, saved_figure, text_table
 
 _COLUMNS = {
     "encoder": "",
@@ -37,9 +37,9 @@ def table(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         cells = [format(row[name], spec) if name in row else "" for name, spec in _COLUMNS.items()]
         lines.append(["*" * row["chosen"], *cells, "passed" if row["passed"] else "FAILED"])
-    frames = f"{result['frames']} frames"
+    frames = how_many(result["frames"], "frame")
     if result["partial_frames"]:
-        frames += f" and {result['partial_frames']} partial frames"
+        frames += f" and {how_many(result['partial_frames'], 'partial frame')}"
     about = [
         f"{frames} on {result['device']}: {'PASSED' if result['passed'] else 'FAILED'}",
         "*: the chosen way of computing, which decides. The worst frame counts; rel_L2_rest leaves out outlier"

@@ -67,7 +67,8 @@ def join(
     )
     for table in tables:
         click.echo(table.said())
-    click.echo(f"{output}; ids that aren't the sample's: {unmatched}")
+    others = any(table.unmatched for table in tables)
+    click.echo(output + (f"; ids that aren't the sample's: {unmatched}" if others else ""))
 
 
 @click.command()

@@ -86,6 +86,8 @@ def running(function: Callable) -> Callable:
     """Options of the commands that start the workflow."""
     for option in (
         click.option("--dry-run", "-n", is_flag=True, help="Show what would run, and write nothing."),
+        click.option("--verbose", "-v", is_flag=True, help="Show all that Snakemake and the jobs say; it is in OUTPUT/logs "
+                     "and OUTPUT/.snakemake/log, too."),
         click.option("--gpus", type=GPUs(), help="How many GPUs to use (2), or which (2,3; a comma after a single one; "
                      "ids are fine)  [default: all]"),
         click.option("--cores", "-c", type=click.IntRange(1), help="CPU cores to use  [default: all]"),

@@ -26,6 +26,7 @@ from virnucpro.cli.options import given_keys
 from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
+from virnucpro.models.ahead import about_to_run
 from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.outputs import (
     CONTROL_SETS,
@@ -129,6 +130,7 @@ def start(
     profile: str | None,
     configfile: str | None,
     dry_run: bool,
+    verbose: bool,
     samples: Mapping[str, Sequence[Path]] | None = None,
     named: Sequence[str | Path] = (),
     **given: Any,
@@ -140,7 +142,7 @@ def start(
         output: the folder of results.
         work: see ``working_folder``.
         made: files to name at the end.
-        cores, gpus, profile, configfile, dry_run: the options that all such commands have.
+        cores, gpus, profile, configfile, dry_run, verbose: the options that all such commands have.
         samples: sample name → its files, where the command was given sequences.
         named: files beside those that the user named as inputs.
         given: configuration keys; None is as if not given.
@@ -158,8 +160,7 @@ def start(
         given["samples"] = str(work / "samples.tsv")
     asked = resolve(given_keys(given, configfile))
     read_switches(os.environ)  # the workflow applies them; the configuration stays as it was given
-    for role, key in KEYS.items():
-        find(role, getattr(asked, key), asked.models_dir)
+    sources = [find(role, getattr(asked, key), asked.models_dir) for role, key in KEYS.items()]
     if asked.control_fasta:
         check_file(Path(asked.control_fasta))
     if gpus and gpus[1]:
@@ -197,6 +198,12 @@ def start(
         arguments.append(f"--cores={cores or os.cpu_count()}")
     if gpus:
         arguments.append(f"--resources=gpu={gpus[0]}")
+    if not verbose and not dry_run:
+        arguments.append("--logger=virnucpro")
+    if dry_run:  # else the workflow says it before its first job
+        here = None if profile else 0 if settings.device == "cpu" else len(visible_gpus())
+        if text := about_to_run(sources, here):
+            click.echo(text, err=True)
     installation.prepare_account(work / ".snakemake" / "cache")
     began = time.time()
     status = run_workflow(work, [*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
@@ -208,7 +215,7 @@ def start(
     if status == USAGE:  # of what follows `--`; Snakemake has said it
         sys.exit(USAGE)
     if status:
-        _explain_failure(out.absolute() / "logs", began)
+        _explain_failure(out.absolute() / "logs", work / ".snakemake" / "log", began)
         sys.exit(FAILED)
     for path in made if not dry_run else ():
         if path.exists():  # all of it, unless options of Snakemake's own asked for a part
@@ -323,8 +330,8 @@ def _again(work: Path) -> str:
     return shlex.join(["virnucpro", *(spooled.get(word, word) for word in sys.argv[1:])])
 
 
-def _explain_failure(logs: Path, began: float) -> None:
-    """Say what the jobs of this run said last, which Snakemake's own output buries."""
+def _explain_failure(logs: Path, snakemake: Path, began: float) -> None:
+    """Say what the jobs of this run said last, and where all is that Snakemake said, in the folder ``snakemake``."""
     errors = []
     for log in sorted(logs.rglob("*.log")):
         lines = log.read_text(errors="replace").splitlines() if log.stat().st_mtime >= began else []
@@ -333,5 +340,8 @@ def _explain_failure(logs: Path, began: float) -> None:
             said = ["the job ended without a word: killed, perhaps by the system for want of memory"]
         errors += [f"virnucpro: error: {message} (log: {log})" for message in said]
     more = [f"... and {len(errors) - SHOWN} more in {logs}"] if len(errors) > SHOWN else []
+    whole = [
+        f"Snakemake's own log: {log}" for log in sorted(snakemake.glob("*.log"))[-1:] if log.stat().st_mtime >= began
+    ]
     last = "The workflow stopped with an error. What is finished is kept; mend it and give the same command."
-    click.echo("\n".join([*errors[:SHOWN], *more, last]), err=True)
+    click.echo("\n".join([*errors[:SHOWN], *more, *whole, last]), err=True)

@@ -232,7 +232,9 @@ def compute_into(
     from virnucpro.encoders.precision import choose_precision
 
     try:
-        encoder = load_encoder(model, device, choose_precision(settings.precision, device).dtype)
+        encoder = load_encoder(
+            model, device, choose_precision(settings.precision, device, compile=settings.compile).dtype
+        )
         if settings.batching == "original":
             result = embed_original(encoder, ids, sequences, device, progress)
             write(0, result.vectors)

@@ -75,7 +75,10 @@ def rotated(attend: Attend, batch: PackedBatch, rotary: Tables | None) -> Attend
 
         def attend_turned(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             for x in (q, k):
-                torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turns)
+                exact = x.float()
+                torch.view_as_complex(exact.unflatten(-1, (-1, 2))).mul_(turns)
+                if exact is not x:
+                    x.copy_(exact)
             return attend(q, k, v)
 
         return attend_turned
@@ -127,6 +130,8 @@ class Sdpa:
     def prepare(self, batch: PackedBatch, slopes: torch.Tensor | None = None, rotary: Tables | None = None) -> Attend:
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             parts = [self._run(run, q, k, v, slopes) for run in batch.runs]
+            if len(q) > batch.total:
+                parts.append(torch.zeros_like(q[batch.total :]))
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
         return rotated(attend, batch, rotary)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from virnucpro.encoders.ops import Activation, Ops, gated_gelu, gated_silu
 from virnucpro.encoders.packing import PackedBatch
@@ -33,6 +34,8 @@ def _gated_silu(x: torch.Tensor) -> torch.Tensor:
 
 # mallopt's, of <malloc.h>: memory at the heap's end that is given back, size from which on an allocation is mapped alone
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+ROWS_MULTIPLE = 64  # of tokens in a batch of HalfCpuOps: oneDNN makes a program for each size, in the time of a batch
 
 _IN_PLACE: dict[Activation, Activation] = {gated_gelu: _gated_gelu, gated_silu: _gated_silu}
 
@@ -62,6 +65,32 @@ class CpuOps(Ops):
             tokens = hidden[start : start + sequences * length].unflatten(0, (sequences, length))
             means.append(tokens[:, skip:end].float().mean(1))
         return torch.cat(means)
+
+
+class HalfCpuOps(CpuOps):
+    """The same with products in bf16 between fp32: stream, LayerNorm and means. One for each job: it keeps the weights."""
+
+    def __init__(self) -> None:
+        self._rounded: dict[nn.Module, tuple[torch.Tensor, torch.Tensor | None]] = {}
+
+    def linear(self, x: torch.Tensor, linear: Any) -> torch.Tensor:
+        return F.linear(x.to(torch.bfloat16), *self._weights(linear))
+
+    def gated(self, x: torch.Tensor, linear: Any, activation: Activation) -> torch.Tensor:
+        return _IN_PLACE[activation](self.linear(x, linear))
+
+    def add_linear(
+        self, x: Any, hidden: torch.Tensor, linear: Any, activation: Activation | None = None, scale: float = 1.0
+    ) -> torch.Tensor:
+        hidden = activation(hidden) if activation else hidden
+        return x.add_(self.linear(hidden, linear), alpha=scale)
+
+    def _weights(self, linear: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A layer's weight and bias in bf16, made when the first batch comes: features are in their order by then."""
+        if linear not in self._rounded:
+            bias = None if linear.bias is None else linear.bias.to(torch.bfloat16)
+            self._rounded[linear] = linear.weight.to(torch.bfloat16), bias
+        return self._rounded[linear]
 
 
 def keep_freed_memory() -> None:

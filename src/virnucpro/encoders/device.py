@@ -44,6 +44,14 @@ class Device:
 
         return torch.cuda.get_device_capability(self.name)
 
+    @property
+    def has_bf16_products(self) -> bool:
+        """Whether a CPU multiplies bf16 numbers by itself (AVX512-BF16, AMX), as PyTorch sees and uses it."""
+        import torch
+
+        found = torch.cpu.get_capabilities() if torch.backends.cpu.get_cpu_capability() == "AVX512" else {}
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
     def free_memory(self) -> int:
         """Bytes that this process may still allocate on a GPU, a limit of its own included."""
         import torch

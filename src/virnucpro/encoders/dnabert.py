@@ -46,7 +46,7 @@ class DNABERTBlock(Block):
     @compilable
     def project(self, ops: Ops, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (T, d) -> q, k, v (T, H, D), views of one tensor."""
-        return split_heads(self.qkv(x), self.heads)
+        return split_heads(ops.linear(x, self.qkv), self.heads)
 
     @compilable
     def finish(self, ops: Ops, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from virnucpro.encoders.cpu import CpuOps, cores
+from virnucpro.encoders.cpu import ROWS_MULTIPLE, CpuOps, HalfCpuOps, cores
 from virnucpro.encoders.device import Device
 from virnucpro.encoders.encoder import Encoder
 from virnucpro.encoders.graphs import Graphs
@@ -32,7 +32,7 @@ from virnucpro.models.registry import ARCHITECTURES
 
 logger = logging.getLogger(__name__)
 
-CPU_MAX_TOKENS = 1024  # in a packed batch, as auto: what a core's caches nearly hold of it
+CPU_MAX_TOKENS = 1024  # in a packed batch, as auto: what a core's caches nearly hold of it; twice as many in bf16
 MAX_QUEUED = 3  # batches on the device before the oldest one's vectors are waited for, and one more for each core
 MIN_TOKENS = 1024  # of a batch, where memory is measured
 MEMORY_SHARE = 0.85  # of what is free that a batch may take
@@ -90,8 +90,8 @@ class Embedder:
         if len(ids) != len(sequences):
             raise ValueError(f"{len(ids)} ids for {len(sequences)} sequences")
         self.architecture = ARCHITECTURES[encoder.architecture]
-        self.precision = choose_precision(precision, device, self.architecture)
-        max_tokens = resolve_max_tokens(tokens_per_batch, device)
+        self.precision = choose_precision(precision, device, self.architecture, compile=compile)
+        max_tokens = resolve_max_tokens(tokens_per_batch, device, self.precision)
         self.began = time.perf_counter()
         if tokens is None:
             process = encoder.tokenizer_process() if len(sequences) > SUBPROCESS_SEQUENCES else None
@@ -142,9 +142,11 @@ class Embedder:
             return self.encoder.ops
         if compile:
             return COMPILED
-        if reason:
-            return CpuOps() if not self.cuda and self.precision.name == "fp32" else PYTORCH
-        return Kernels()
+        if not reason:
+            return Kernels()
+        if self.precision.product_dtype_name:
+            return HalfCpuOps()
+        return CpuOps() if not self.cuda and self.precision.name == "fp32" else PYTORCH
 
     def _graphed(self) -> bool:
         """Whether launching kernel after kernel takes the host so long that the GPU would wait for it."""
@@ -218,7 +220,11 @@ class Embedder:
     def _forward(self, part: _Slice, indices: np.ndarray) -> None:
         lengths = part.lengths[indices]
         tokens = gather_sequences(part.tokens, part.lengths, indices)
-        pad_to = (0, 0) if self.graphs is None else self.graphs.pad_to(lengths)
+        pad_to = (0, 0)
+        if self.graphs is not None:
+            pad_to = self.graphs.pad_to(lengths)
+        elif isinstance(self.encoder.ops, HalfCpuOps):
+            pad_to = 0, -(-len(tokens) // ROWS_MULTIPLE) * ROWS_MULTIPLE
         host = PackedBatch.build(lengths, tokens, pad_to, pinned=self.cuda)
         started = copied = None
         if self.cores is not None:
@@ -359,10 +365,12 @@ class Embedder:
         return facts
 
 
-def resolve_max_tokens(value: int | str, device: str | torch.device) -> int | None:
+def resolve_max_tokens(value: int | str, device: str | torch.device, precision: Precision) -> int | None:
     """Tokens in a packed batch; ``auto`` is a constant on a CPU, and None, to be measured, on a GPU."""
     if value == "auto":
-        return None if Device.of(device).is_gpu else CPU_MAX_TOKENS
+        if Device.of(device).is_gpu:
+            return None
+        return 2 * CPU_MAX_TOKENS if precision.product_dtype_name else CPU_MAX_TOKENS
     if not isinstance(value, int) or value < 1:
         raise ConfigError(f"tokens_per_batch: {value!r} is neither a positive integer nor 'auto'")
     return value

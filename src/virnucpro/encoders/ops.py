@@ -65,9 +65,13 @@ class Ops:
         """LayerNorm of the stream, in ``dtype`` if given; with ``overwrite`` nobody reads x again, which may be a view."""
         return module(x) if dtype is None else module(x).to(dtype)
 
+    def linear(self, x: torch.Tensor, linear: Any) -> torch.Tensor:
+        """linear(x), (T, in) -> (T, out)."""
+        return linear(x)
+
     def norm_linear(self, x: Any, module: nn.LayerNorm, linear: nn.Module) -> torch.Tensor:
         """linear(LayerNorm(x)), (T, out)."""
-        return linear(self.norm(x, module))
+        return self.linear(self.norm(x, module), linear)
 
     def gated(self, x: torch.Tensor, linear: Any, activation: Activation) -> torch.Tensor:
         """activation(linear(x)), (T, in) -> (T, out/2), of a layer without bias that gives gates and values."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from virnucpro.encoders.device import Device
@@ -31,6 +31,7 @@ class Precision:
     tf32: bool = False  # products of fp32 numbers rounded to 10 bits of mantissa
     job_gate: float | None = None  # of int8: relative L2 from half precision, mean square of a job's sample
     capability: tuple[int, int] = (0, 0)  # CUDA's, of the first GPUs with arithmetic for it
+    product_dtype_name: str | None = None  # of what layers multiply, where it is another
 
     @property
     def dtype(self) -> torch.dtype:
@@ -38,6 +39,13 @@ class Precision:
         import torch
 
         return getattr(torch, self.dtype_name)
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """Of the numbers that layers multiply."""
+        import torch
+
+        return getattr(torch, self.product_dtype_name or self.dtype_name)
 
     def unavailable_reason(self, device: Device) -> str | None:
         """Why a GPU can't compute it, or None where it can."""
@@ -58,22 +66,43 @@ PRECISIONS = {
     )
 }
 
+CPU_PRECISIONS = {
+    "fp32": PRECISIONS["fp32"],
+    "bf16": replace(PRECISIONS["bf16"], dtype_name="float32", product_dtype_name="bfloat16"),
+}
+"""What a CPU may have; bf16 there is products in bf16, and fp32 between them."""
+
 
 def choose_precision(
-    name: str, device: str | torch.device | Device, architecture: Architecture | None = None
+    name: str, device: str | torch.device | Device, architecture: Architecture | None = None, *, compile: bool = False
 ) -> Precision:
-    """The precision of that name: ``auto`` is fp32 on a CPU and fp16 on a GPU.
+    """The precision of that name: ``auto`` is fp16 on a GPU, on a CPU bf16 where it has products in it, else fp32.
 
-    For an ``architecture`` that isn't computed in int8 that is fp16. ConfigError for a name that there isn't, and for what
-    a CPU can't do; what a GPU can't do is asked with ``unavailable_reason``, once there is one.
+    For an ``architecture`` that isn't computed in int8 that is fp16. What a CPU computes with ``compile`` is in fp32.
+    ConfigError for a name that there isn't, and for what a CPU can't do; what a GPU can't do is asked with
+    ``unavailable_reason``, once there is one.
     """
     device = Device.of(device)
-    if name == "auto":
-        name = "fp16" if device.is_gpu else "fp32"
-    if name not in PRECISIONS:
+    if name not in ("auto", *PRECISIONS):
         raise ConfigError(f"precision: {name!r} is not one of auto, {', '.join(PRECISIONS)}")
-    if not device.is_gpu and name != "fp32":
-        raise ConfigError(f"precision: {name} needs a GPU, a CPU has no fast arithmetic for it; use 'fp32' or 'auto'")
+    if not device.is_gpu:
+        return _choose_on_cpu(name, device, compile)
+    if name == "auto":
+        name = "fp16"
     if PRECISIONS[name].job_gate is not None and architecture is not None and not architecture.int8:
         name = "fp16"
     return PRECISIONS[name]
+
+
+def _choose_on_cpu(name: str, device: Device, compile: bool) -> Precision:
+    if name == "auto":
+        name = "bf16" if not compile and device.has_bf16_products else "fp32"
+    if name not in CPU_PRECISIONS:
+        raise ConfigError(f"precision: {name} needs a GPU, a CPU has no fast arithmetic for it; use 'fp32' or 'auto'")
+    if name == "bf16" and not device.has_bf16_products:
+        raise ConfigError(
+            "precision: bf16 needs a GPU or a CPU that multiplies bf16 numbers (AVX512-BF16, AMX); use 'fp32' or 'auto'"
+        )
+    if name == "bf16" and compile:
+        raise ConfigError("precision: bf16 isn't compiled on a CPU; set compile to false, or use 'fp32' or 'auto'")
+    return CPU_PRECISIONS[name]

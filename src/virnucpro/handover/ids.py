@@ -10,6 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from virnucpro.errors import InputError
+from virnucpro.rendering import how_many
 
 UNKNOWN, OTHER_LENGTH, OUTSIDE = "no_such_contig", "other_length", "outside_of_the_contig"
 """Why an id isn't matched."""
@@ -53,14 +54,14 @@ class Matched:
         ours = ", ".join(islice(contigs.lengths, _EXAMPLES)) or "(none)"
         lengths = any(why != UNKNOWN for _, why in self.unmatched)
         raise InputError(
-            f"{self.what}: none of its {len(self.unmatched):,} ids is a contig of this sample"
+            f"{self.what}: none of its ids ({len(self.unmatched):,}) is a contig of this sample"
             f"{' of the same length' if lengths else ''}, so it was made from other sequences. It has {theirs}; the sample "
             f"has {ours}. Give the table of this sample's contigs, with their ids as they were."
         )
 
     def said(self) -> str:
         """One line on it."""
-        text = f"{self.what}: {self.ids:,} ids matched, of {len(self.records):,} contigs"
+        text = f"{self.what}: {how_many(self.ids, 'id')} matched, of {how_many(len(self.records), 'contig')}"
         return text + (f"; {len(self.unmatched):,} not matched" if self.unmatched else "")
 
 

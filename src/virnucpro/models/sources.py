@@ -73,6 +73,17 @@ class ModelSource:
         return f"{slug}-{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:10]}"
 
     @property
+    def origin(self) -> str:
+        """The address that a published model is fetched from; empty for any other."""
+        if self.published and self.published.repository:
+            hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+            return f"{hub}/{self.published.repository}"
+        if self.published and self.published.publisher:
+            variable, default = self.published.publisher
+            return f"{os.environ.get(variable, default).rstrip('/')}/{self.path.name}"
+        return ""
+
+    @property
     def files(self) -> list[Path]:
         """The files whose change makes it another model."""
         if not self.path.is_dir():

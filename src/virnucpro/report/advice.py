@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from virnucpro.calls.rules import READ, UNUSUAL
+from virnucpro.rendering import how_many
 from virnucpro.report.answers import Summary
 from virnucpro.result_tables import NO_FRAME
 from virnucpro.sequences.stretches import MIN_CODONS
@@ -73,7 +74,7 @@ def _of_reason(reason: str, row: Row, summary: Summary) -> str:
     if reason == "between_thresholds":
         if scored < REGION_CHUNKS or viral < REGION_VIRAL:
             return ""
-        return f"{viral:,} of {scored:,} scored chunks are viral: a provirus, or another viral region? chunks.tsv says where"
+        return f"{viral:,} of {how_many(scored, 'scored chunk')} {'is' if viral == 1 else 'are'} viral: a provirus, or another viral region? chunks.tsv says where"
     if reason == "few_chunks" and scored < chunks:
         return f"only {few} of {chunks:,} chunks {'has' if scored == 1 else 'have'} a score: look at its genes"
     if reason == "few_chunks":

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from virnucpro.classifier.evidence import MISSED, PRESETS, probability
+from virnucpro.rendering import how_many
 
 BY_THRESHOLD = "threshold"
 """How contigs were called that no preset decided on."""
@@ -73,9 +74,9 @@ def prevalence(summary: Summary) -> str:
         kind, q_values = ("viral", 1) if found["value"] == 0 else ("non-viral", 0)
         return (
             f"The estimated share of viral contigs is at its bound, {estimate(found['value'])}: taken together, the "
-            f"{contigs:,} scored contigs speak for no {kind} ones ({said}). So all q-values are {q_values}."
+            f"{how_many(contigs, 'scored contig')} speak for no {kind} ones ({said}). So all q-values are {q_values}."
         )
-    text = f"An estimated {estimate(found['value'])} of the {contigs:,} scored contigs are viral ({said})."
+    text = f"An estimated {estimate(found['value'])} of the {how_many(contigs, 'scored contig')} {'is' if contigs == 1 else 'are'} viral ({said})."
     prior = summary["calls"]["prior"]
     if not found["low"] <= prior <= found["high"]:
         side, high = ("above", "high") if prior > found["high"] else ("below", "low")
@@ -91,7 +92,7 @@ def false_share(summary: Summary, highest_q: float | None) -> str:
     if highest_q is None or not summary["viral_records"]:
         return ""
     return (
-        f"Of the {summary['viral_records']:,} contigs called viral, an expected {estimate(highest_q)} are false, which is the "
+        f"Of the {how_many(summary['viral_records'], 'contig')} called viral, an expected {estimate(highest_q)} are false, which is the "
         "highest of their q-values. That holds for kinds of sequence that the calibration saw; among others more can be false."
     )
 
@@ -111,7 +112,7 @@ def unusual(count: int, summary: Summary) -> str:
         return ""
     be = "is" if count == 1 else "are"
     return (
-        f"Of the {summary['viral_records']:,} contigs called viral, {count:,} {be} unlike what the classifier was trained on "
+        f"Of the {how_many(summary['viral_records'], 'contig')} called viral, {count:,} {be} unlike what the classifier was trained on "
         "(distance above 1 in the table of contigs): probabilities may not hold there, so look at their genes first."
     )
 

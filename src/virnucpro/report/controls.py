@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from virnucpro.rendering import how_many
 from virnucpro.report.answers import BY_THRESHOLD, Summary
 from virnucpro.result_tables import CONTROL_COLUMNS, GIVEN, read_rows
 from virnucpro.sequences.controls import CODON, DINUCLEOTIDE, FEWEST_CHUNKS
@@ -51,7 +52,7 @@ def _choice(row: Mapping[str, Any], summary: Summary) -> str:
     if count < asked:
         which = f"All {count:,} contigs of this sample ({asked:,} were asked for)"
     elif row["shortest"] > (FEWEST_CHUNKS - 1) * summary["chunk_length"]:
-        which = f"{count:,} contigs, chosen at random among those of {FEWEST_CHUNKS} chunks and more,"
+        which = f"{how_many(count, 'contig')}, chosen at random among those of {FEWEST_CHUNKS} chunks and more,"
     else:
         which = f"{count:,} contigs, chosen at random among all since fewer than {count:,} have {FEWEST_CHUNKS} chunks,"
     return (
@@ -62,7 +63,7 @@ def _choice(row: Mapping[str, Any], summary: Summary) -> str:
 
 def _given(row: Mapping[str, Any]) -> str:
     return (
-        f"Your own controls ({row['controls']:,} sequences, {_lengths(row)}) were taken as not viral. Their share is the rate "
+        f"Your own controls ({how_many(row['controls'], 'sequence')}, {_lengths(row)}) were taken as not viral. Their share is the rate "
         "of false calls among sequences of their kind and length; of other kinds, and of shorter contigs, it says nothing. What is "
         "viral in them, such as a prophage in a host's genome, counts as a false call."
     )

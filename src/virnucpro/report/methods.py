@@ -13,6 +13,7 @@ from virnucpro.calls.rules import LOW_COMPLEXITY
 from virnucpro.classifier.evidence import MISSED, PRESETS
 from virnucpro.classifier.region_model import POSTERIOR
 from virnucpro.models.registry import ARCHITECTURES, ROLES, Architecture
+from virnucpro.rendering import how_many
 from virnucpro.report import answers
 from virnucpro.result_tables import FITTED
 from virnucpro.sequences.stretches import MIN_CODONS
@@ -92,21 +93,25 @@ def methods(summary: Mapping[str, Any], bases: int) -> str:
     return (
         f"Viral sequences were identified as in VirNucPro{cite['virnucpro']}, with version {versions['virnucpro']} of "
         f"its Snakemake workflow (Snakemake {versions['snakemake']}{cite['snakemake']}). "
-        f"The {summary['records']:,} sequences ({bases:,} bases) were cut into {summary['chunks']:,} chunks of at most "
+        f"The {how_many(summary['records'], 'sequence')} ({how_many(bases, 'base')}) {_were(summary['records'])} cut into {how_many(summary['chunks'], 'chunk')} of at most "
         f"{summary['chunk_length']} bases and each chunk was translated in all six frames; the "
-        f"{summary['frames']:,} frames without a stop codon were kept{_partial(summary)}. The DNA of each frame was "
+        f"{how_many(summary['frames'], 'frame')} without a stop codon {_were(summary['frames'])} kept{_partial(summary)}. The DNA of each frame was "
         f"embedded with {dna}, its protein with {protein}, and both vectors together were scored by the classifier "
         f"{classifier['name']} (weights SHA-256 {classifier['weights_sha256'][:12]}).{computed if ways else ''} "
         f"The score of a chunk is v / (v + o), where v and o are the largest viral and non-viral scores among its "
-        f"frames; {summary['chunks'] - summary['scored_chunks']:,} chunks have no score. {_calls(summary)}{_regions(summary)}"
+        f"frames; {how_many(summary['chunks'] - summary['scored_chunks'], 'chunk')} had no score. {_calls(summary)}{_regions(summary)}"
     )
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _partial(summary: Mapping[str, Any]) -> str:
     if not summary["partial_chunks"]:
         return ""
     return (
-        f", and in {summary['partial_chunks']:,} chunks without any the longest stretch of at least {3 * MIN_CODONS} bases "
+        f", and in {how_many(summary['partial_chunks'], 'chunk')} without any the longest stretch of at least {3 * MIN_CODONS} bases "
         "without a stop codon, in any frame, was taken for one"
     )
 
@@ -119,7 +124,7 @@ def _calls(summary: Mapping[str, Any]) -> str:
     if answers.by_score(summary):
         return (
             f"{unscored}A sequence was called viral if the mean score of its scored chunks was at least "
-            f"{summary['threshold']}: {summary['viral_records']:,} sequences, {summary['unscored_records']:,} had no score."
+            f"{summary['threshold']}: {how_many(summary['viral_records'], 'sequence')}, {summary['unscored_records']:,} had no score."
         )
     share, fitted = answers.percent(PRESETS[calls["by"]]), answers.fitted_on(summary["calibration"])
     text = (
@@ -160,7 +165,7 @@ def _regions(summary: Mapping[str, Any]) -> str:
     return (
         " Viral regions of sequences are runs of chunks that are viral with a posterior probability of at least "
         f"{POSTERIOR}, given all chunks of the sequence, in a hidden Markov model of two states over the log odds of chunks, with "
-        f"parameters {fitted}: {found['regions']:,} regions in {found['records']:,} sequences."
+        f"parameters {fitted}: {how_many(found['regions'], 'region')} in {how_many(found['records'], 'sequence')}."
     )
 
 

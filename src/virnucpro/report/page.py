@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from virnucpro import __version__
 from virnucpro.io import atomic_file
 from virnucpro.outputs import REGIONS
+from virnucpro.rendering import how_many
 from virnucpro.report import advice, answers, methods, regions, tables, timing
 from virnucpro.report.controls import TITLES, about, read_controls
 from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL
@@ -141,6 +142,7 @@ def _templates() -> Environment:
         auto_reload=False,
     )
     environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["how_many"] = how_many
     environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
     environment.filters["duration"] = duration
     environment.filters["scale"] = regions.scale

@@ -9,6 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from virnucpro.rendering import how_many
 from virnucpro.report.tables import Row
 from virnucpro.result_tables import DEFAULT, END, INNER, ORIGIN, REGION_COLUMNS, START, WHOLE, read_rows
 
@@ -48,7 +49,7 @@ def sentences(counts: Mapping[str, Any]) -> str:
         text = "No part of a contig is probably viral by all its chunks together."
     else:
         words = {
-            WHOLE: "whole contigs",
+            WHOLE: "whole contig" + "s" * (counts["extents"].get(WHOLE) != 1),
             INNER: "within a contig",
             START: "from a contig's start on",
             END: "up to a contig's end",
@@ -58,8 +59,8 @@ def sentences(counts: Mapping[str, Any]) -> str:
             f"{counts['extents'][extent]:,} {word}" for extent, word in words.items() if extent in counts["extents"]
         ]
         text = (
-            f"{counts['regions']:,} viral regions in {counts['records']:,} contigs, {counts['bases']:,} bases: {', '.join(kinds)}. "
-            "They don't depend on the contig's call."
+            f"{how_many(counts['regions'], 'viral region')} in {how_many(counts['records'], 'contig')}, {counts['bases']:,} bases: "
+            f"{', '.join(kinds)}. {'It doesn' if counts['regions'] == 1 else 'They don'}'t depend on the contig's call."
         )
     if counts["model"] == DEFAULT:
         text += " The classifier's file has no parameters for them, so the default ones were taken, which weren't fitted to it."

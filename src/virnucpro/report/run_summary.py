@@ -11,7 +11,7 @@ from pathlib import Path
 
 from virnucpro.errors import StorageError
 from virnucpro.outputs import CONTROLS, REGIONS, REPORT, TABLES, VIRAL
-from virnucpro.rendering import text_table
+from virnucpro.rendering import how_many, text_table
 from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, UNSCORED, read_rows
 from virnucpro.result_tables import VIRAL as CALLED_VIRAL
 
@@ -47,13 +47,13 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
         )
         if counts.get("regions"):
             regions.append(counts["regions"]["regions"])
-            called += f", {regions[-1]:,} viral regions"
+            called += f", {how_many(regions[-1], 'viral region')}"
         found.append(f"{sample}: {called}, {folder / sample / REPORT}")
         finished.append(sample)
     if not found:
         return ""
     if len(found) > MAX_LISTED_SAMPLES:
-        found[MAX_LISTED_SAMPLES:] = [f"and {len(found) - MAX_LISTED_SAMPLES:,} samples more"]
+        found[MAX_LISTED_SAMPLES:] = [f"and {how_many(len(found) - MAX_LISTED_SAMPLES, 'sample')} more"]
     cost = " and ".join(
         f"{spent / 3600:,.2f} {device} hours" if spent > 360 else f"{spent:,.1f} {device} seconds"
         for device, spent in sorted(seconds.items(), reverse=True)
@@ -81,8 +81,8 @@ def run_summary(folder: Path, samples: Iterable[str]) -> str:
             *(["", best, ""] if best else []),
             *look,
             f"{_called(viral, ambiguous, unscored, records)}"
-            + (f", {sum(regions):,} viral regions" if regions else "")
-            + f"; {frames:,} frames embedded"
+            + (f", {how_many(sum(regions), 'viral region')}" if regions else "")
+            + f"; {how_many(frames, 'frame')} embedded"
             + (f", now or before, in {cost}{rate}" if cost else ""),
         ]
     )
@@ -116,4 +116,4 @@ def _called(viral: int, ambiguous: int, unscored: int, records: int) -> str:
     others = "".join(
         f", {number:,} {call}" for call, number in ((AMBIGUOUS, ambiguous), (UNSCORED, unscored)) if number
     )
-    return f"{viral:,} of {records:,} sequences viral{others}"
+    return f"{viral:,} of {how_many(records, 'sequence')} viral{others}"

@@ -27,7 +27,10 @@ ALIASES = {
     "VIRNUCPRO_DISABLE_FP16": Alias("precision", "fp32"),
     "VIRNUCPRO_COMPILE_MODEL": Alias("compile", True, False),
 }
-OTHERS = ("VIRNUCPRO_ESM_URL", "VIRNUCPRO_CLASSIFIER_URL", "VIRNUCPRO_TEST_TOKENIZER", "VIRNUCPRO_UNMADE_SAMPLES")
+OTHERS = (
+    *("VIRNUCPRO_ESM_URL", "VIRNUCPRO_CLASSIFIER_URL"),
+    *("VIRNUCPRO_TEST_TOKENIZER", "VIRNUCPRO_UNMADE_SAMPLES", "VIRNUCPRO_QUIET"),
+)
 """Variables of that prefix that stand for no option: where models are fetched from, the tests', what jobs are told."""
 
 _VALUES = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)

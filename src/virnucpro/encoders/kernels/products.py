@@ -291,6 +291,8 @@ def int8_tiling(capability: tuple[int, int], inner: int, gelu: bool, accumulate:
         return replace(INT8_ELSEWHERE, k=min(INT8_ELSEWHERE.k, inner & -inner))
     if accumulate and inner > 4096:
         return INT8_LONG
+    if gelu and inner >= 2048:
+        return INT8_WIDE
     return INT8_TURNS if gelu or inner < 2048 else INT8_TILES
 
 
@@ -302,6 +304,7 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 INT8_LONG = Tiling(128, 256, 128, 8, 4, parts=2, programs=1, flatten=True, reduce=True)
 INT8_TURNS = Tiling(128, 128, 128, 4, 3, parts=2, programs=2, flatten=True, reduce=True)
+INT8_WIDE = replace(INT8_TURNS, group=4)
 INT8_TILES = Tiling(128, 128, 128, 4, 3, reduce=True)
 INT8_ELSEWHERE = Tiling(128, 128, 64, 4, 4, tma=False)
 GATED_TILINGS = {(9, 0): Tiling(128, 256, 64, 8, 3, programs=1, flatten=True)}

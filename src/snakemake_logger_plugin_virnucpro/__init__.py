@@ -1,0 +1,89 @@
+"""What the ``virnucpro`` command shows of a Snakemake run: the steps, what went wrong, and what the workflow prints itself.
+
+Snakemake finds this by its name (``--logger virnucpro``), in any run of this workflow. Its own log in ``.snakemake/log`` has everything, as ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from virnucpro.logging import QUIET
+
+STEPS = {
+    "fetch_model": "fetching models",
+    "prepare_encoder": "preparing models",
+    "prepare_classifier": "preparing models",
+    "split": "reading sequences, cutting them into chunks",
+    "make_controls": "shuffling contigs as controls",
+    "embed_dnabert_s": "computing embeddings",
+    "embed_esm2": "computing embeddings",
+    "merge": "putting embeddings together",
+    "score_controls": "scoring controls",
+    "predict": "calling contigs, writing tables and report",
+    "run_report": "writing the report over all samples",
+    "train": "training",
+    "evaluate": "evaluating",
+    "calibrate": "calibrating",
+    "measure": "comparing with fp32",
+}
+"""Rule → what it does, said when its first job begins."""
+CHATTER = re.compile(
+    r"Assuming |Config file |host: |Waiting for more |Building DAG |Using shell|Conda environments: |Singularity containers: "
+    r"|Group jobs: |Select jobs |Execute \d+ |DAG of jobs will |Updating checkpoint |Updating job |Removing temporary "
+    r"|Job \d+ has been submitted |Complete log|Elapsed time|Nothing to be done|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
+)
+"""Beginnings of what Snakemake says that nobody waits for, or that this or the workflow says, too; all else is shown."""
+INTERRUPTED = "Terminating processes on user request"
+
+
+class LogHandler(LogHandlerBase):
+    writes_to_stream = True
+    writes_to_file = False
+    has_filter = True
+    has_formatter = False
+    needs_rulegraph = False
+
+    def __post_init__(self) -> None:
+        logging.Handler.__init__(self)  # the base class of older interfaces (Snakemake 9.0) doesn't
+        self._begun: set[str] = set()
+        self._interrupted = False
+        os.environ[QUIET] = "1"  # the jobs inherit it
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event, said, text = getattr(record, "event", None), record.getMessage(), ""
+        if self._interrupted:  # what follows are tracebacks of that
+            return
+        self._interrupted = said.startswith(INTERRUPTED)
+        if event == LogEvent.JOB_INFO:
+            text = self._step(record.__dict__["rule_name"])
+        elif event == LogEvent.JOB_ERROR:
+            text = _failure(**record.__dict__)
+        elif CHATTER.match(said):
+            return
+        elif record.levelno >= logging.WARNING:
+            text = self.format(record)
+        elif record.levelno == logging.INFO and event is None:
+            text = said
+        if text.strip():
+            print(text, file=sys.stderr, flush=True)
+
+    def _step(self, rule: str) -> str:
+        """The line of a step, unless it has begun before, or is none (a target)."""
+        step = STEPS.get(rule, "")
+        if not step or step in self._begun:
+            return ""
+        self._begun.add(step)
+        return f"{time.strftime('%H:%M:%S')}  {step}"
+
+
+def _failure(rule_name: str, log: list[str], aux: dict[str, object], **_: object) -> str:
+    """A line on a job that failed: where to read on, and what the executor says of it (a cluster's number, say)."""
+    said = [f"log: {', '.join(log)}"] if log else []
+    return "; ".join([f"a job of {rule_name} failed", *said, *(f"{key}: {aux[key]}" for key in aux)])

@@ -1,0 +1,49 @@
+"""What is said before the first job: downloads, and models that want a GPU."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from virnucpro.cli import cli
+from virnucpro.models.ahead import about_to_run
+from virnucpro.models.sources import KEYS, find, find_published
+from virnucpro.settings.presets import PRESETS
+
+
+def sources(preset, folder):
+    return [find(role, PRESETS[preset][key], folder) for role, key in KEYS.items()]
+
+
+def test_downloads_are_named_with_size_place_and_the_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
+    monkeypatch.delenv("VIRNUCPRO_ESM_URL", raising=False)
+    first, *models, last = about_to_run(sources("virnucpro-500", tmp_path), gpus=2).splitlines()
+    assert first == f"Models that aren't here are fetched first, 6.2 GB to {tmp_path}:"
+    assert [line.split()[:3] for line in models[:2]] == [["3B", "5.7", "GB"], ["DNABERT-S", "470", "MB"]]
+    assert models[0].endswith("/esm2_t36_3B_UR50D.pt") and models[1].endswith(
+        "https://mirror.example/zhihan1996/DNABERT-S"
+    )
+    assert last.endswith(f": virnucpro models fetch 3B DNABERT-S virnucpro-500 --models-dir {tmp_path}")
+    for source in find_published("virnucpro-500", tmp_path):
+        source.path.touch()
+    assert about_to_run(sources("virnucpro-500", tmp_path), gpus=2) == "", "all is here"
+
+
+@pytest.mark.parametrize(
+    ("preset", "gpus", "warned"),
+    [("virnucpro-500", 0, True), ("virnucpro-500", 1, False), ("virnucpro-500", None, False), ("mini-500", 0, False)],
+)
+def test_days_on_a_cpu_are_told(tmp_path, preset, gpus, warned):
+    said = about_to_run(sources(preset, tmp_path), gpus)
+    assert ("There is no GPU here. With 3B a CPU computes for days" in said) == warned
+    assert ("mini-500" in said) == warned
+
+
+def test_a_dry_run_says_it_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.fa").write_text(">a\nACGT\n")
+    monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda work, arguments: 0)
+    words = ["predict", "a.fa", "-n", "--preset=virnucpro-500", f"--models-dir={tmp_path}", "--device=cpu"]
+    done = CliRunner().invoke(cli, words, obj=[])
+    assert done.exit_code == 0 and "6.2 GB" in done.output and "There is no GPU here" in done.output

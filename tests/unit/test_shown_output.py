@@ -1,0 +1,81 @@
+"""What the command shows of a Snakemake run."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+from snakemake.logging import DefaultFormatter
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from snakemake_logger_plugin_virnucpro import STEPS, LogHandler
+from virnucpro import installation
+from virnucpro.logging import QUIET, job
+
+
+@pytest.fixture
+def shown(capsys, monkeypatch):
+    """Gives a function that logs something and returns what is shown of it."""
+    monkeypatch.setenv(QUIET, "")  # restored after the handler has set it
+    handler = LogHandler(None, None)
+    handler.setFormatter(DefaultFormatter())
+
+    def log(message: str, level: int = logging.INFO, **extra: object) -> str:
+        handler.handle(logging.makeLogRecord({"msg": message, "levelno": level, "levelname": "", **extra}))
+        return capsys.readouterr().err
+
+    return log
+
+
+def test_every_step_has_words():
+    rules = installation.root() / "workflow" / "rules"
+    names = {
+        name
+        for file in rules.glob("*.smk")
+        for name in re.findall(r"^ *(?:rule|checkpoint) (\w+):", file.read_text(), re.M)
+    }
+    assert {name for name in names if not name.startswith("all_")} - {"check"} == STEPS.keys(), "targets have none"
+
+
+def test_a_step_is_said_once_when_it_begins(shown):
+    said = [
+        shown("", event=LogEvent.JOB_INFO, rule_name=rule) for rule in ("split", "embed_esm2", "embed_dnabert_s", "all")
+    ]
+    assert [re.sub(r"^\d\d:\d\d:\d\d  ", "", text) for text in said[:2]] == [
+        "reading sequences, cutting them into chunks\n",
+        "computing embeddings\n",
+    ]
+    assert said[2:] == ["", ""], "said already; a target"
+    assert shown("", event=LogEvent.JOB_INFO, rule_name="split") == ""
+
+
+def test_chatter_is_left_out_and_notes_and_errors_are_not(shown):
+    for chatter in ("Building DAG of jobs...", "Select jobs to execute...", "Complete log(s): x", "Execute 3 jobs..."):
+        assert shown(chatter) == ""
+    assert shown("debugging", logging.DEBUG) == shown("1 of 3", event=LogEvent.PROGRESS) == ""
+    assert shown("Creating conda environment envs/gpu.yaml...") == "Creating conda environment envs/gpu.yaml...\n"
+    assert shown("a file is missing", logging.WARNING) == "a file is missing\n"
+    assert shown("WorkflowError:\nno such sample", logging.ERROR) == "WorkflowError:\nno such sample\n"
+    assert shown("WorkflowError:\nAt least one job did not complete successfully.", logging.ERROR) == ""
+    failed = shown(
+        "x", logging.ERROR, event=LogEvent.JOB_ERROR, rule_name="split", log=["a.log"], aux={"external_jobid": 7}
+    )
+    assert failed == "a job of split failed; log: a.log; external_jobid: 7\n"
+
+
+def test_nothing_follows_an_interrupt(shown):
+    assert shown("Terminating processes on user request, this might take some time.", logging.WARNING)
+    assert shown("Traceback (most recent call last):", logging.ERROR) == ""
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_jobs_show_warnings_alone_and_log_everything(tmp_path, capsys, monkeypatch, quiet):
+    monkeypatch.setenv(QUIET, "1" if quiet else "")
+    with job(tmp_path / "a.log"):
+        logging.getLogger("virnucpro").info("a count")
+        logging.getLogger("virnucpro").warning("a doubt")
+        logging.getLogger("virnucpro.classifier.evaluation").info("how good it is")
+    said = capsys.readouterr().err
+    assert "a doubt" in said and "how good it is" in said and ("a count" in said) != quiet
+    assert "a count" in (tmp_path / "a.log").read_text()
