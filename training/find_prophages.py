@@ -36,7 +36,7 @@ from virnucpro.sequences.frames import stop_free_frames
 
 LENGTH = 500
 HOSTS = ("bacteria", "archaea")
-NEGATIVES = (*HOSTS, "plasmid")  # what looks viral in plasmids was the backbone of one family: they stay whole
+NEGATIVES = (*HOSTS, "plasmid")  # plasmids stay whole: what looked viral was of one group alone
 VIRUSES = {"viral_phage": 0.75, "viral_other": 0.1, "viral_marker": 0.15}
 REGIONS = replace(DEFAULT, viral=0.02, frame=1.0, partial=1.0)
 LOWER = 1 / 3
@@ -115,7 +115,7 @@ def main() -> None:
     for name in ("corpus", "protein", "dna", "output"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--fasta", type=Path, help="judge the records of this file instead")
-    parser.add_argument("--windows", type=int, default=60_000, help="of viruses, to learn from")
+    parser.add_argument("--windows", type=int, default=30_000, help="of viruses, to learn from")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
