@@ -6,8 +6,9 @@
 Bacteria, archaea and plasmids of the training part are cut into chunks as the workflow cuts them, their groups divided into two
 folds. Quick classifiers on the encoders' vectors tell windows of viruses from the chunks of one fold, and score those of the
 other; where a group as a whole looks more viral than others do, that much is taken off. The hidden Markov model of regions then
-finds runs of chunks that look viral. Only viruses and hosts of the training part are used, so `dev` and `test` stay unseen; the
-encoders should not have been trained with these hosts as negatives either. `make_corpus.py --without prophages.tsv` leaves them out.
+finds runs of chunks that look viral, in bacteria and archaea. Only viruses and hosts of the training part are used, so `dev` and
+`test` stay unseen; the encoders should not have been trained with these hosts as negatives either. `make_corpus.py --without
+prophages.tsv` leaves the stretches out.
 
 With --fasta, records of that file are judged instead, each as a group, by both folds' classifiers together: with implants of the
 dev part (make_implants.py), `measure_regions.py RESULTS truth.tsv` says how many are found.
@@ -34,9 +35,10 @@ from virnucpro.sequences.chunks import chunk_table
 from virnucpro.sequences.frames import stop_free_frames
 
 LENGTH = 500
-HOSTS = ("bacteria", "archaea", "plasmid")
+HOSTS = ("bacteria", "archaea")
+NEGATIVES = (*HOSTS, "plasmid")  # plasmids stay whole: what looked viral was of one group alone
 VIRUSES = {"viral_phage": 0.75, "viral_other": 0.1, "viral_marker": 0.15}
-REGIONS = replace(DEFAULT, viral=0.02, frame=0.7, partial=0.7)
+REGIONS = replace(DEFAULT, viral=0.02, frame=1.0, partial=1.0)
 LOWER = 1 / 3
 FEWEST_CHUNKS, LOWEST_MEAN = 6, 0.9
 
@@ -113,7 +115,7 @@ def main() -> None:
     for name in ("corpus", "protein", "dna", "output"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--fasta", type=Path, help="judge the records of this file instead")
-    parser.add_argument("--windows", type=int, default=60_000, help="of viruses, to learn from")
+    parser.add_argument("--windows", type=int, default=30_000, help="of viruses, to learn from")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
@@ -122,14 +124,15 @@ def main() -> None:
     windows, sizes, _ = Windows(corpus, Options(VIRUSES), 11).codes(args.windows, LENGTH)
     viruses = [decode(codes[:size]).encode() for codes, size in zip(windows, sizes, strict=True)]
     viral = embed_chunks(viruses, encoders, device).vectors
-    rows = np.flatnonzero(np.isin(corpus.category, [corpus.categories.index(name) for name in HOSTS]))
+    rows = np.flatnonzero(np.isin(corpus.category, [corpus.categories.index(name) for name in NEGATIVES]))
     texts = [decode(corpus.bases[corpus.start[row] :][: corpus.length[row]]).encode() for row in rows]
     chunks = embed_chunks(texts, encoders, device)
     folds = np.array([fold(corpus.groups[corpus.group[row]]) for row in rows])[chunks.sequence]
     one, other = (learn(viral, chunks.vectors[folds != number], number) for number in range(2))
     logits = np.where(folds == 0, one(chunks.vectors), other(chunks.vectors))
     usual = float(np.quantile(logits, LOWER))
-    found = prophages(chunks, relative(logits, corpus.group[rows][chunks.sequence], usual))
+    logits = relative(logits, corpus.group[rows][chunks.sequence], usual)
+    found = [each for each in prophages(chunks, logits) if corpus.categories[corpus.category[rows[each[0]]]] in HOSTS]
     names, first = [corpus.names[row] for row in rows], corpus.offset[rows]
     if args.fasta:
         records = list(read_fasta(args.fasta))

@@ -229,6 +229,8 @@ def test_prophages_are_found_in_hosts_and_leave_the_training_part(tmp_path, monk
     hosts[4].codes[22_000:34_000] = like(True, 12_000, 20)
     hosts[7].codes[20_000:21_500] = like(True, 1_500, 21)  # too short
     hosts += [make_corpus.Record(f"h{i}", "bacteria", "G6", like(True, 20_000, i)) for i in (12, 13)]  # all alike
+    plasmid = make_corpus.Record("q", "plasmid", "Q", np.concatenate([like(False, 28_000, 22), like(True, 12_000, 23)]))
+    hosts.append(plasmid)  # learned from, but stays
     phages = [make_corpus.Record(f"p{i}", "viral_phage", f"V{i}", like(True, 30_000, 30 + i)) for i in range(4)]
     unseen = make_corpus.Record("u", "bacteria", "U", like(True, 30_000, 40))
     parts = {"train": hosts + phages, "dev": [unseen]}
