@@ -49,7 +49,9 @@ class Device:
         """Whether a CPU multiplies bf16 numbers by itself (AVX512-BF16, AMX), as PyTorch sees and uses it."""
         import torch
 
-        found = torch.cpu.get_capabilities() if torch.backends.cpu.get_cpu_capability() == "AVX512" else {}
+        if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+            return False
+        found = torch.cpu.get_capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
     def free_memory(self) -> int:
