@@ -51,7 +51,7 @@ class Device:
 
         if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
             return False
-        found = torch.cpu.get_capabilities()
+        found = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch doesn't say
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
     def free_memory(self) -> int:
