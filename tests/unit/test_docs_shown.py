@@ -19,6 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.documentation import PAGES, ROOT, Block, blocks, name
+from tests.workflow.runner import WITHOUT_BF16
 
 pytestmark = pytest.mark.ci
 PREDICT = "virnucpro predict contigs.fa --output out"
@@ -77,7 +78,7 @@ def typed(command: str, folder: Path) -> str:
     done = subprocess.run(
         ["bash", "-eo", "pipefail", "-c", command],
         cwd=folder,
-        env=os.environ | {"PATH": path, "COLUMNS": "100"},
+        env=os.environ | WITHOUT_BF16 | {"PATH": path, "COLUMNS": "100"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -15,6 +15,9 @@ from virnucpro import installation
 ROOT = installation.root()
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 
+WITHOUT_BF16 = {"ATEN_CPU_CAPABILITY": "avx2"} if platform.machine() == "x86_64" else {}
+"""For a process's environment: PyTorch as on a processor that doesn't multiply bf16 numbers, so that ``auto`` is fp32."""
+
 
 @dataclass
 class Run:
@@ -47,15 +50,14 @@ class Run:
 def environment() -> dict[str, str]:
     """The user's environment without this process's own settings, one thread per library.
 
-    And PyTorch as on a processor that doesn't multiply bf16 numbers: what ``auto`` computes is fp32 on every machine.
+    And ``WITHOUT_BF16``, so that tests compare the same numbers on every machine.
     """
     kept = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("VIRNUCPRO_", "SNAKEMAKE_", "PYTHONPATH"))
     }
-    bf16 = {"ATEN_CPU_CAPABILITY": "avx2"} if platform.machine() == "x86_64" else {}
-    return kept | {"OMP_NUM_THREADS": "1"} | bf16
+    return kept | {"OMP_NUM_THREADS": "1"} | WITHOUT_BF16
 
 
 def command(*arguments: str, config: dict | None = None) -> list[str]:

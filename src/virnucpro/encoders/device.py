@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,9 @@ class Device:
         """Whether a CPU multiplies bf16 numbers by itself (AVX512-BF16, AMX), as PyTorch sees and uses it."""
         import torch
 
-        found = torch.cpu.get_capabilities() if torch.backends.cpu.get_cpu_capability() == "AVX512" else {}
+        if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+            return False
+        found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch doesn't say
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
     def free_memory(self) -> int:
