@@ -93,25 +93,25 @@ class Pool:
         return Contig(slot.category, group, source, codes.copy())
 
 
-def wanted(category: str, count: int, rng: np.random.Generator) -> list[Slot]:
+def wanted(category: str, count: int, rng: np.random.Generator, longest: int) -> list[Slot]:
     """`count` lengths, one in each of as many log-uniform strata."""
     places = (np.arange(count) + rng.random(count)) / count
-    lengths = SHORTEST * ((LONGEST + 1) / SHORTEST) ** places
+    lengths = SHORTEST * ((longest + 1) / SHORTEST) ** places
     return [Slot(int(length), category) for length in lengths]
 
 
 def draw_class(
-    pools: dict[str, Pool], count: int, rng: np.random.Generator
+    pools: dict[str, Pool], count: int, rng: np.random.Generator, longest: int = LONGEST
 ) -> tuple[list[Contig], list[tuple[Slot, str]], list[Slot]]:
     """Contigs of one class; slots that another category filled, with its name; slots that none could fill.
 
     A category that gives a contig for another hands over a random one of its shorter slots, so that both the number
     of contigs of a category and the lengths of the class stay.
     """
-    mean = (LONGEST - SHORTEST) / np.log(LONGEST / SHORTEST)
+    mean = (longest - SHORTEST) / np.log(longest / SHORTEST)
     slots = []
     for category, pool in pools.items():
-        slots += wanted(category, min(count, int(MOST_USED * pool.bases() / mean)), rng)
+        slots += wanted(category, min(count, int(MOST_USED * pool.bases() / mean)), rng, longest)
     slots.sort(reverse=True)  # long ones first: short ones fit in what is left
     contigs: list[Contig] = []
     exchanged: list[tuple[Slot, str]] = []
@@ -262,7 +262,7 @@ def report(contigs: Sequence[Contig]) -> None:
             f"{name:23s} {label_of(name) if name != 'all' else '':9s} {len(members):7d} {groups:6d} {sizes.sum():8d} "
             f"{sizes.min():8d} {int(np.median(sizes)):6d} {sizes.max():7d}"
         )
-    edges = np.rint(np.geomspace(SHORTEST, LONGEST + 1, 9)).astype(int)
+    edges = np.rint(np.geomspace(SHORTEST, max(len(c.codes) for c in contigs) + 1, 9)).astype(int)
     print("\nlengths            " + " ".join(f"{low:>7d}-" for low in edges[:-1]))
     for title, wanted_names in (("viral", VIRAL), ("cellular", CELLULAR), ("made", set(names) - {*VIRAL, *CELLULAR})):
         sizes = np.array([len(contig.codes) for contig in contigs if contig.category in wanted_names])
@@ -276,6 +276,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="output folder")
     parser.add_argument("--parts", nargs="+", choices=PARTS, required=True)
     parser.add_argument("--contigs-per-category", type=int, default=30)
+    parser.add_argument("--longest", type=int, default=LONGEST, help="contig, in bases")
     parser.add_argument("--negatives", type=int, help="contigs of each made category; as many if not given")
     parser.add_argument("--seed", type=int, default=26)
     args = parser.parse_args()
@@ -290,7 +291,7 @@ def main() -> None:
             if records := read_part(corpus, category):
                 pools[category] = Pool(records, rng)
                 print(f"{category}: {len(records)} stretches, {pools[category].bases()} bases", flush=True)
-        contigs, exchanged, unfilled = draw_class(pools, args.contigs_per_category, rng)
+        contigs, exchanged, unfilled = draw_class(pools, args.contigs_per_category, rng, args.longest)
         for category in pools:
             given = Counter(giver for slot, giver in exchanged if slot.category == category)
             lengths = sorted(slot.length for slot, _ in exchanged if slot.category == category)

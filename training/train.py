@@ -277,6 +277,8 @@ def main():
     stages = {name: {**DEFAULT, **plan["stages"][name]} for name in args.stages}
     for o in stages.values():
         o |= {kind: {**ENCODER, **o.get(kind, {})} for kind in ("protein", "dna")}
+        if o["proteins"] and o["classify"]:
+            parser.error("proteins are for stages with classify: false, as they have no windows to classify")
     if any(o["classify"] for o in stages.values()):
         rows = dev_rows(args.corpus, 1, tokenizer, args.dev)
         print(f"{len(rows['viral'])} dev rows, {rows['viral'].mean():.2f} viral, {rows['partial'].mean():.2f} partial")
