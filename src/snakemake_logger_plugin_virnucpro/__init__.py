@@ -40,6 +40,8 @@ CHATTER = re.compile(
     r"|Job \d+ has been submitted |Complete log|Elapsed time|Nothing to be done|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
 )
 """Beginnings of what Snakemake says that nobody waits for, or that this or the workflow says, too; all else is shown."""
+POINTER = "For further error details see the cluster/cloud log and the log files of the involved rule(s)."
+"""What Snakemake adds to an executor's reason, in the same line."""
 INTERRUPTED = "Terminating processes on user request"
 
 
@@ -83,7 +85,10 @@ class LogHandler(LogHandlerBase):
         return f"{time.strftime('%H:%M:%S')}  {step}"
 
 
-def _failure(rule_name: str, log: list[str], aux: dict[str, object], **_: object) -> str:
-    """A line on a job that failed: where to read on, and what the executor says of it (a cluster's number, say)."""
-    said = [f"log: {', '.join(log)}"] if log else []
-    return "; ".join([f"a job of {rule_name} failed", *said, *(f"{key}: {aux[key]}" for key in aux)])
+def _failure(rule_name: str, rule_msg: str | None, log: list[str], aux: dict[str, object], **_: object) -> str:
+    """A line on a job that failed: what the executor says of it (a cluster's reason and number, say), and where to read on."""
+    reason = (rule_msg or "").removesuffix(POINTER).strip().rstrip(".")
+    logs = [path for path in log if os.path.exists(path)]  # a job that never began has none
+    said = [f"log: {', '.join(logs)}"] if logs else []
+    first = f"a job of {rule_name} failed" + f": {reason}" * bool(reason)
+    return "; ".join([first, *said, *(f"{key}: {aux[key]}" for key in aux)])

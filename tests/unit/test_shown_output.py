@@ -58,10 +58,20 @@ def test_chatter_is_left_out_and_notes_and_errors_are_not(shown):
     assert shown("a file is missing", logging.WARNING) == "a file is missing\n"
     assert shown("WorkflowError:\nno such sample", logging.ERROR) == "WorkflowError:\nno such sample\n"
     assert shown("WorkflowError:\nAt least one job did not complete successfully.", logging.ERROR) == ""
-    failed = shown(
-        "x", logging.ERROR, event=LogEvent.JOB_ERROR, rule_name="split", log=["a.log"], aux={"external_jobid": 7}
-    )
-    assert failed == "a job of split failed; log: a.log; external_jobid: 7\n"
+
+
+def test_a_failed_job_is_named_with_its_log_and_what_the_executor_says(shown, tmp_path):
+    log = tmp_path / "a.log"
+    log.touch()
+    job_error = {"event": LogEvent.JOB_ERROR, "rule_name": "split"}
+    local = shown("x", logging.ERROR, **job_error, rule_msg=None, log=[str(log)], aux={})
+    assert local == f"a job of split failed; log: {log}\n"
+    said = "SLURM-job '7' failed, SLURM status is: 'OUT_OF_MEMORY'. "
+    said += "For further error details see the cluster/cloud log and the log files of the involved rule(s)."
+    logs = [str(tmp_path / "never-began.log"), str(log)]
+    killed = shown("x", logging.ERROR, **job_error, rule_msg=said, log=logs, aux={"external_jobid": 7})
+    reason = "SLURM-job '7' failed, SLURM status is: 'OUT_OF_MEMORY'"
+    assert killed == f"a job of split failed: {reason}; log: {log}; external_jobid: 7\n"
 
 
 def test_nothing_follows_an_interrupt(shown):
