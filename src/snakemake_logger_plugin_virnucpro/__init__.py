@@ -59,22 +59,27 @@ class LogHandler(LogHandlerBase):
         os.environ[QUIET] = "1"  # the jobs inherit it
 
     def emit(self, record: logging.LogRecord) -> None:
-        event, said, text = getattr(record, "event", None), record.getMessage(), ""
+        try:
+            if (text := self._text(record)).strip():
+                print(text, file=sys.stderr, flush=True)
+        except Exception:  # Snakemake's thread for this would end, and show nothing from then on
+            self.handleError(record)
+
+    def _text(self, record: logging.LogRecord) -> str:
+        """What is shown of a record, or nothing."""
+        event, said = getattr(record, "event", None), record.getMessage()
         if self._interrupted:  # what follows are tracebacks of that
-            return
+            return ""
         self._interrupted = said.startswith(INTERRUPTED)
         if event == LogEvent.JOB_INFO:
-            text = self._step(record.__dict__["rule_name"])
-        elif event == LogEvent.JOB_ERROR:
-            text = _failure(**record.__dict__)
-        elif CHATTER.match(said):
-            return
-        elif record.levelno >= logging.WARNING:
-            text = self.format(record)
-        elif record.levelno == logging.INFO and event is None:
-            text = said
-        if text.strip():
-            print(text, file=sys.stderr, flush=True)
+            return self._step(record.__dict__["rule_name"])
+        if event == LogEvent.JOB_ERROR:
+            return _failure(**record.__dict__)
+        if CHATTER.match(said):
+            return ""
+        if record.levelno >= logging.WARNING:
+            return self.format(record)
+        return said if record.levelno == logging.INFO and event is None else ""
 
     def _step(self, rule: str) -> str:
         """The line of a step, unless it has begun before, or is none (a target)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import re
 
@@ -72,6 +74,19 @@ def test_a_failed_job_is_named_with_its_log_and_what_the_executor_says(shown, tm
     killed = shown("x", logging.ERROR, **job_error, rule_msg=said, log=logs, aux={"external_jobid": 7})
     reason = "SLURM-job '7' failed, SLURM status is: 'OUT_OF_MEMORY'"
     assert killed == f"a job of split failed: {reason}; log: {log}; external_jobid: 7\n"
+
+
+def test_a_message_that_cannot_be_shown_ends_nothing(shown, monkeypatch):
+    """Snakemake hands records over in a thread, which an exception would end."""
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("sys.stderr", Full())
+        shown("a file is missing", logging.WARNING)
+    assert shown("another file is missing", logging.WARNING) == "another file is missing\n"
 
 
 def test_nothing_follows_an_interrupt(shown):
