@@ -43,6 +43,9 @@ CHATTER = re.compile(
 POINTER = "For further error details see the cluster/cloud log and the log files of the involved rule(s)."
 """What Snakemake adds to an executor's reason, in the same line."""
 INTERRUPTED = "Terminating processes on user request"
+"""What follows it are jobs that this ended and tracebacks, which nobody waits for; and what couldn't be stopped."""
+FRAMES = re.compile(r"\n +File \".*", re.DOTALL)
+"""The lines of code that Snakemake adds to an error's message."""
 
 
 class LogHandler(LogHandlerBase):
@@ -68,9 +71,9 @@ class LogHandler(LogHandlerBase):
     def _text(self, record: logging.LogRecord) -> str:
         """What is shown of a record, or nothing."""
         event, said = getattr(record, "event", None), record.getMessage()
-        if self._interrupted:  # what follows are tracebacks of that
+        if self._interrupted and (event == LogEvent.JOB_ERROR or said.startswith("Traceback ")):
             return ""
-        self._interrupted = said.startswith(INTERRUPTED)
+        self._interrupted = self._interrupted or said.startswith(INTERRUPTED)
         if event == LogEvent.JOB_INFO:
             return self._step(record.__dict__["rule_name"])
         if event == LogEvent.JOB_ERROR:
@@ -78,7 +81,8 @@ class LogHandler(LogHandlerBase):
         if CHATTER.match(said):
             return ""
         if record.levelno >= logging.WARNING:
-            return self.format(record)
+            text = self.format(record)
+            return FRAMES.sub("", text) if self._interrupted else text
         return said if record.levelno == logging.INFO and event is None else ""
 
     def _step(self, rule: str) -> str:

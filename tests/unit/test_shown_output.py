@@ -89,9 +89,13 @@ def test_a_message_that_cannot_be_shown_ends_nothing(shown, monkeypatch):
     assert shown("another file is missing", logging.WARNING) == "another file is missing\n"
 
 
-def test_nothing_follows_an_interrupt(shown):
-    assert shown("Terminating processes on user request, this might take some time.", logging.WARNING)
-    assert shown("Traceback (most recent call last):", logging.ERROR) == ""
+def test_after_an_interrupt_only_tracebacks_and_jobs_it_ended_are_left_out(shown):
+    assert shown("Terminating processes on user request, this might take some time.")
+    assert shown("Traceback (most recent call last):\n  File ...", logging.ERROR) == ""
+    assert shown("x", logging.ERROR, event=LogEvent.JOB_ERROR, rule_name="split", rule_msg="", log=[], aux={}) == ""
+    left = "WorkflowError:\nUnable to cancel jobs with scancel (exit code 1)"
+    assert shown(f'{left}\n  File "a.py", line 1, in cancel\n  File "b.py", line 2, in c', logging.ERROR) == f"{left}\n"
+    assert shown("Unable to cancel jobs within a minute.", logging.WARNING) == "Unable to cancel jobs within a minute.\n"
 
 
 @pytest.mark.parametrize("quiet", [True, False])
