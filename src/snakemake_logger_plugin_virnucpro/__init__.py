@@ -51,7 +51,7 @@ FRAMES = re.compile(r"\n +File \".*", re.DOTALL)
 class LogHandler(LogHandlerBase):
     writes_to_stream = True
     writes_to_file = False
-    has_filter = True
+    has_filter = False  # so that --quiet holds
     has_formatter = False
     needs_rulegraph = False
 
@@ -59,7 +59,8 @@ class LogHandler(LogHandlerBase):
         logging.Handler.__init__(self)  # the base class of older interfaces (Snakemake 9.0) doesn't
         self._begun: set[str] = set()
         self._interrupted = False
-        os.environ[QUIET] = "1"  # the jobs inherit it
+        if not self.common_settings.dryrun:
+            os.environ[QUIET] = "1"  # the jobs inherit it
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -70,6 +71,8 @@ class LogHandler(LogHandlerBase):
 
     def _text(self, record: logging.LogRecord) -> str:
         """What is shown of a record, or nothing."""
+        if self.common_settings.dryrun:  # asked for behind `--`: what is shown are the jobs
+            return self.format(record) or ""
         event, said = getattr(record, "event", None), record.getMessage()
         if self._interrupted and (event == LogEvent.JOB_ERROR or said.startswith("Traceback ")):
             return ""
@@ -77,7 +80,7 @@ class LogHandler(LogHandlerBase):
         if event == LogEvent.JOB_INFO:
             return self._step(record.__dict__["rule_name"])
         if event == LogEvent.JOB_ERROR:
-            return _failure(**record.__dict__)
+            return self.format(record) if self.common_settings.show_failed_logs else _failure(**record.__dict__)
         if CHATTER.match(said):
             return ""
         if record.levelno >= logging.WARNING:

@@ -6,6 +6,7 @@ import errno
 import io
 import logging
 import re
+from types import SimpleNamespace
 
 import pytest
 from snakemake.logging import DefaultFormatter
@@ -20,13 +21,15 @@ from virnucpro.logging import QUIET, job
 def shown(capsys, monkeypatch):
     """Gives a function that logs something and returns what is shown of it."""
     monkeypatch.setenv(QUIET, "")  # restored after the handler has set it
-    handler = LogHandler(None, None)
-    handler.setFormatter(DefaultFormatter())
+    settings = SimpleNamespace(dryrun=False, show_failed_logs=False)
+    handler = LogHandler(settings, None)
+    handler.setFormatter(DefaultFormatter(show_failed_logs=True))
 
     def log(message: str, level: int = logging.INFO, **extra: object) -> str:
         handler.handle(logging.makeLogRecord({"msg": message, "levelno": level, "levelname": "", **extra}))
         return capsys.readouterr().err
 
+    log.settings = settings
     return log
 
 
@@ -76,6 +79,18 @@ def test_a_failed_job_is_named_with_its_log_and_what_the_executor_says(shown, tm
     assert killed == f"a job of split failed: {reason}; log: {log}; external_jobid: 7\n"
 
 
+def test_what_follows_two_hyphens_is_heeded(shown, tmp_path):
+    """A dry run begins nothing, but shows what would run; and ``--show-failed-logs``."""
+    (tmp_path / "a.log").write_text("what the job said")
+    failed = {"event": LogEvent.JOB_ERROR, "rule_name": "split", "rule_msg": None, "log": [str(tmp_path / "a.log")]}
+    failed |= {"aux": {}, "jobid": 1, "input": [], "output": [], "conda_env": None, "shellcmd": None}
+    shown.settings.show_failed_logs = True
+    assert "what the job said" in shown("x", logging.ERROR, **failed)
+    shown.settings.dryrun = True
+    assert shown("job  count\nsplit  1", event=LogEvent.RUN_INFO) == "job  count\nsplit  1\n"
+    assert shown("Building DAG of jobs...") == "Building DAG of jobs...\n"
+
+
 def test_a_message_that_cannot_be_shown_ends_nothing(shown, monkeypatch):
     """Snakemake hands records over in a thread, which an exception would end."""
 
@@ -95,7 +110,7 @@ def test_after_an_interrupt_only_tracebacks_and_jobs_it_ended_are_left_out(shown
     assert shown("x", logging.ERROR, event=LogEvent.JOB_ERROR, rule_name="split", rule_msg="", log=[], aux={}) == ""
     left = "WorkflowError:\nUnable to cancel jobs with scancel (exit code 1)"
     assert shown(f'{left}\n  File "a.py", line 1, in cancel\n  File "b.py", line 2, in c', logging.ERROR) == f"{left}\n"
-    assert shown("Unable to cancel jobs within a minute.", logging.WARNING) == "Unable to cancel jobs within a minute.\n"
+    assert shown("Unable to cancel jobs.", logging.WARNING) == "Unable to cancel jobs.\n"
 
 
 @pytest.mark.parametrize("quiet", [True, False])
