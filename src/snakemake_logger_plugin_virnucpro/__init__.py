@@ -33,7 +33,7 @@ STEPS = {
     "calibrate": "calibrating",
     "measure": "comparing with fp32",
 }
-"""Rule → what it does, said when its first job begins."""
+"""Rule → what it does, said when its first job begins, or is submitted to a cluster."""
 CHATTER = re.compile(
     r"Assuming |Config file |host: |Waiting for more |Building DAG |Using shell|Conda environments: |Singularity containers: "
     r"|Group jobs: |Select jobs |Execute \d+ |DAG of jobs will |Updating checkpoint |Updating job |Removing temporary "
@@ -78,7 +78,7 @@ class LogHandler(LogHandlerBase):
             return ""
         self._interrupted = self._interrupted or said.startswith(INTERRUPTED)
         if event == LogEvent.JOB_INFO:
-            return self._step(record.__dict__["rule_name"])
+            return self._step(record.__dict__["rule_name"], record.__dict__["local"])
         if event == LogEvent.JOB_ERROR:
             return self.format(record) if self.common_settings.show_failed_logs else _failure(**record.__dict__)
         if CHATTER.match(said):
@@ -88,13 +88,13 @@ class LogHandler(LogHandlerBase):
             return FRAMES.sub("", text) if self._interrupted else text
         return said if record.levelno == logging.INFO and event is None else ""
 
-    def _step(self, rule: str) -> str:
-        """The line of a step, unless it has begun before, or is none (a target)."""
+    def _step(self, rule: str, local: bool) -> str:
+        """The line of a step, unless it was said before, or is none (a target). A cluster begins its jobs when it likes."""
         step = STEPS.get(rule, "")
         if not step or step in self._begun:
             return ""
         self._begun.add(step)
-        return f"{time.strftime('%H:%M:%S')}  {step}"
+        return f"{time.strftime('%H:%M:%S')}  {'' if local else 'submitted: '}{step}"
 
 
 def _failure(rule_name: str, rule_msg: str | None, log: list[str], aux: dict[str, object], **_: object) -> str:

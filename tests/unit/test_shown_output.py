@@ -45,14 +45,16 @@ def test_every_step_has_words():
 
 def test_a_step_is_said_once_when_it_begins(shown):
     said = [
-        shown("", event=LogEvent.JOB_INFO, rule_name=rule) for rule in ("split", "embed_esm2", "embed_dnabert_s", "all")
+        shown("", event=LogEvent.JOB_INFO, rule_name=rule, local=True)
+        for rule in ("split", "embed_esm2", "embed_dnabert_s", "all")
     ]
     assert [re.sub(r"^\d\d:\d\d:\d\d  ", "", text) for text in said[:2]] == [
         "reading sequences, cutting them into chunks\n",
         "computing embeddings\n",
     ]
     assert said[2:] == ["", ""], "said already; a target"
-    assert shown("", event=LogEvent.JOB_INFO, rule_name="split") == ""
+    assert shown("", event=LogEvent.JOB_INFO, rule_name="split", local=True) == ""
+    assert shown("", event=LogEvent.JOB_INFO, rule_name="predict", local=False)[10:].startswith("submitted: calling")
 
 
 def test_chatter_is_left_out_and_notes_and_errors_are_not(shown):
