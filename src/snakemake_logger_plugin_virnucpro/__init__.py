@@ -1,6 +1,7 @@
-"""What the ``virnucpro`` command shows of a Snakemake run: the steps, what went wrong, and what the workflow prints itself.
+"""What the ``virnucpro`` command shows of a Snakemake run: the steps, what went wrong, and what the workflow prints.
 
-Snakemake finds this by its name (``--logger virnucpro``), in any run of this workflow. Its own log in ``.snakemake/log`` has everything, as ever.
+Snakemake finds this by its name (``--logger virnucpro``) where the package is installed. Its own log in
+``.snakemake/log`` has everything, as ever.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ STEPS = {
 }
 """Rule → what it does, said when its first job begins, or is submitted to a cluster."""
 CHATTER = re.compile(
-    r"Assuming |Config file |host: |Waiting for more |Building DAG |Using shell|Conda environments: |Singularity containers: "
-    r"|Group jobs: |Select jobs |Execute \d+ |DAG of jobs will |Updating checkpoint |Updating job |Removing temporary "
-    r"|Job \d+ has been submitted |Complete log|Elapsed time|Nothing to be done|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
+    r"Assuming |Config file |host: |Waiting for more |Building DAG |Using shell|Conda environments: "
+    r"|Singularity containers: |Group jobs: |Select jobs |Execute \d+ |DAG of jobs will |Updating checkpoint "
+    r"|Updating job |Removing temporary |Job \d+ has been submitted |Complete log|Elapsed time|Nothing to be done"
+    r"|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
 )
-"""Beginnings of what Snakemake says that nobody waits for, or that this or the workflow says, too; all else is shown."""
+"""Beginnings of what Snakemake says that nobody waits for, or that this or the workflow says; all else is shown."""
 POINTER = "For further error details see the cluster/cloud log and the log files of the involved rule(s)."
 """What Snakemake adds to an executor's reason, in the same line."""
 INTERRUPTED = "Terminating processes on user request"
@@ -89,7 +91,7 @@ class LogHandler(LogHandlerBase):
         return said if record.levelno == logging.INFO and event is None else ""
 
     def _step(self, rule: str, local: bool) -> str:
-        """The line of a step, unless it was said before, or is none (a target). A cluster begins its jobs when it likes."""
+        """The line of a step, unless it was said, or is none (a target). A cluster begins its jobs when it likes."""
         step = STEPS.get(rule, "")
         if not step or step in self._begun:
             return ""
@@ -98,7 +100,7 @@ class LogHandler(LogHandlerBase):
 
 
 def _failure(rule_name: str, rule_msg: str | None, log: list[str], aux: dict[str, object], **_: object) -> str:
-    """A line on a job that failed: what the executor says of it (a cluster's reason and number, say), and where to read on."""
+    """A line on a job that failed: why, as a cluster's executor says, where to read on, the cluster's number."""
     reason = (rule_msg or "").removesuffix(POINTER).strip().rstrip(".")
     logs = [path for path in log if os.path.exists(path)]  # a job that never began has none
     said = [f"log: {', '.join(logs)}"] if logs else []
