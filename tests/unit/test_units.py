@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -101,6 +103,16 @@ def test_a_sample_of_several_has_its_rows(shared):
         assert list(iter_records(folder, name)) == list(iter_records(alone, name))
         own = [place / "samples" / name / "manifest.json" for place in (folder, alone)]
         assert own[0].read_bytes() == own[1].read_bytes(), "it depends on the sample alone"
+
+
+def test_the_log_of_one_says_one(tmp_path, caplog):
+    (tmp_path / "a.fa").write_text(fasta({"r": coding(1, 300)}))
+    with caplog.at_level(logging.INFO):
+        split_samples({"a": [tmp_path / "a.fa"]}, tmp_path / "shards", 300, 100)
+    first, last = (record.getMessage() for record in caplog.records)
+    assert first.startswith("1 record, 1 chunk, ")
+    assert last.startswith("1 sample, ") and " in 1 shard and " in last
+    assert not re.search(r"\b1 (partial )?\w+s\b", first + last)
 
 
 def test_other_files_are_noticed_those_of_a_refused_sample_too(shared):
