@@ -46,6 +46,9 @@ def test_published_models_are_fetched_first_and_once(tmp_path, hub: Hub):
     assert len(hub.downloads(names[0])) == 1
     hub.requests.clear()
     assert snakemake(tmp_path, *beginning, config=CONFIG, **hub.environment).ok().nothing_to_do
+    shutil.rmtree(tmp_path / "models")
+    again = snakemake(tmp_path, *beginning, "--forcerun", "split", config=CONFIG, **hub.environment).ok()
+    assert "fetched first" in run.text and "fetched first" not in again.text, "it was said, and nothing fetched"
     assert not hub.requests
 
 
@@ -61,3 +64,7 @@ def test_without_internet_nothing_is_computed_and_the_login_node_is_named(tmp_pa
     assert run.status != 0 and "Traceback" not in run.text
     assert "login node" in run.text and "virnucpro models fetch" in run.text
     assert not (tmp_path / "results" / "s").exists(), "not even the input is split before"
+    (tmp_path / "t.tsv").write_text("fasta\tlabel\ninput.fa\tviral\n")
+    config = {key: value for key, value in CONFIG.items() if key != "samples"} | {"training_data": "t.tsv"}
+    train = snakemake(tmp_path, "train", "--cores", "1", config=config, **hub.environment, HF_HUB_OFFLINE="1")
+    assert "virnucpro models fetch 8M DNABERT-S --models-dir" in train.text, "it fetches no classifier, and says none"

@@ -67,7 +67,7 @@ from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import InputError, VirNucProError
 from virnucpro.gpu import visible_gpus
 from virnucpro.logging import QUIET
-from virnucpro.models.ahead import about_to_run
+from virnucpro.models.ahead import about_to_run, record_of_digests
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
 from virnucpro.outputs import CONTROL_SETS, CONTROLS, EMBEDDINGS, GIVEN_CONTROLS, REGIONS, REPORT, SAMPLE_FILES
@@ -172,7 +172,7 @@ PREPARED = {role: f"{OUT}/models/{SOURCES[role].kind}/{SOURCES[role].identifier}
 # What is prepared from: the user's own files, or for a published model the record of its digests, which says that it
 # is fetched and unchanged; the model itself lies in a folder that runs share, so it is no rule's output.
 CHECKPOINTS = {
-    role: [f"{OUT}/models/{source.kind}/{source.identifier}.sha256"] if source.published else source.files
+    role: [str(record_of_digests(source, OUT))] if source.published else source.files
     for role, source in SOURCES.items()
 }
 # What `calibrate` made is an input like any other once it is the run's classifier: then nothing makes it.

@@ -234,6 +234,12 @@ def role_of(wildcards):
     return next(role for role, source in SOURCES.items() if (source.kind, source.identifier) == wanted)
 
 
+def models_needed():
+    """The models of this run: the target `train` alone makes its classifier and takes none."""
+    training = {job.rule.name for job in workflow.dag.targetjobs} == {"train"}
+    return [source for role, source in SOURCES.items() if role in ROLES or not training]
+
+
 def how_to_find(wildcards):
     """Param function: the arguments of ``models.sources.find``."""
     role = role_of(wildcards)

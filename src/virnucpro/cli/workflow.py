@@ -27,6 +27,7 @@ from virnucpro.errors import ConfigError, DeviceError
 from virnucpro.gpu import visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.models.ahead import about_to_run
+from virnucpro.models.registry import CLASSIFIER
 from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.outputs import (
     CONTROL_SETS,
@@ -202,7 +203,8 @@ def start(
         arguments.append("--logger=virnucpro")
     if dry_run:  # else the workflow says it before its first job
         here = None if profile else 0 if settings.device == "cpu" else len(visible_gpus())
-        if text := about_to_run(sources, here):
+        needed = [source for source in sources if source.kind != CLASSIFIER or target != "train"]
+        if text := about_to_run(needed, out, here):
             click.echo(text, err=True)
     installation.prepare_account(work / ".snakemake" / "cache")
     began = time.time()
