@@ -58,14 +58,16 @@ def test_training_fetches_no_classifier(tmp_path, monkeypatch):
 )
 def test_days_on_a_cpu_are_told(tmp_path, preset, gpus, warned):
     said = about_to_run(sources(preset, tmp_path), tmp_path, gpus)
-    assert ("There is no GPU here. With 3B a CPU computes for days" in said) == warned
+    assert ("Without a GPU, 3B takes days" in said) == warned
     assert ("mini-500" in said) == warned
 
 
-def test_a_dry_run_says_it_too(tmp_path, monkeypatch):
+@pytest.mark.parametrize("without", ["--device=cpu", "--gpus=0"])
+def test_a_dry_run_says_it_too(tmp_path, monkeypatch, without):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.fa").write_text(">a\nACGT\n")
     monkeypatch.setattr("virnucpro.cli.workflow.run_workflow", lambda work, arguments: 0)
-    words = ["predict", "a.fa", "-n", "--preset=virnucpro-500", f"--models-dir={tmp_path}", "--device=cpu"]
+    monkeypatch.setattr("virnucpro.gpu.visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    words = ["predict", "a.fa", "-n", "--preset=virnucpro-500", f"--models-dir={tmp_path}", without]
     done = CliRunner().invoke(cli, words, obj=[])
-    assert done.exit_code == 0 and "6.2 GB" in done.output and "There is no GPU here" in done.output
+    assert done.exit_code == 0 and "6.2 GB" in done.output and "Without a GPU" in done.output

@@ -65,7 +65,7 @@ from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.run_progress import RunProgress
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import InputError, VirNucProError
-from virnucpro.gpu import visible_gpus
+from virnucpro.gpu import gpus_to_use
 from virnucpro.logging import QUIET
 from virnucpro.models.ahead import about_to_run, record_of_digests
 from virnucpro.models.registry import ROLES

@@ -24,7 +24,7 @@ from virnucpro import installation
 from virnucpro.cli.inputs import sheet
 from virnucpro.cli.options import given_keys
 from virnucpro.errors import ConfigError, DeviceError
-from virnucpro.gpu import visible_gpus
+from virnucpro.gpu import gpus_to_use, visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.models.ahead import about_to_run
 from virnucpro.models.registry import CLASSIFIER
@@ -202,7 +202,7 @@ def start(
     if not verbose and not dry_run:
         arguments.append("--logger=virnucpro")
     if dry_run:  # else the workflow says it before its first job
-        here = None if profile else 0 if settings.device == "cpu" else len(visible_gpus())
+        here = None if profile else gpus_to_use(settings.device, gpus and gpus[0])
         needed = [source for source in sources if source.kind != CLASSIFIER or target != "train"]
         if text := about_to_run(needed, out, here):
             click.echo(text, err=True)

@@ -30,8 +30,8 @@ def about_to_run(sources: Iterable[ModelSource], output: str | Path, gpus: int |
     slow = [source for source in sources if planning.embedding_minutes(source.megabytes, _SAMPLE, gpu=False) > _DAY]
     if slow and gpus == 0:
         lines.append(
-            f"There is no GPU here. With {slow[0].name} a CPU computes for days on 100 Mbp of contigs; the default preset, "
-            "mini-500, for less than an hour, and nothing is fetched. `virnucpro doctor` measures either."
+            f"Without a GPU, {slow[0].name} takes days for 100 Mbp of contigs; the default preset, mini-500, takes less than "
+            "an hour, and nothing is fetched. `virnucpro doctor` measures either."
         )
     return "\n".join(lines)
 
