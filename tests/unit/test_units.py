@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workflow.conftest import coding, fasta
-from virnucpro.cli import workflow
+from virnucpro.cli import cli, workflow
 from virnucpro.cli.workflow import _changed as changed
 from virnucpro.cli.workflow import _made_otherwise as made_otherwise
 from virnucpro.errors import InputError
@@ -165,6 +166,22 @@ def test_other_controls_are_noticed_where_snakemake_remembers_nothing(tmp_path):
     os.utime(files["s"], (1, 1))
     with_shuffled = changed(out, samples, Settings(chunk_length=500, controls=3))
     assert with_shuffled == [f"{out}/s/shards", f"{out}/control_sets/s/controls.fasta"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--forcerun", "predict", "merge", "--keep-going"], ["-k", "-R", "predict", "merge"]]
+)
+def test_what_the_user_makes_again_comes_to_what_has_to_be(tmp_path, monkeypatch, words):
+    """Snakemake heeds the last of two lists alone."""
+    files = sample_with_results(tmp_path)
+    os.utime(files["s"], (1, 1))
+    started = []
+    monkeypatch.setattr(workflow, "run_workflow", lambda work, arguments: started.extend(arguments) or 0)
+    command = ["predict", str(files["s"]), f"--output={tmp_path}/out", "--chunk-length=500"]
+    assert CliRunner().invoke(cli, command, obj=words).exit_code == 0
+    first = started.index("--forcerun") + 1
+    assert started[first : first + 3] == [f"{tmp_path}/out/s/shards", "predict", "merge"]
+    assert started.count("--forcerun") + started.count("-R") == 1 and started[-1] in ("--keep-going", "-k")
 
 
 def test_controls_of_other_options_are_made_again_with_their_sample(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import signal
@@ -185,6 +186,8 @@ def start(
     forced = ["measure"] if target == "check" else []
     forced += _changed(out.absolute(), samples or {}, settings)
     forced += _made_otherwise(out.absolute(), samples or {}, settings) if target == "all" else []
+    given_targets, others = _forced(click.get_current_context().obj)
+    forced += given_targets
     arguments = [
         target,
         *(["--forcerun", *forced] if forced else []),
@@ -208,7 +211,7 @@ def start(
             click.echo(text, err=True)
     installation.prepare_account(work / ".snakemake" / "cache")
     began = time.time()
-    status = run_workflow(work, [*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
+    status = run_workflow(work, [*arguments, *["--dry-run"] * dry_run, *others])
     if status < 0:
         click.echo(
             f"\nInterrupted. What is finished is kept; the same command goes on from there:\n{_again(work)}", err=True
@@ -222,6 +225,14 @@ def start(
     for path in made if not dry_run else ():
         if path.exists():  # all of it, unless options of Snakemake's own asked for a part
             click.echo(path)
+
+
+def _forced(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What Snakemake's ``--forcerun`` names among the user's arguments, and the others: given twice, its last list alone holds."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--forcerun", "-R", nargs="*", action="extend", default=[])
+    found, others = parser.parse_known_args(arguments)
+    return found.forcerun, others
 
 
 def run_workflow(work: Path, arguments: Sequence[str]) -> int:
