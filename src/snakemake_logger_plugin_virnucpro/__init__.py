@@ -1,6 +1,7 @@
-"""What the ``virnucpro`` command shows of a Snakemake run: the steps, what went wrong, and what the workflow prints itself.
+"""What the ``virnucpro`` command shows of a Snakemake run: the steps, what went wrong, and what the workflow prints.
 
-Snakemake finds this by its name (``--logger virnucpro``), in any run of this workflow. Its own log in ``.snakemake/log`` has everything, as ever.
+Snakemake finds this by its name (``--logger virnucpro``) where the package is installed. Its own log in
+``.snakemake/log`` has everything, as ever.
 """
 
 from __future__ import annotations
@@ -33,20 +34,26 @@ STEPS = {
     "calibrate": "calibrating",
     "measure": "comparing with fp32",
 }
-"""Rule → what it does, said when its first job begins."""
+"""Rule → what it does, said when its first job begins, or is submitted to a cluster."""
 CHATTER = re.compile(
-    r"Assuming |Config file |host: |Waiting for more |Building DAG |Using shell|Conda environments: |Singularity containers: "
-    r"|Group jobs: |Select jobs |Execute \d+ |DAG of jobs will |Updating checkpoint |Updating job |Removing temporary "
-    r"|Job \d+ has been submitted |Complete log|Elapsed time|Nothing to be done|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
+    r"Assuming |Config file |host: |Waiting for more |Building DAG |Using shell|Conda environments: "
+    r"|Singularity containers: |Group jobs: |Select jobs |Execute \d+ |DAG of jobs will |Updating checkpoint "
+    r"|Updating job |Removing temporary |Job \d+ has been submitted |Complete log|Elapsed time|Nothing to be done"
+    r"|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
 )
-"""Beginnings of what Snakemake says that nobody waits for, or that this or the workflow says, too; all else is shown."""
+"""Beginnings of what Snakemake says that nobody waits for, or that this or the workflow says; all else is shown."""
+POINTER = "For further error details see the cluster/cloud log and the log files of the involved rule(s)."
+"""What Snakemake adds to an executor's reason, in the same line."""
 INTERRUPTED = "Terminating processes on user request"
+"""What follows it are jobs that this ended and tracebacks, which nobody waits for; and what couldn't be stopped."""
+FRAMES = re.compile(r"\n +File \".*", re.DOTALL)
+"""The lines of code that Snakemake adds to an error's message."""
 
 
 class LogHandler(LogHandlerBase):
     writes_to_stream = True
     writes_to_file = False
-    has_filter = True
+    has_filter = False  # so that --quiet holds
     has_formatter = False
     needs_rulegraph = False
 
@@ -54,36 +61,48 @@ class LogHandler(LogHandlerBase):
         logging.Handler.__init__(self)  # the base class of older interfaces (Snakemake 9.0) doesn't
         self._begun: set[str] = set()
         self._interrupted = False
-        os.environ[QUIET] = "1"  # the jobs inherit it
+        if not self.common_settings.dryrun:
+            os.environ[QUIET] = "1"  # the jobs inherit it
 
     def emit(self, record: logging.LogRecord) -> None:
-        event, said, text = getattr(record, "event", None), record.getMessage(), ""
-        if self._interrupted:  # what follows are tracebacks of that
-            return
-        self._interrupted = said.startswith(INTERRUPTED)
-        if event == LogEvent.JOB_INFO:
-            text = self._step(record.__dict__["rule_name"])
-        elif event == LogEvent.JOB_ERROR:
-            text = _failure(**record.__dict__)
-        elif CHATTER.match(said):
-            return
-        elif record.levelno >= logging.WARNING:
-            text = self.format(record)
-        elif record.levelno == logging.INFO and event is None:
-            text = said
-        if text.strip():
-            print(text, file=sys.stderr, flush=True)
+        try:
+            if (text := self._text(record)).strip():
+                print(text, file=sys.stderr, flush=True)
+        except Exception:  # Snakemake's thread for this would end, and show nothing from then on
+            self.handleError(record)
 
-    def _step(self, rule: str) -> str:
-        """The line of a step, unless it has begun before, or is none (a target)."""
+    def _text(self, record: logging.LogRecord) -> str:
+        """What is shown of a record, or nothing."""
+        if self.common_settings.dryrun:  # asked for behind `--`: what is shown are the jobs
+            return self.format(record) or ""
+        event, said = getattr(record, "event", None), record.getMessage()
+        if self._interrupted and (event == LogEvent.JOB_ERROR or said.startswith("Traceback ")):
+            return ""
+        self._interrupted = self._interrupted or said.startswith(INTERRUPTED)
+        if event == LogEvent.JOB_INFO:
+            return self._step(record.__dict__["rule_name"], record.__dict__["local"])
+        if event == LogEvent.JOB_ERROR:
+            return self.format(record) if self.common_settings.show_failed_logs else _failure(**record.__dict__)
+        if CHATTER.match(said):
+            return ""
+        if record.levelno >= logging.WARNING:
+            text = self.format(record)
+            return FRAMES.sub("", text) if self._interrupted else text
+        return said if record.levelno == logging.INFO and event is None else ""
+
+    def _step(self, rule: str, local: bool) -> str:
+        """The line of a step, unless it was said, or is none (a target). A cluster begins its jobs when it likes."""
         step = STEPS.get(rule, "")
         if not step or step in self._begun:
             return ""
         self._begun.add(step)
-        return f"{time.strftime('%H:%M:%S')}  {step}"
+        return f"{time.strftime('%H:%M:%S')}  {'' if local else 'submitted: '}{step}"
 
 
-def _failure(rule_name: str, log: list[str], aux: dict[str, object], **_: object) -> str:
-    """A line on a job that failed: where to read on, and what the executor says of it (a cluster's number, say)."""
-    said = [f"log: {', '.join(log)}"] if log else []
-    return "; ".join([f"a job of {rule_name} failed", *said, *(f"{key}: {aux[key]}" for key in aux)])
+def _failure(rule_name: str, rule_msg: str | None, log: list[str], aux: dict[str, object], **_: object) -> str:
+    """A line on a job that failed: why, as a cluster's executor says, where to read on, the cluster's number."""
+    reason = (rule_msg or "").removesuffix(POINTER).strip().rstrip(".")
+    logs = [path for path in log if os.path.exists(path)]  # a job that never began has none
+    said = [f"log: {', '.join(logs)}"] if logs else []
+    first = f"a job of {rule_name} failed" + f": {reason}" * bool(reason)
+    return "; ".join([first, *said, *(f"{key}: {aux[key]}" for key in aux)])

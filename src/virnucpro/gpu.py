@@ -61,6 +61,22 @@ def visible_gpus() -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def gpus_to_use(device: str, limit: int | None) -> int:
+    """How many GPUs the embedding jobs of a run on this machine share.
+
+    Args:
+        device: of the configuration.
+        limit: how many the run may use; None for all.
+
+    Raises:
+        DeviceError: see ``visible_gpus``.
+    """
+    if device == "cpu" or limit == 0:
+        return 0
+    found = len(visible_gpus())
+    return found if limit is None else min(found, limit)
+
+
 def _named(entry: str, listed: list[list[str]]) -> list[str]:
     """The devices that an entry of CUDA_VISIBLE_DEVICES stands for."""
     if entry.startswith("MIG-GPU-"):  # MIG-GPU-<uuid>/<instance>/<compute instance>, as older drivers name them

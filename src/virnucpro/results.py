@@ -19,6 +19,7 @@ from virnucpro.calls.viral import write_viral
 from virnucpro.classifier.spec import read_classifier_spec
 from virnucpro.embeddings.store import MergedEmbeddings
 from virnucpro.outputs import remove_regions
+from virnucpro.rendering import how_many
 from virnucpro.report.page import write_sample_page
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ def make_results(
             return None
         with RegionFiles(paths, results.chunks, model, rules.chunk_length, threads) as regions:
             write_viral(results.contigs, fastas, results.viral, threads, regions)
-        logger.info("found %d viral regions in %d sequences", regions.counts.regions, regions.counts.records)
+        found, where = how_many(regions.counts.regions, "viral region"), how_many(regions.counts.records, "sequence")
+        logger.info("found %s in %s", found, where)
         return asdict(regions.counts)
 
     outputs = Outputs(**{field.name: getattr(results, field.name) for field in fields(Outputs)})

@@ -15,6 +15,8 @@ from virnucpro.models.registry import ARCHITECTURES
 
 ROOT = installation.root()
 PACKAGE = ROOT / "src" / "virnucpro"
+PLUGIN = ROOT / "src" / "snakemake_logger_plugin_virnucpro"
+"""Knows Snakemake, and so lies beside the package."""
 LAYERS = [
     "errors",
     "locks",
@@ -83,6 +85,13 @@ def test_imports_go_one_way():
         assert modules(file) <= allowed, f"{file} imports {modules(file) - allowed}"
 
 
+def test_the_logger_plugin_takes_what_lies_beside_the_layers_alone():
+    """Every Snakemake run with it imports it first, so nothing heavy."""
+    for file in PLUGIN.rglob("*.py"):
+        assert modules(file) <= BESIDE, f"{file} imports {modules(file) - BESIDE}"
+        assert max(map(len, file.read_text().splitlines())) <= 120, f"{file}: lines of more than 120 letters"
+
+
 REFERENCES = {"check/reference.py": {"esm"}}
 """Where another implementation of an encoder is compared with, if it is installed."""
 
@@ -97,7 +106,7 @@ def test_the_names_of_architectures_stand_in_the_registry():
     """What depends on an architecture asks there; its own module and presets may name it, and rules are called after it."""
     own = {entry.module.rpartition(".")[2] + ".py" for entry in ARCHITECTURES.values()} | {"registry.py"}
     name = re.compile(rf"(?<![\w.-])({'|'.join(ARCHITECTURES)})(?![\w.])")
-    for file in PACKAGE.rglob("*.py"):
+    for file in (*PACKAGE.rglob("*.py"), *PLUGIN.rglob("*.py")):
         tree = ast.parse(file.read_text())
         prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in prose]
@@ -110,7 +119,7 @@ def test_the_names_of_architectures_stand_in_the_registry():
 
 
 def test_size():
-    folders = (PACKAGE, ROOT / "workflow")
+    folders = (PACKAGE, PLUGIN, ROOT / "workflow")
     files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".smk")]
     assert max(len(file.read_text().splitlines()) for file in files) <= 400
 

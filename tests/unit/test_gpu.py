@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from virnucpro import installation
 from virnucpro.cli import cli, workflow
 from virnucpro.errors import DeviceError
-from virnucpro.gpu import gpu_lock, visible_gpus
+from virnucpro.gpu import gpu_lock, gpus_to_use, visible_gpus
 
 LISTING = """\
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa-1)
@@ -77,6 +77,14 @@ def test_a_gpu_that_is_not_there(smi, monkeypatch, absent):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"0,{absent}")
     with pytest.raises(DeviceError, match=rf"names GPU {absent}; nvidia-smi lists 0 .* 2 \(GPU-cccc-3\)"):
         visible_gpus()
+
+
+@pytest.mark.parametrize(
+    ("device", "limit", "used"), [("auto", None, 4), ("auto", 2, 2), ("cuda", 9, 4), ("auto", 0, 0), ("cpu", None, 0)]
+)
+def test_how_many_a_run_uses(smi, device, limit, used):
+    smi(LISTING)
+    assert gpus_to_use(device, limit) == used
 
 
 def test_machines_without_nvidia_smi(smi, monkeypatch, caplog, tmp_path):

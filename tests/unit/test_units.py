@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workflow.conftest import coding, fasta
-from virnucpro.cli import workflow
+from virnucpro.cli import cli, workflow
 from virnucpro.cli.workflow import _changed as changed
 from virnucpro.cli.workflow import _made_otherwise as made_otherwise
 from virnucpro.errors import InputError
@@ -103,6 +106,16 @@ def test_a_sample_of_several_has_its_rows(shared):
         assert own[0].read_bytes() == own[1].read_bytes(), "it depends on the sample alone"
 
 
+def test_the_log_of_one_says_one(tmp_path, caplog):
+    (tmp_path / "a.fa").write_text(fasta({"r": coding(1, 300)}))
+    with caplog.at_level(logging.INFO):
+        split_samples({"a": [tmp_path / "a.fa"]}, tmp_path / "shards", 300, 100)
+    first, last = (record.getMessage() for record in caplog.records)
+    assert first.startswith("1 record, 1 chunk, ")
+    assert last.startswith("1 sample, ") and " in 1 shard and " in last
+    assert not re.search(r"\b1 (partial )?\w+s\b", first + last)
+
+
 def test_other_files_are_noticed_those_of_a_refused_sample_too(shared):
     samples, folder = shared
     split_samples(samples, folder, 300, 4)
@@ -153,6 +166,22 @@ def test_other_controls_are_noticed_where_snakemake_remembers_nothing(tmp_path):
     os.utime(files["s"], (1, 1))
     with_shuffled = changed(out, samples, Settings(chunk_length=500, controls=3))
     assert with_shuffled == [f"{out}/s/shards", f"{out}/control_sets/s/controls.fasta"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--forcerun", "predict", "merge", "--keep-going"], ["-k", "-R", "predict", "merge"]]
+)
+def test_what_the_user_makes_again_comes_to_what_has_to_be(tmp_path, monkeypatch, words):
+    """Snakemake heeds the last of two lists alone."""
+    files = sample_with_results(tmp_path)
+    os.utime(files["s"], (1, 1))
+    started = []
+    monkeypatch.setattr(workflow, "run_workflow", lambda work, arguments: started.extend(arguments) or 0)
+    command = ["predict", str(files["s"]), f"--output={tmp_path}/out", "--chunk-length=500"]
+    assert CliRunner().invoke(cli, command, obj=words).exit_code == 0
+    first = started.index("--forcerun") + 1
+    assert started[first : first + 3] == [f"{tmp_path}/out/s/shards", "predict", "merge"]
+    assert started.count("--forcerun") + started.count("-R") == 1 and started[-1] in ("--keep-going", "-k")
 
 
 def test_controls_of_other_options_are_made_again_with_their_sample(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 
@@ -46,6 +47,9 @@ def test_published_models_are_fetched_first_and_once(tmp_path, hub: Hub):
     assert len(hub.downloads(names[0])) == 1
     hub.requests.clear()
     assert snakemake(tmp_path, *beginning, config=CONFIG, **hub.environment).ok().nothing_to_do
+    shutil.rmtree(tmp_path / "models")
+    again = snakemake(tmp_path, *beginning, "--forcerun", "split", config=CONFIG, **hub.environment).ok()
+    assert "fetched first" in run.text and "fetched first" not in again.text, "it was said, and nothing fetched"
     assert not hub.requests
 
 
@@ -57,7 +61,25 @@ def test_a_whole_run_with_published_models(tmp_path, hub: Hub):
 
 
 def test_without_internet_nothing_is_computed_and_the_login_node_is_named(tmp_path, hub: Hub):
-    run = snakemake(tmp_path, "--cores", "1", config=CONFIG, **hub.environment, HF_HUB_OFFLINE="1")
+    offline = hub.environment | {"HF_HUB_OFFLINE": "1"}
+    run = snakemake(tmp_path, "--cores", "1", config=CONFIG, **offline)
     assert run.status != 0 and "Traceback" not in run.text
     assert "login node" in run.text and "virnucpro models fetch" in run.text
     assert not (tmp_path / "results" / "s").exists(), "not even the input is split before"
+    (tmp_path / "t.tsv").write_text("fasta\tlabel\ninput.fa\tviral\n")
+    config = {key: value for key, value in CONFIG.items() if key != "samples"} | {"training_data": "t.tsv"}
+    train = snakemake(tmp_path, "train", "--cores", "1", config=config, **offline)
+    assert "virnucpro models fetch 8M DNABERT-S --models-dir" in train.text, "it fetches no classifier, and says none"
+
+
+def test_a_large_model_without_a_gpu_is_remarked_though_the_machine_has_one(tmp_path, hub: Hub):
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-aaaa)'\n")
+    program.chmod(0o755)
+    variables = hub.environment | {"HF_HUB_OFFLINE": "1", "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    said = [
+        snakemake(tmp_path, "--cores", "1", *limit, config=CONFIG | {"esm_model": "3B"}, **variables).text
+        for limit in ((), ("--resources", "gpu=0"))
+    ]
+    assert ["Without a GPU, 3B takes days" in text for text in said] == [False, True]

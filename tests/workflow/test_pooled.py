@@ -239,10 +239,14 @@ def test_an_output_folder_that_was_moved(pool, tmp_path, tiny):
     changes = {"output_dir": "far/away/moved", "threshold": 0.99}
     pool.results = tmp_path / "far" / "away" / "moved"
     before = pool.tables(*SAMPLES)
-    told = pool.run(**changes)
+    told = pool.run(extra=("--forcerun", "run_report"), **changes)
     assert "--forcerun merge predict" in told.text and pool.tables(*SAMPLES) == before, "Snakemake has no records of it"
     moved = pool.run(extra=("--forcerun", "predict"), **changes)
-    assert set(jobs(moved)) == {"predict", "run_report"} and pool.tables(*SAMPLES) != before
+    assert (
+        set(jobs(moved)) == {"predict", "run_report"}
+        and "add: --forcerun" not in moved.text
+        and pool.tables(*SAMPLES) != before
+    )
     again = pool.run(**changes)
     assert again.nothing_to_do and "--forcerun" not in again.text
 

@@ -132,7 +132,7 @@ def test_an_older_input_that_snakemake_cannot_notice(tmp_path, tiny):
         if output == "moved":
             (tmp_path / "results").rename(tmp_path / "moved")
             before, made = made, replace(4)
-        told = snakemake(tmp_path, config=config | {"output_dir": output}).ok()
+        told = snakemake(tmp_path, "-R", "run_report", config=config | {"output_dir": output}).ok()
         assert f"--forcerun {output}/in/shards" in told.text and found(output) == before
         snakemake(tmp_path, "--forcerun", f"{output}/in/shards", config=config | {"output_dir": output}).ok()
         assert found(output) == made

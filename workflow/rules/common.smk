@@ -65,9 +65,9 @@ from virnucpro.embeddings.key import embedding_key
 from virnucpro.embeddings.run_progress import RunProgress
 from virnucpro.encoders.spec import read_spec
 from virnucpro.errors import InputError, VirNucProError
-from virnucpro.gpu import visible_gpus
+from virnucpro.gpu import gpus_to_use
 from virnucpro.logging import QUIET
-from virnucpro.models.ahead import about_to_run
+from virnucpro.models.ahead import about_to_run, record_of_digests
 from virnucpro.models.registry import ROLES
 from virnucpro.models.sources import KEYS, find
 from virnucpro.outputs import CONTROL_SETS, CONTROLS, EMBEDDINGS, GIVEN_CONTROLS, REGIONS, REPORT, SAMPLE_FILES
@@ -172,7 +172,7 @@ PREPARED = {role: f"{OUT}/models/{SOURCES[role].kind}/{SOURCES[role].identifier}
 # What is prepared from: the user's own files, or for a published model the record of its digests, which says that it
 # is fetched and unchanged; the model itself lies in a folder that runs share, so it is no rule's output.
 CHECKPOINTS = {
-    role: [f"{OUT}/models/{source.kind}/{source.identifier}.sha256"] if source.published else source.files
+    role: [str(record_of_digests(source, OUT))] if source.published else source.files
     for role, source in SOURCES.items()
 }
 # What `calibrate` made is an input like any other once it is the run's classifier: then nothing makes it.
@@ -221,17 +221,22 @@ wildcard_constraints:
 
 
 # Snakemake compares an input with its record of the run that read it. Where it has none (results that were moved, or made by the
-# command) it goes by dates, and overlooks an older file; what was split says which files those were. Who gives --forcerun, as the
-# command does by itself, knows.
-if MAIN and not {"--forcerun", "-R"}.intersection(sys.argv):
+# command) it goes by dates, and overlooks an older file; what was split says which files those were. No word on what is
+# made again anyhow: by --forcerun, which the command gives by itself.
+_forced = {word.removeprefix("--forcerun=") for word in sys.argv}
+if MAIN:
     for _unit, _samples in (UNITS | {name: (name,) for name in CONTROLLED if name == GIVEN_CONTROLS}).items():
         _folder = f"{OUT}/{_unit}/shards"
+        if _forced.intersection(("split", _folder)):
+            continue
         for _sample in changed_inputs(_folder, {sample: FASTAS[sample] for sample in _samples}):
             logger.warning(
                 f"Sample {_sample}: its input isn't what was split before. If the jobs below don't include `split`, add: "
                 f"--forcerun {shlex.quote(_folder)}"
             )
-    if _other := [sample for sample in SAMPLES if other_options(Path(OUT, sample), SETTINGS.as_dict())]:
+    _results = {} if _forced.intersection(("predict", "measure")) else SAMPLES  # the latter reads none
+    _results = [sample for sample in _results if f"{OUT}/{sample}/{TABLES['contigs']}" not in _forced]
+    if _other := [sample for sample in _results if other_options(Path(OUT, sample), SETTINGS.as_dict())]:
         logger.warning(
             f"Results of other options: {how_many(len(_other), 'sample')} ({', '.join(_other[:3])}{' …' * (len(_other) > 3)}). If the "
             "jobs below don't include `predict`, as where the folder was moved, add: --forcerun merge predict"

@@ -190,19 +190,22 @@ def gpus_per_job():
     return 0 if SETTINGS.device == "cpu" else 1
 
 
-@cache
-def gpus_here():
-    """GPUs that this machine has for embedding jobs."""
-    with user_errors():
-        return 0 if SETTINGS.device == "cpu" else len(visible_gpus())
-
-
 def cores_here():
     """Cores that jobs of this run share; None where a cluster gives each its own."""
     try:
         return workflow.cores
     except WorkflowError:
         return None
+
+
+@cache
+def gpus_here():
+    """GPUs that embedding jobs of this run share; None where a cluster gives each its own."""
+    if not cores_here():
+        return None
+    limit = workflow.global_resources.get("gpu")
+    with user_errors():
+        return gpus_to_use(SETTINGS.device, getattr(limit, "value", limit))  # a number itself with Snakemake 9.0
 
 
 def threads_for_input(wildcards, input):
@@ -215,15 +218,14 @@ def threads_for_input(wildcards, input):
 
 def threads_per_embedding(wildcards):
     """The other cores divided by GPUs, so that embedding jobs run side by side; a fixed number on a cluster."""
-    return planning.threads_per_embedding(cores_here(), gpus_here() if cores_here() else 0)
+    return planning.threads_per_embedding(cores_here(), gpus_here() or 0)
 
 
 def threads_for_shard(role):
     """The same, and on a CPU for two jobs with small models."""
 
     def threads(wildcards):
-        gpus = gpus_here() if cores_here() else 0
-        return planning.threads_per_embedding(cores_here(), gpus, SOURCES[role].megabytes)
+        return planning.threads_per_embedding(cores_here(), gpus_here() or 0, SOURCES[role].megabytes)
 
     return threads
 
@@ -232,6 +234,12 @@ def role_of(wildcards):
     """The role of the model that a job fetches or prepares."""
     wanted = (wildcards.kind, wildcards.identifier)
     return next(role for role, source in SOURCES.items() if (source.kind, source.identifier) == wanted)
+
+
+def models_needed():
+    """The models of this run: the target `train` alone makes its classifier and takes none."""
+    training = {job.rule.name for job in workflow.dag.targetjobs} == {"train"}
+    return [source for role, source in SOURCES.items() if role in ROLES or not training]
 
 
 def how_to_find(wildcards):

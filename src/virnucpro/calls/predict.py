@@ -23,6 +23,7 @@ from virnucpro.errors import StorageError
 from virnucpro.io import atomic_file
 from virnucpro.processes import Processes
 from virnucpro.provenance import RunRecord
+from virnucpro.rendering import how_many
 from virnucpro.sequences.shards import FRAMES, PARTIAL
 from virnucpro.sequences.split import iter_records, read_sample
 
@@ -126,7 +127,8 @@ def predict(
     }
     with atomic_file(outputs.summary) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    logger.info("scored %d frames of %d sequences, %d viral", counts.frames, counts.records, counts.viral_records)
+    scored = f"{how_many(counts.frames, 'frame')} of {how_many(counts.records, 'sequence')}"
+    logger.info("scored %s, %d viral", scored, counts.viral_records)
     return summary
 
 

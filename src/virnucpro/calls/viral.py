@@ -11,6 +11,7 @@ from virnucpro.calls.region_files import RegionFiles
 from virnucpro.calls.sequence_lines import write_sequence
 from virnucpro.errors import StorageError
 from virnucpro.io import atomic_file
+from virnucpro.rendering import how_many
 from virnucpro.result_tables import AMBIGUOUS, CONTIG_COLUMNS, NON_VIRAL, UNSCORED, VIRAL, read_rows
 from virnucpro.sequences.read import read_fasta
 
@@ -59,5 +60,5 @@ def write_viral(
                 regions.add(record, int(chunks), call)
         if next(rows, None) is not None:
             raise StorageError(f"{fastas[-1]}: ends before the last record that was scored: the {changed}")
-    logger.info("copied %d sequences", written)
+    logger.info("copied %s", how_many(written, "sequence"))
     return written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import signal
@@ -24,9 +25,10 @@ from virnucpro import installation
 from virnucpro.cli.inputs import sheet
 from virnucpro.cli.options import given_keys
 from virnucpro.errors import ConfigError, DeviceError
-from virnucpro.gpu import visible_gpus
+from virnucpro.gpu import gpus_to_use, visible_gpus
 from virnucpro.locks import describe_holder, read_holder, try_lock, write_holder
 from virnucpro.models.ahead import about_to_run
+from virnucpro.models.registry import CLASSIFIER
 from virnucpro.models.sources import KEYS, find, is_name
 from virnucpro.outputs import (
     CONTROL_SETS,
@@ -184,6 +186,8 @@ def start(
     forced = ["measure"] if target == "check" else []
     forced += _changed(out.absolute(), samples or {}, settings)
     forced += _made_otherwise(out.absolute(), samples or {}, settings) if target == "all" else []
+    given_targets, others = _forced(click.get_current_context().obj)
+    forced += given_targets
     arguments = [
         target,
         *(["--forcerun", *forced] if forced else []),
@@ -201,12 +205,13 @@ def start(
     if not verbose and not dry_run:
         arguments.append("--logger=virnucpro")
     if dry_run:  # else the workflow says it before its first job
-        here = None if profile else 0 if settings.device == "cpu" else len(visible_gpus())
-        if text := about_to_run(sources, here):
+        here = None if profile else gpus_to_use(settings.device, gpus and gpus[0])
+        needed = [source for source in sources if source.kind != CLASSIFIER or target != "train"]
+        if text := about_to_run(needed, out, here):
             click.echo(text, err=True)
     installation.prepare_account(work / ".snakemake" / "cache")
     began = time.time()
-    status = run_workflow(work, [*arguments, *["--dry-run"] * dry_run, *click.get_current_context().obj])
+    status = run_workflow(work, [*arguments, *["--dry-run"] * dry_run, *others])
     if status < 0:
         click.echo(
             f"\nInterrupted. What is finished is kept; the same command goes on from there:\n{_again(work)}", err=True
@@ -220,6 +225,14 @@ def start(
     for path in made if not dry_run else ():
         if path.exists():  # all of it, unless options of Snakemake's own asked for a part
             click.echo(path)
+
+
+def _forced(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What Snakemake's ``--forcerun`` names among the user's arguments, and the others: given twice, its last list alone holds."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--forcerun", "-R", nargs="*", action="extend", default=[])
+    found, others = parser.parse_known_args(arguments)
+    return found.forcerun, others
 
 
 def run_workflow(work: Path, arguments: Sequence[str]) -> int:

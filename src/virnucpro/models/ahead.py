@@ -14,22 +14,31 @@ _SAMPLE = 100_000
 _DAY = 24 * 60
 
 
-def about_to_run(sources: Iterable[ModelSource], gpus: int | None) -> str:
-    """Lines to print; empty if all models are here and there is nothing to warn of.
+def about_to_run(sources: Iterable[ModelSource], output: str | Path, gpus: int | None) -> str:
+    """Lines to print; empty if nothing is fetched and there is nothing to warn of.
 
-    ``gpus`` is how many the run's embedding jobs have here, or None where a cluster will have them.
+    Args:
+        sources: the models that the run needs.
+        output: its folder of results, which says what an earlier run has fetched and prepared.
+        gpus: how many its embedding jobs have here, or None where a cluster will have them.
     """
     sources = list(sources)
     lines: list[str] = []
-    if missing := [source for source in sources if source.published and not source.path.exists()]:
+    absent = [source for source in sources if source.published and not source.path.exists()]
+    if missing := [source for source in absent if not record_of_digests(source, output).exists()]:
         lines += _fetching(missing)
     slow = [source for source in sources if planning.embedding_minutes(source.megabytes, _SAMPLE, gpu=False) > _DAY]
     if slow and gpus == 0:
         lines.append(
-            f"There is no GPU here. With {slow[0].name} a CPU computes for days on 100 Mbp of contigs; the default preset, "
-            "mini-500, for less than an hour, and nothing is fetched. `virnucpro doctor` measures either."
+            f"Without a GPU, {slow[0].name} takes days for 100 Mbp of contigs; the default preset, mini-500, takes less than "
+            "an hour, and nothing is fetched. `virnucpro doctor` measures either."
         )
     return "\n".join(lines)
+
+
+def record_of_digests(source: ModelSource, output: str | Path) -> Path:
+    """A file in a run's folder of results, made when a published model was fetched or checked for it."""
+    return Path(output, "models", source.kind, f"{source.identifier}.sha256")
 
 
 def fetch_command(*sources: ModelSource) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from virnucpro.errors import InputError
 from virnucpro.io import atomic_file
+from virnucpro.rendering import how_many
 from virnucpro.sequences.read import Record, read_fasta
 from virnucpro.sequences.shuffle import codon_shuffle, dinucleotide_shuffle
 
@@ -78,9 +79,10 @@ def make_controls(
                 file.write(b">%b|%b\n%b\n" % (kind.encode(), record.id.encode(), shuffled))
         if count and not chosen:
             file.write(_NO_RECORD)
+    contigs = how_many(len(chosen), "contig")
     if len(chosen) < count:
-        logger.warning("sample %s has %d contigs: as many controls of each kind, not %d", sample, len(chosen), count)
-    logger.info("shuffled %d contigs", len(chosen))
+        logger.warning("sample %s has %s: as many controls of each kind, not %d", sample, contigs, count)
+    logger.info("shuffled %s", contigs)
     return len(chosen)
 
 

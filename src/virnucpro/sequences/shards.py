@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from virnucpro.io import BLOCK_BYTES, sha256_file
+from virnucpro.rendering import how_many
 
 FRAMES, PARTIAL = "frames", "partial"
 """What shards hold: stop-free frames, or of each chunk without one its longest stretch (see ``stretches``)."""
@@ -31,7 +32,7 @@ Counts = tuple[int, ...]
 
 def counted(kind: str, count: int) -> str:
     """So many frames of a kind, in words."""
-    return f"{count:,} frames" if kind == FRAMES else f"{count:,} partial frames"
+    return how_many(count, "frame" if kind == FRAMES else "partial frame")
 
 
 class ChunkTexts(NamedTuple):

@@ -22,6 +22,7 @@ from virnucpro.io import atomic_directory
 from virnucpro.outputs import identity
 from virnucpro.processes import Processes
 from virnucpro.provenance import RunRecord, resources_used
+from virnucpro.rendering import how_many
 from virnucpro.sequences.records import REMEDY, RecordRow, SampleRecords, read_table
 from virnucpro.sequences.shards import FRAMES, KINDS, PARTIAL, ChunkTexts, ShardWriter, counted
 from virnucpro.sequences.splitter import BlockSplitter
@@ -115,8 +116,10 @@ def split_samples(
             "partial_shards": writers[PARTIAL].shards,
         }
         _write_json(folder / "manifest.json", manifest)
-    said = (f"{counted(kind, written[kind])} in {len(writer.shards)} shards" for kind, writer in writers.items())
-    logger.info("%d samples, %s", len(samples), " and ".join(said))
+    said = (
+        f"{counted(kind, written[kind])} in {how_many(len(writer.shards), 'shard')}" for kind, writer in writers.items()
+    )
+    logger.info("%s, %s", how_many(len(samples), "sample"), " and ".join(said))
     return manifest
 
 
@@ -153,7 +156,8 @@ def _split(
         raise AssertionError(f"{folder}: {chunks} chunks, not {expected}")
     for note in records.notes():
         logger.warning("%s", note)
-    logger.info("%d records, %d chunks, %d frames and %d partial frames", found.count, chunks, *counts.values())
+    frames = " and ".join(counted(kind, count) for kind, count in counts.items())
+    logger.info("%s, %s, %s", how_many(found.count, "record"), how_many(chunks, "chunk"), frames)
     manifest = {
         "chunk_length": chunk_length,
         "records": found.count,
