@@ -81,7 +81,7 @@ def test_bundled_models_call_the_same_in_bf16(bf16):
     assert 0 < (half - full).abs().max() < 0.02
 
 
-def test_what_overflows_in_bf16_is_computed_again(bf16, monkeypatch):
+def test_what_overflows_in_bf16_is_computed_again(bf16, three_threads, monkeypatch):
     model, text, linear = random_esm2(), proteins([30] * 4), HalfCpuOps.linear
     monkeypatch.setattr(HalfCpuOps, "linear", lambda *given: linear(*given).fill_(torch.inf))
     found = embed(model, list("abcd"), text, tokens_per_batch=64)
