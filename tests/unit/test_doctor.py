@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from virnucpro import doctor, installation
 from virnucpro.cli import cli
 from virnucpro.doctor import NOTE, OK, PROBLEM, Case
+from virnucpro.encoders.device import Device
 from virnucpro.encoders.embed import Embedded
 from virnucpro.encoders.spec import read_spec
 from virnucpro.settings.samples import read_samples
@@ -142,6 +143,8 @@ def test_models_that_memory_cannot_hold(monkeypatch, tmp_path):
         finding = only(doctor.memory(large))
         assert finding.found == f"{gigabytes}.0 GB, 62.4 GB will do"
         assert finding.state == state and remedy in finding.remedy
+    monkeypatch.setattr(Device, "has_bf16_products", True)
+    assert only(doctor.memory(large)).found.endswith(" 92.6 GB will do"), "weights in fp32 and in bf16"
 
 
 def test_partitions_of_a_cluster(monkeypatch, tmp_path):
