@@ -355,7 +355,8 @@ def _frames_per_second(case: Case, role: str) -> float:
         batch.frames.proteins if role == PROTEIN.name else batch.frames.nucleotides for batch in batches
     )
     sequences = list(islice(texts, 20_000))
-    settings = replace(case.settings, compile=False)  # compiling alone takes longer than all this
+    # In the run's precision, but plain: compiling alone takes longer than all this.
+    settings = replace(case.settings, compile=False, precision=case.precision(role).name)
     count, began = 4, time.monotonic()  # a large model on a CPU may need seconds for each
     with tempfile.TemporaryDirectory() as folder:
         if role in case.encoders:
