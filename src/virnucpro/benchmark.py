@@ -115,10 +115,13 @@ class Benchmark:
 
     def measure(self, remark: str = "") -> None:
         """Rows for this project's way in each precision and attention, the first time after its bound."""
-        plan = self.plan
+        plan, compiled = self.plan, (False, True)[: 1 + self.plan.compile]
+        chosen = [  # all of them first: what there isn't is said before minutes of measuring
+            (choose_precision(asked, self.device, plan.architecture, compile=compile), attention, compile)
+            for asked, attention, compile in product(plan.precisions, plan.attentions, compiled)
+        ]
         self.encoder.cpu()
-        for asked in plan.precisions:
-            precision = choose_precision(asked, self.device, plan.architecture)
+        for precision, attention, compile in chosen:
             name = precision.name
             half = "fp16" if precision.job_gate is not None else name  # the bound is that of unrounded products
             if half not in self._bounds:
@@ -127,15 +130,14 @@ class Benchmark:
                 ways = ("matrix products alone", "matrix products, the fastest call of each")
                 for way, tokens in zip(ways, self._bounds[half], strict=True):
                     self.add(way, half, tokens / self._tokens_each, None)
-            for attention, compile in product(plan.attentions, (False, True)[: 1 + plan.compile]):
-                if self.device == "cuda":
-                    torch.cuda.empty_cache()
-                    torch.cuda.reset_peak_memory_stats()
-                speed, vectors, facts = self._measure_encoder(precision, attention, compile)
-                way = f"this ({facts['backend']}, {facts['kernels']}){remark}"
-                shares = [facts["tokens_per_second"] / bound for bound in self._bounds[half]]
-                facts |= dict(zip(("share_of_bound", "share_of_fastest"), shares, strict=True))
-                self.add(way, name, speed, vectors, **facts)
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            speed, vectors, facts = self._measure_encoder(precision, attention, compile)
+            way = f"this ({facts['backend']}, {facts['kernels']}){remark}"
+            shares = [facts["tokens_per_second"] / bound for bound in self._bounds[half]]
+            facts |= dict(zip(("share_of_bound", "share_of_fastest"), shares, strict=True))
+            self.add(way, name, speed, vectors, **facts)
 
     def result(self) -> dict[str, Any]:
         """``{"setting": {...}, "rows": [...]}``, plain values."""

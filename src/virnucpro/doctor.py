@@ -24,7 +24,7 @@ from virnucpro.classifier.spec import read_classifier_spec, scores_partial, spec
 from virnucpro.embeddings.shard import compute, resolve_device
 from virnucpro.encoders.attention import BACKENDS, choose_backend, unavailable_reason
 from virnucpro.encoders.loading import write_encoder
-from virnucpro.encoders.precision import choose_precision
+from virnucpro.encoders.precision import Precision, choose_precision
 from virnucpro.encoders.spec import EncoderSpec, read_spec
 from virnucpro.errors import ModelError, VirNucProError
 from virnucpro.models.ahead import fetch_command
@@ -69,6 +69,11 @@ class Case:
 
     def source(self, role: str) -> ModelSource:
         return find(role, getattr(self.settings, KEYS[role]), self.settings.models_dir)
+
+    def precision(self, role: str) -> Precision:
+        """That of the run."""
+        asked = self.settings
+        return choose_precision(asked.precision, self.device, self.source(role).architecture, compile=asked.compile)
 
     @cached_property
     def encoders(self) -> dict[str, tuple[Path, EncoderSpec]]:
@@ -196,7 +201,7 @@ def arithmetic(case: Case) -> Iterator[Finding]:
     settings, why = case.settings, {True: "the best here", False: "as configured"}
     for role, (name, shape) in case.shapes.items():
         architecture = case.source(role).architecture
-        precision = choose_precision(settings.precision, case.device, architecture, compile=settings.compile)
+        precision = case.precision(role)
         found = f"{precision.name} on {case.device}: {why[settings.precision == 'auto']}"
         yield Finding(f"precision of {name}", OK, found)
         if settings.batching == "original":
@@ -282,7 +287,10 @@ def memory(case: Case) -> Iterator[Finding]:
     """Memory."""
     if case.device != "cpu" or not case.shapes:
         return
-    needed = max(planning.encoder_memory(shape.layers, shape.width) for _, shape in case.shapes.values())
+    needed = max(
+        planning.encoder_memory(shape.layers, shape.width, case.precision(role).product_dtype_name is not None)
+        for role, (_, shape) in case.shapes.items()
+    )
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = f"{total / 1e9:,.1f} GB, {needed / 1e9:,.1f} GB will do"
     remedy = "Take a smaller ESM-2, a GPU, or a machine with more." if needed > total else ""
@@ -347,7 +355,8 @@ def _frames_per_second(case: Case, role: str) -> float:
         batch.frames.proteins if role == PROTEIN.name else batch.frames.nucleotides for batch in batches
     )
     sequences = list(islice(texts, 20_000))
-    settings = replace(case.settings, compile=False)  # compiling alone takes longer than all this
+    # In the run's precision, but plain: compiling alone takes longer than all this.
+    settings = replace(case.settings, compile=False, precision=case.precision(role).name)
     count, began = 4, time.monotonic()  # a large model on a CPU may need seconds for each
     with tempfile.TemporaryDirectory() as folder:
         if role in case.encoders:

@@ -20,8 +20,11 @@ def preparing_memory(model_megabytes: int) -> int:
 
 
 def embedding_memory(model_megabytes: int, frames: int, bytes_per_frame: int) -> int:
-    """Megabytes of main memory to embed a shard: imports, weights twice, texts and vectors of its frames."""
-    return 3000 + 2 * model_megabytes + frames * bytes_per_frame // 2**20
+    """Megabytes of main memory to embed a shard: imports, weights, texts and vectors of its frames.
+
+    Of weights three times the file's 2 bytes: a CPU has them in fp32 and, where it multiplies it, in bf16 beside that.
+    """
+    return 3000 + 3 * model_megabytes + frames * bytes_per_frame // 2**20
 
 
 def embedding_minutes(model_megabytes: int, frames: int, gpu: bool) -> int:
@@ -34,9 +37,12 @@ def check_memory(model_megabytes: Iterable[int]) -> int:
     return 4000 + 4 * sum(model_megabytes)
 
 
-def encoder_memory(layers: int, width: int) -> float:
-    """Bytes to compute with an encoder in fp32: 12 · width² weights a layer; PyTorch, a batch and a shard's vectors."""
-    return 4 * 12 * layers * width**2 + 2e9
+def encoder_memory(layers: int, width: int, bf16: bool = False) -> float:
+    """Bytes to compute with an encoder on a CPU: 12 · width² weights a layer; PyTorch, a batch and a shard's vectors.
+
+    Weights are in fp32 and, where products are in ``bf16``, in that beside it.
+    """
+    return (6 if bf16 else 4) * 12 * layers * width**2 + 2e9
 
 
 def disk_space(

@@ -1,12 +1,14 @@
 """Encoders on a CPU: operations in place, a batch on each core."""
 
 import ctypes
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.unit.encoder_fixtures import ROOT, bpe_json, dna, proteins, random_dnabert, random_esm2, random_esmc
+from virnucpro.benchmark import Benchmark, Plan
 from virnucpro.classifier.model import load_classifier
 from virnucpro.encoders.accuracy import relative_l2
 from virnucpro.encoders.cpu import HalfCpuOps, cores, keep_freed_memory
@@ -17,6 +19,7 @@ from virnucpro.encoders.loading import load_encoder
 from virnucpro.encoders.original import embed_original
 from virnucpro.encoders.precision import choose_precision
 from virnucpro.errors import ConfigError
+from virnucpro.models.registry import ARCHITECTURES
 
 LENGTHS = [3, 70, 70, 70, 5, 41, 41, 160, 2, 70] * 6
 
@@ -81,7 +84,7 @@ def test_bundled_models_call_the_same_in_bf16(bf16):
     assert 0 < (half - full).abs().max() < 0.02
 
 
-def test_what_overflows_in_bf16_is_computed_again(bf16, monkeypatch):
+def test_what_overflows_in_bf16_is_computed_again(bf16, three_threads, monkeypatch):
     model, text, linear = random_esm2(), proteins([30] * 4), HalfCpuOps.linear
     monkeypatch.setattr(HalfCpuOps, "linear", lambda *given: linear(*given).fill_(torch.inf))
     found = embed(model, list("abcd"), text, tokens_per_batch=64)
@@ -98,6 +101,23 @@ def test_bf16_is_for_cpus_that_have_it_and_not_compiled(bf16, monkeypatch):
     assert choose_precision("auto", "cpu").name == "fp32"
     with pytest.raises(ConfigError, match="AVX512-BF16, AMX"):
         choose_precision("bf16", "cpu")
+
+
+def test_what_is_compiled_is_benchmarked_in_fp32_beside_bf16(bf16, monkeypatch):
+    def measured(self, precision, attention, compile):
+        facts = {"backend": attention, "kernels": "compiled" if compile else "plain", "tokens_per_second": 1.0}
+        return 1.0, self._reference, facts
+
+    monkeypatch.setattr(Benchmark, "_measure_encoder", measured)
+    plan = Plan(ARCHITECTURES["esm2"], "8M", lengths=(5, 8), attentions=("sdpa",), compile=True, seconds=0.01)
+    benchmark = Benchmark(plan, "cpu")
+    benchmark.measure()
+    rows = {row["way"]: row["precision"] for row in benchmark.rows if row["way"].startswith("this")}
+    assert rows == {"this (sdpa, plain)": "bf16", "this (sdpa, compiled)": "fp32"}
+    never = Benchmark(replace(plan, precisions=("fp32", "bf16")), "cpu")
+    with pytest.raises(ConfigError, match="isn't compiled on a CPU"):
+        never.measure()
+    assert never.rows == [], "it is said before anything is measured"
 
 
 def test_features_are_neighbours_only_while_it_computes():

@@ -77,6 +77,10 @@ FIGURES = {
         "docs/performance.md": rf"\| 2 CPU cores \(Zen 3\) \| \*\*{N}\*\*",
         "README.md": rf"\| 2 CPU cores \| \*\*{N}\*\*",
     },
+    "Mbp a minute of mini-500 on two cores with bf16": {
+        "docs/performance.md": rf"\| 2 CPU cores \(Sapphire Rapids, AMX: bf16\) \| \*\*{N}\*\*",
+        "README.md": rf"\| 2 CPU cores \|[^|]*; \*\*{N}\*\* beside a few \(Sapphire Rapids",
+    },
     "Mbp a minute of virnucpro-500, H200": {
         "docs/performance.md": rf"\| H200 \| [^|]*\| \*\*{N}\*\*",
         "README.md": rf"\| H100 or H200 \|[^|]*\| \*\*{N}\*\*",

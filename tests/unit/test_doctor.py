@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from virnucpro import doctor, installation
 from virnucpro.cli import cli
 from virnucpro.doctor import NOTE, OK, PROBLEM, Case
+from virnucpro.encoders.device import Device
 from virnucpro.encoders.embed import Embedded
 from virnucpro.encoders.spec import read_spec
 from virnucpro.settings.samples import read_samples
@@ -107,6 +108,21 @@ def test_models_that_are_not_here_are_timed_with_random_weights(tmp_path, monkey
     assert "has yet to prepare" in only(doctor.duration(unknown)).found
 
 
+def test_what_will_be_compiled_is_timed_in_its_precision(monkeypatch):
+    def took(model, ids, sequences, settings, device):
+        timed.append((settings.precision, settings.compile))
+        return Embedded(np.empty((0, 0)), {"seconds": len(ids)})
+
+    timed = []
+    monkeypatch.setattr(Device, "has_bf16_products", True)
+    monkeypatch.setattr(doctor, "compute", took)
+    for compile, precision in ((False, "bf16"), (True, "fp32")):
+        one = case(device="cpu", compile=compile)
+        assert f"{precision} on cpu" in next(doctor.arithmetic(one)).found
+        doctor._frames_per_second(one, "protein")
+        assert timed.pop() == (precision, False)
+
+
 def test_a_classifier_for_other_encoders_is_told_before_anything_is_fetched(tmp_path):
     for given in ({"preset": "virnucpro-500", "esm_model": "650M"}, {"esm_model": "facebook/esm2_t6_8M_UR50D"}):
         finding = only(doctor.fit(case(models_dir=str(tmp_path), **given)))
@@ -142,6 +158,8 @@ def test_models_that_memory_cannot_hold(monkeypatch, tmp_path):
         finding = only(doctor.memory(large))
         assert finding.found == f"{gigabytes}.0 GB, 62.4 GB will do"
         assert finding.state == state and remedy in finding.remedy
+    monkeypatch.setattr(Device, "has_bf16_products", True)
+    assert only(doctor.memory(large)).found.endswith(" 92.6 GB will do"), "weights in fp32 and in bf16"
 
 
 def test_partitions_of_a_cluster(monkeypatch, tmp_path):

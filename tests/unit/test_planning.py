@@ -35,7 +35,7 @@ def test_jobs_with_small_models_run_side_by_side_on_a_cpu(cores, each):
 
 def test_a_shard_of_the_largest_default_fits_in_common_nodes():
     assert planning.preparing_memory(ESM2_3B) == 13_400
-    assert planning.embedding_memory(ESM2_3B, 100_000, 16_000) == 3000 + 2 * ESM2_3B + 1525
+    assert planning.embedding_memory(ESM2_3B, 100_000, 16_000) == 3000 + 3 * ESM2_3B + 1525
     assert planning.check_memory([ESM2_3B, 470]) == 4000 + 4 * 6170
     assert planning.embedding_minutes(ESM2_3B, 100_000, gpu=True) == 30 + 57
     assert planning.embedding_minutes(ESM2_3B, 100_000, gpu=False) == 30 + 2850
@@ -43,6 +43,7 @@ def test_a_shard_of_the_largest_default_fits_in_common_nodes():
 
 def test_memory_and_disk_are_about_what_is_measured():
     assert planning.encoder_memory(36, 2560) == pytest.approx(4 * 2.83e9 + 2e9, rel=0.01)  # 2.8 billion weights
+    assert planning.encoder_memory(36, 2560, bf16=True) == pytest.approx(6 * 2.83e9 + 2e9, rel=0.01)
     for numbers, options in ((4, {}), (8, {"keep": "merged"}), (2, {"vectors": "float16"})):
         frame = numbers * (768 + 2560) + 900
         needed = planning.disk_space(1000, 160_000, [768, 2560], [470, 5700], **options)

@@ -68,10 +68,10 @@ class CpuOps(Ops):
 
 
 class HalfCpuOps(CpuOps):
-    """The same with products in bf16 between fp32: stream, LayerNorm and means. One for each job: it keeps the weights.
+    """The same with layers in bf16: products, q, k, v, ALiBi's bias, GELU. Stream, LayerNorm and means stay fp32.
 
-    oneDNN keeps them in the order in which it multiplies; PyTorch has no public name for that. With the bundled encoders
-    its own linear layer takes a tenth of a batch's time to put them into it again.
+    One for each job: it keeps the weights, in the order in which oneDNN multiplies; PyTorch has no public name for that.
+    With the bundled encoders its own linear layer takes a tenth of a batch's time to put them into it again.
     """
 
     def __init__(self) -> None:

@@ -289,7 +289,7 @@ class Embedder:
                 self.attention if self.attention in ("auto", "sdpa") else "auto"
             )
             self.encoder.ops = Kernels() if isinstance(before, Kernels) else PYTORCH  # it holds the weights' biases
-            self.graphs = None  # they hold the weights as they were
+            self.graphs = self.cores = None  # these hold the weights as they were, those have ended
             for part in slices:
                 part.overflowed = []
             with matmul_precision(PRECISIONS["fp32"]):

@@ -70,7 +70,7 @@ CPU_PRECISIONS = {
     "fp32": PRECISIONS["fp32"],
     "bf16": replace(PRECISIONS["bf16"], dtype_name="float32", product_dtype_name="bfloat16"),
 }
-"""What a CPU may have; bf16 there is products in bf16, and fp32 between them."""
+"""What a CPU may have; bf16 there is products, attention and GELU in bf16, and the sum that layers add to in fp32."""
 
 
 def choose_precision(

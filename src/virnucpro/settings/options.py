@@ -160,9 +160,10 @@ class Settings:
 
     precision: str = _compute(
         "auto", "Arithmetic of the encoders. `auto` is fp16 on a GPU; on a CPU bf16 if it multiplies bf16 numbers, else fp32.",
-        "A CPU has `fp32`, and with AVX512-BF16 or AMX `bf16`, for products only; it takes `fp32` for `auto` with "
-        "`compile`. The others need a GPU. `int8` is for ESM-2's products: compute capability 8.0 or later, checked "
-        "against half precision at the start of each job; see docs/performance.md.",
+        "A CPU has `fp32`, and with AVX512-BF16 or AMX `bf16`, for products, attention and GELU (the layers' sum, LayerNorm "
+        "and means stay fp32); it takes `fp32` for `auto` with `compile`. The others need a GPU. `int8` is for ESM-2's "
+        "products: compute capability 8.0 or later, checked against half precision at the start of each job; see "
+        "docs/performance.md.",
         enum=["auto", "fp32", "fp16", "bf16", "tf32", "int8"])
     compile: bool = _compute(
         False, "Compile each encoder block with `torch.compile`. Pays only for long runs; needs a C++ compiler on a "
