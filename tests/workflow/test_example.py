@@ -7,6 +7,7 @@ import gzip
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import h5py
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from tests.workflow.runner import ROOT, environment, snakemake
 from virnucpro.sequences.read import read_fasta
 
+OTHERS = {"non-viral": 14, "ambiguous": 1}  # of the contigs that aren't viral
 HAS_BF16 = "from virnucpro.encoders.device import Device; print(Device('cpu').has_bf16_products)"
 
 
@@ -41,12 +43,11 @@ def test_default_run_gives_every_result(tmp_path):
     calls = {row["record"]: row["call"] for row in table["contigs"]}
     with open(ROOT / "resources/example/labels.tsv") as file:
         labels = {row["id"]: row["label"] for row in csv.DictReader(file, delimiter="\t")}
-    assert {calls[record] for record, label in labels.items() if label == "non-viral"} == {"non-viral"}
-    assert {calls[record] for record, label in labels.items() if label == "viral"} == {"viral", "ambiguous"}
-    (phage,) = (row for row in table["contigs"] if row["record"] == "NC_001416.1")
-    assert phage["call"] == "viral" or phage["reason"] == "between_thresholds"
+    assert {calls[record] for record, label in labels.items() if label == "viral"} == {"viral"}
+    assert Counter(calls[record] for record, label in labels.items() if label == "non-viral") == OTHERS
+    assert all((row["reason"] == "between_thresholds") == (row["call"] == "ambiguous") for row in table["contigs"])
     assert all(0 <= float(row["probability"]) <= 1 for row in table["contigs"])
-    assert summary["prevalence"]["reason"], "18 contigs tell no prevalence"
+    assert summary["prevalence"]["reason"], "20 contigs tell no prevalence"
     viral = [row["record"] for row in table["contigs"] if row["call"] == "viral"]
     found = [line[1:].split()[0] for line in gzip.open(folder / "viral.fasta.gz", "rt") if line[0] == ">"]
     assert found == viral
