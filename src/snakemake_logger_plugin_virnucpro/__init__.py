@@ -39,11 +39,14 @@ CHATTER = re.compile(
     r"Assuming |Config file |host: |Waiting for more |Building DAG |Using shell|Conda environments: "
     r"|Singularity containers: |Group jobs: |Select jobs |Execute \d+ |DAG of jobs will |Updating checkpoint "
     r"|Updating job |Removing temporary |Job \d+ has been submitted |Complete log|Elapsed time|Nothing to be done"
-    r"|Shutting down|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
+    r"|Shutting down|Cleaning up SLURM log files "
+    r"|RuleException:\s+CalledProcessError|Exiting because a job |WorkflowError:\s+At least one job did"
 )
 """Beginnings of what Snakemake says that nobody waits for, or that this or the workflow says; all else is shown."""
 POINTER = "For further error details see the cluster/cloud log and the log files of the involved rule(s)."
 """What Snakemake adds to an executor's reason, in the same line."""
+SUBMISSION = "sbatch call:"
+"""What the SLURM plugin shows after this is thousands of letters."""
 INTERRUPTED = "Terminating processes on user request"
 """What follows it are jobs that this ended and tracebacks, which nobody waits for; and what couldn't be stopped."""
 FRAMES = re.compile(r"\n +File \".*", re.DOTALL)
@@ -101,7 +104,8 @@ class LogHandler(LogHandlerBase):
 
 def _failure(rule_name: str, rule_msg: str | None, log: list[str], aux: dict[str, object], **_: object) -> str:
     """A line on a job that failed: why, as a cluster's executor says, where to read on, the cluster's number."""
-    reason = (rule_msg or "").removesuffix(POINTER).strip().rstrip(".")
+    told = (rule_msg or "").removesuffix(POINTER).partition(SUBMISSION)[0]
+    reason = " ".join(told.split()).rstrip(".")
     logs = [path for path in log if os.path.exists(path)]  # a job that never began has none
     said = [f"log: {', '.join(logs)}"] if logs else []
     first = f"a job of {rule_name} failed" + f": {reason}" * bool(reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -114,6 +115,26 @@ def test_jobs_that_slurm_kills_run_again(cluster, example, tmp_path):
     killed = [log for log in slurm_logs if "exceeded memory limit" in log.read_text()]
     assert len(killed) == len(devices(tmp_path, "esm2"))
     assert tables(tmp_path) == tables(example)
+
+
+def test_the_command_says_what_is_submitted_and_why_a_job_failed(cluster, tmp_path):
+    site = profile(tmp_path / "profile")
+    words = [sys.executable, "-m", "virnucpro", "predict", str(ROOT / "resources" / "example" / "contigs.fa")]
+    words += [
+        "--output=out",
+        f"--profile={site}",
+        "--",
+        *HERE,
+        "--retries=0",
+        "--set-resources",
+        "embed_esm2:mem_mb=100",
+    ]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 3, done.stderr
+    assert re.search(r"^\d\d:\d\d:\d\d  submitted: computing embeddings$", done.stderr, re.M)
+    (failed, *_) = re.findall(r"^a job of embed_esm2 failed: SLURM-job '\d+' failed, .*", done.stderr, re.M)
+    log = Path(re.search(r"[^ ,]*/slurm_logs/[^;,]*", failed)[0])
+    assert "exceeded memory limit" in log.read_text()
 
 
 def running_job(cluster: Cluster, run: subprocess.Popen, rule: str, other_than: int = 0) -> int:

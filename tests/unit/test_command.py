@@ -258,17 +258,20 @@ def test_a_snakemake_that_outlives_its_command_is_named(tmp_path):
 
 
 def test_the_end_of_a_failed_run_repeats_what_its_jobs_said(tmp_path, capsys):
-    for name, last in (("a", "INFO done"), ("b", "ERROR a reason"), ("c", "INFO mini-esm2 on cpu"), ("d", "INFO old")):
-        (tmp_path / f"{name}.log").write_text(f"2026-01-01 00:00:00 INFO begun\n2026-01-01 00:00:01 {last}\n")
-    os.utime(tmp_path / "d.log", (0, 0))
-    own = tmp_path / "own"
+    logs, own = tmp_path / "logs", tmp_path / "own"
+    logs.mkdir()
     own.mkdir()
+    for name, last in (("a", "INFO done"), ("b", "ERROR a reason"), ("c", "INFO mini-esm2 on cpu"), ("d", "INFO old")):
+        (logs / f"{name}.log").write_text(f"2026-01-01 00:00:00 INFO begun\n2026-01-01 00:00:01 {last}\n")
+    os.utime(logs / "d.log", (0, 0))
+    (logs / "e.log").touch()  # a cluster may kill a job before it says anything
     for name in ("1.snakemake.log", "2.snakemake.log"):
         (own / name).touch()
-    _explain_failure(tmp_path, own, time.time() - 60)
-    b, c, whole, last = capsys.readouterr().err.splitlines()
-    assert b == f"virnucpro: error: a reason (log: {tmp_path / 'b.log'})"
-    assert "ended without a word: killed" in c and c.endswith(f"(log: {tmp_path / 'c.log'})")
+    _explain_failure(logs, own, time.time() - 60)
+    b, c, e, whole, last = capsys.readouterr().err.splitlines()
+    assert b == f"virnucpro: error: a reason (log: {logs / 'b.log'})"
+    assert "ended without a word: killed" in c and c.endswith(f"(log: {logs / 'c.log'})")
+    assert "ended without a word: killed" in e and e.endswith(f"(log: {logs / 'e.log'})")
     assert whole == f"Snakemake's own log: {own / '2.snakemake.log'}" and last.startswith("The workflow stopped")
 
 

@@ -79,6 +79,10 @@ def test_a_failed_job_is_named_with_its_log_and_what_the_executor_says(shown, tm
     killed = shown("x", logging.ERROR, **job_error, rule_msg=said, log=logs, aux={"external_jobid": 7})
     reason = "SLURM-job '7' failed, SLURM status is: 'OUT_OF_MEMORY'"
     assert killed == f"a job of split failed: {reason}; log: {log}; external_jobid: 7\n"
+    said = "SLURM sbatch failed. The error message was 'no such partition\nsubmission failed'.\n    sbatch call:\n  sbatch -p x"
+    refused = shown("x", logging.ERROR, **job_error, rule_msg=said, log=logs[:1], aux={})
+    reason = "SLURM sbatch failed. The error message was 'no such partition submission failed'"
+    assert refused == f"a job of split failed: {reason}\n"
 
 
 def test_what_follows_two_hyphens_is_heeded(shown, tmp_path):

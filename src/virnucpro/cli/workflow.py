@@ -347,9 +347,11 @@ def _explain_failure(logs: Path, snakemake: Path, began: float) -> None:
     """Say what the jobs of this run said last, and where all is that Snakemake said, in the folder ``snakemake``."""
     errors = []
     for log in sorted(logs.rglob("*.log")):
-        lines = log.read_text(errors="replace").splitlines() if log.stat().st_mtime >= began else []
+        if log.stat().st_mtime < began:
+            continue
+        lines = log.read_text(errors="replace").splitlines()
         said = [line.partition(" ERROR ")[2] for line in lines if " ERROR " in line]
-        if lines and not said and not lines[-1].endswith(" INFO done"):
+        if not said and not (lines and lines[-1].endswith(" INFO done")):
             said = ["the job ended without a word: killed, perhaps by the system for want of memory"]
         errors += [f"virnucpro: error: {message} (log: {log})" for message in said]
     more = [f"... and {len(errors) - SHOWN} more in {logs}"] if len(errors) > SHOWN else []
