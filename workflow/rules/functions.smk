@@ -218,16 +218,6 @@ def threads_per_embedding(wildcards):
     return planning.threads_per_embedding(cores_here(), gpus_here() if cores_here() else 0)
 
 
-def threads_for_shard(role):
-    """The same, and on a CPU for two jobs with small models."""
-
-    def threads(wildcards):
-        gpus = gpus_here() if cores_here() else 0
-        return planning.threads_per_embedding(cores_here(), gpus, SOURCES[role].megabytes)
-
-    return threads
-
-
 def role_of(wildcards):
     """The role of the model that a job fetches or prepares."""
     wanted = (wildcards.kind, wildcards.identifier)
