@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 THREADS = 8
 """Of an embedding job on a CPU, at most (more gain nothing with small models), or where a cluster gives it its own."""
-_SMALL_MODEL = 1000  # megabytes of which two fit in any machine
 _MAX_THREADS_FOR_INPUT = 16  # one process hands out the work and writes
 _MINUTES = 30  # of any embedding job, before the frames count
 _GPU_RATE, _CPU_RATE = 10_000_000, 200_000
@@ -19,12 +18,12 @@ def preparing_memory(model_megabytes: int) -> int:
     return 2000 + 2 * model_megabytes
 
 
-def embedding_memory(model_megabytes: int, frames: int, bytes_per_frame: int) -> int:
+def embedding_memory(model_megabytes: int, frames: int, bytes_per_frame: int, gpu: bool) -> int:
     """Megabytes of main memory to embed a shard: imports, weights, texts and vectors of its frames.
 
-    Of weights three times the file's 2 bytes: a CPU has them in fp32 and, where it multiplies it, in bf16 beside that.
+    A CPU has three times a file's 2 bytes a weight: fp32 and, where it multiplies it, bf16 beside that.
     """
-    return 3000 + 3 * model_megabytes + frames * bytes_per_frame // 2**20
+    return 3000 + (2 if gpu else 3) * model_megabytes + frames * bytes_per_frame // 2**20
 
 
 def embedding_minutes(model_megabytes: int, frames: int, gpu: bool) -> int:
@@ -74,14 +73,10 @@ def threads_for_input(megabytes: float, cores: int | None) -> int:
     return max(1, min(_MAX_THREADS_FOR_INPUT, cores or THREADS, 1 + int(megabytes) // 8))
 
 
-def threads_per_embedding(cores: int | None, gpus: int, model_megabytes: int | None = None) -> int:
-    """Threads of an embedding job: the other cores divided by GPUs, so that such jobs run side by side.
-
-    On a CPU two jobs with models of a known, small size do so, since one core alone works while such a job starts.
-    """
+def threads_per_embedding(cores: int | None, gpus: int) -> int:
+    """Threads of an embedding job: the other cores divided by GPUs, so that such jobs run side by side."""
     if not cores:
         return THREADS
     if not gpus:
-        beside = 2 if model_megabytes is not None and model_megabytes < _SMALL_MODEL else 1
-        return min(THREADS, max(1, cores // beside))
+        return min(THREADS, cores)
     return max(1, (cores - threads_beside_embedding(cores)) // gpus)

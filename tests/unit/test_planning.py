@@ -27,15 +27,10 @@ def test_cores_are_divided_between_gpus_and_the_rest(cores, gpus, beside, each):
     assert planning.threads_per_embedding(cores, gpus) == each
 
 
-@pytest.mark.parametrize(("cores", "each"), [(1, 1), (2, 1), (3, 1), (8, 4)])
-def test_jobs_with_small_models_run_side_by_side_on_a_cpu(cores, each):
-    assert planning.threads_per_embedding(cores, 0, 3) == each
-    assert planning.threads_per_embedding(cores, 0, ESM2_3B) == cores
-
-
 def test_a_shard_of_the_largest_default_fits_in_common_nodes():
     assert planning.preparing_memory(ESM2_3B) == 13_400
-    assert planning.embedding_memory(ESM2_3B, 100_000, 16_000) == 3000 + 3 * ESM2_3B + 1525
+    for gpu, copies in ((True, 2), (False, 3)):
+        assert planning.embedding_memory(ESM2_3B, 100_000, 16_000, gpu) == 3000 + copies * ESM2_3B + 1525
     assert planning.check_memory([ESM2_3B, 470]) == 4000 + 4 * 6170
     assert planning.embedding_minutes(ESM2_3B, 100_000, gpu=True) == 30 + 57
     assert planning.embedding_minutes(ESM2_3B, 100_000, gpu=False) == 30 + 2850

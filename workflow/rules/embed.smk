@@ -16,7 +16,7 @@ rule embed_dnabert_s:
     priority: 1
     conda:
         EMBED_ENVIRONMENT
-    threads: threads_for_shard("dna")
+    threads: threads_per_embedding
     resources:
         gpu=gpus_per_job(),
         mem_mb=embedding_memory("dna"),
@@ -37,7 +37,7 @@ rule embed_esm2:
     priority: 1
     conda:
         EMBED_ENVIRONMENT
-    threads: threads_for_shard("protein")
+    threads: threads_per_embedding
     resources:
         gpu=gpus_per_job(),
         mem_mb=embedding_memory("protein"),

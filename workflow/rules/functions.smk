@@ -221,15 +221,6 @@ def threads_per_embedding(wildcards):
     return planning.threads_per_embedding(cores_here(), gpus_here() or 0)
 
 
-def threads_for_shard(role):
-    """The same, and on a CPU for two jobs with small models."""
-
-    def threads(wildcards):
-        return planning.threads_per_embedding(cores_here(), gpus_here() or 0, SOURCES[role].megabytes)
-
-    return threads
-
-
 def role_of(wildcards):
     """The role of the model that a job fetches or prepares."""
     wanted = (wildcards.kind, wildcards.identifier)
@@ -262,8 +253,8 @@ def embedding_memory(role):
     """Memory request; more at each attempt."""
 
     def mem_mb(wildcards, attempt):
-        size = SOURCES[role].megabytes
-        return attempt * planning.embedding_memory(size, SETTINGS.shard_frames, ROLES[role].bytes_per_frame)
+        size, vectors = SOURCES[role].megabytes, ROLES[role].bytes_per_frame
+        return attempt * planning.embedding_memory(size, SETTINGS.shard_frames, vectors, gpu=gpus_per_job() > 0)
 
     return mem_mb
 
