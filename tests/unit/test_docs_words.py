@@ -79,7 +79,7 @@ FIGURES = {
     },
     "Mbp a minute of mini-500 on two cores with bf16": {
         "docs/performance.md": rf"\| 2 CPU cores \(Sapphire Rapids, AMX: bf16\) \| \*\*{N}\*\*",
-        "README.md": rf"\| 2 CPU cores \|[^|]*; \*\*{N}\*\* beside a few \(Sapphire Rapids",
+        "README.md": rf"\| 2 CPU cores \|[^|]*; \*\*{N}\*\* \(Sapphire Rapids",
     },
     "Mbp a minute of virnucpro-500, H200": {
         "docs/performance.md": rf"\| H200 \| [^|]*\| \*\*{N}\*\*",
