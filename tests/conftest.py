@@ -105,7 +105,9 @@ def opened(browser):
     assert not complaints
 
 
-@pytest.fixture(autouse=True)
-def cpu_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test computes by itself as ``auto`` is fp32 on every CPU, so that it may compare closely."""
-    monkeypatch.setattr(Device, "has_bf16_products", False)
+@pytest.fixture(autouse=True, scope="session")
+def cpu_without_bf16() -> Iterator[None]:
+    """What tests compute by themselves as ``auto`` is fp32 on every CPU, so that they may compare closely."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Device, "has_bf16_products", False)
+        yield

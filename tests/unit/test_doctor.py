@@ -48,17 +48,17 @@ def test_the_bundled_example_can_be_run_and_is_timed(tmp_path, monkeypatch):
     assert "mini-500 takes 160 + 160 inputs, 500-base chunks" in said["fit"]
     assert "snakemake 9" in said["packages"]
     assert re.search(
-        r" 173 stop-free frames and 238 partial frames; embedding takes (a minute|about \d).* on one cpu device .* measured",
+        r" 193 stop-free frames and 284 partial frames; embedding takes (a minute|about \d).* on one cpu device .* measured",
         said["time"],
     )
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("rate", "took"), [(10, "a minute or less"), (1, "about 14 min"), (0.04, "about 5.7 h")])
+@pytest.mark.parametrize(("rate", "took"), [(20, "a minute or less"), (1, "about 16 min"), (0.04, "about 6.6 h")])
 def test_how_long_it_takes(monkeypatch, rate, took):
-    monkeypatch.setattr(doctor, "_frames_per_second", lambda *_: rate)  # 173 frames through each of two encoders
+    monkeypatch.setattr(doctor, "_frames_per_second", lambda *_: rate)  # 477 frames through each of two encoders
     assert (
-        f"173 stop-free frames and 238 partial frames; embedding takes {took} on one cpu device"
+        f"193 stop-free frames and 284 partial frames; embedding takes {took} on one cpu device"
         in only(doctor.duration(case(device="cpu"))).found
     )
 

@@ -12,7 +12,7 @@ from tests.workflow.conftest import fasta
 from tests.workflow.runner import ROOT, snakemake
 from virnucpro.outputs import REGIONS
 
-VIRAL, HOST = "NC_001422", "NM_078863_up_2000_chr2L_16764737_f"
+VIRAL, HOST = "NC_001422", "NM_001272973_up_2000_chr2L_2109879_r"
 
 
 @pytest.fixture(scope="module")

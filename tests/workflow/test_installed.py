@@ -64,4 +64,4 @@ def test_it_runs_from_another_folder(command, tmp_path):
     where = run("doctor", "mine.fa", "--no-measure")
     assert str(command.parents[1]) in where and str(ROOT / "resources") not in where
     assert run("predict", "mine.fa", "-o", "out", "-c", "2").strip() == str(tmp_path / "out/mine/report.html")
-    assert len((tmp_path / "out/mine/contigs.tsv").read_text().splitlines()) == 19
+    assert len((tmp_path / "out/mine/contigs.tsv").read_text().splitlines()) == 21
