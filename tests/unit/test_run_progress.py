@@ -90,8 +90,10 @@ def test_it_is_said_now_and_then_and_at_the_end(run, monkeypatch):
         time.sleep(0.01)
     (folder / "protein-1.h5").touch()
     (folder / "protein-2.h5").touch()
+    time.sleep(0.1)  # many looks, none of which is the last word
     progress.stop()
     assert said[0].startswith("embedded 200 of 400 frames (25 %), ") and said[-1].startswith("embedded 400 of 400")
+    assert sum("(100 %)" in line for line in said) == 1
     count = len(said)
     progress.stop()
     assert len(said) == count

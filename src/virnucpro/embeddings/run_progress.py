@@ -103,7 +103,8 @@ class RunProgress:
         wait = FIRST
         while not self._ended.wait(wait):
             began = time.monotonic()
-            if line := self.line():
+            line = self.line()
+            if line and any(each.share < 1 for each in list(self._files.values())):  # else the last time says it
                 self.say(line)
             wait = max(EVERY, (time.monotonic() - began) / LOOKING)
 
