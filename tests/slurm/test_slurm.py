@@ -103,8 +103,10 @@ def test_jobs_that_slurm_kills_run_again(cluster, example, tmp_path):
         cancelled = running_job(cluster, run, "embed_dnabert_s")
         cluster.command("scancel", str(cancelled))
         hung = running_job(cluster, run, "embed_dnabert_s", other_than=cancelled)
-        cluster.command("scancel", "--full", "--signal=STOP", str(hung))
         cluster.command("scontrol", "update", f"JobId={hung}", "TimeLimit=1")
+        for _ in range(10):  # also what SLURM is only starting for it
+            cluster.command("scancel", "--full", "--signal=STOP", str(hung), check=False)
+            time.sleep(0.2)
         finish(run, tmp_path)
     finally:
         run.kill()
